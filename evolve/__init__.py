@@ -1,0 +1,65 @@
+"""The living system: wraps a model, serves it, and keeps improving how it runs.
+
+- `wrap` makes a `Runtime`; `slo` says what is asked of it, `config` how it is set up.
+- One request: `runtime` → `scheduler` (with `queueing`) → `lane` (with `batching`) → `workers`.
+- One tick: `controller`. One plan: `brain`. Something broke: `faults`, `fleet`.
+- What happened: `tally`; what was decided: `decision`, `journal`, `log`.
+- `cli` is the command `evolve`, `demo` its main example.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evolve.config import Config, ConfigError, load_config
+    from evolve.decision import Decision
+    from evolve.errors import DeadlineExceeded, EvolveError, QueueFull, RuntimeClosed
+    from evolve.journal import Journal
+    from evolve.runtime import Runtime
+    from evolve.slo import SLO
+    from evolve.wrapping import wrap
+
+__all__ = [
+    "SLO",
+    "Config",
+    "ConfigError",
+    "DeadlineExceeded",
+    "Decision",
+    "EvolveError",
+    "Journal",
+    "QueueFull",
+    "Runtime",
+    "RuntimeClosed",
+    "load_config",
+    "wrap",
+]
+
+_HOME = {
+    "SLO": "evolve.slo",
+    "Config": "evolve.config",
+    "ConfigError": "evolve.config",
+    "DeadlineExceeded": "evolve.errors",
+    "Decision": "evolve.decision",
+    "EvolveError": "evolve.errors",
+    "Journal": "evolve.journal",
+    "QueueFull": "evolve.errors",
+    "Runtime": "evolve.runtime",
+    "RuntimeClosed": "evolve.errors",
+    "load_config": "evolve.config",
+    "wrap": "evolve.wrapping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the command line and worker processes don't load torch for nothing.
+    if name not in _HOME:
+        raise AttributeError(f"module 'evolve' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,101 @@
+"""From several requests to one batch and back, without a caller noticing.
+
+Rows are stacked along dimension "rows"; "length" dimensions are padded with zeros to the
+cell that the rule chose. Both are legal only because the capture proved them on the
+original model (`Signature.batchable`, `Signature.paddable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from evolve.queueing import Request
+    from supernet.signature import Signature, TensorSpec
+
+__all__ = ["all_finite", "split", "stack"]
+
+
+def stack(requests: Sequence[Request], signature: Signature, length: int) -> list[torch.Tensor]:
+    """The batch's input leaves, `[rows, length, ...]`, in signature order.
+
+    A single request that already has the wanted length is passed through uncopied where its
+    layout allows.
+    """
+    if len(requests) == 1 and requests[0].length == length:
+        return [leaf.contiguous() for leaf in requests[0].leaves]
+    rows = sum(request.rows for request in requests)
+    return [
+        _stack_leaf([request.leaves[i] for request in requests], spec, rows, length)
+        for i, spec in enumerate(signature.inputs)
+    ]
+
+
+def _stack_leaf(
+    leaves: Sequence[torch.Tensor], spec: TensorSpec, rows: int, length: int
+) -> torch.Tensor:
+    sizes = {"rows": rows, "length": length}
+    shape = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.dims]
+    if "length" not in spec.dims:
+        return leaves[0] if len(leaves) == 1 else torch.cat(list(leaves), spec.dims.index("rows"))
+    batch = leaves[0].new_zeros(shape)
+    at = 0
+    for leaf in leaves:
+        where = tuple(
+            slice(at, at + leaf.shape[d]) if dim == "rows" else slice(0, leaf.shape[d])
+            for d, dim in enumerate(spec.dims)
+        )
+        batch[where] = leaf
+        at += leaf.shape[spec.dims.index("rows")] if "rows" in spec.dims else 0
+    return batch
+
+
+def split(
+    outputs: Sequence[torch.Tensor], requests: Sequence[Request], signature: Signature, length: int
+) -> list[list[torch.Tensor]]:
+    """Each request's own output leaves: its rows, cropped to its length, contiguous."""
+    if len(requests) == 1 and requests[0].length == length:
+        return [list(outputs)]
+    answers: list[list[torch.Tensor]] = []
+    at = 0
+    for request in requests:
+        answers.append(
+            [
+                _crop(leaf, spec, at, request, alone=len(requests) == 1)
+                for leaf, spec in zip(outputs, signature.outputs, strict=True)
+            ]
+        )
+        at += request.rows
+    return answers
+
+
+def _crop(
+    leaf: torch.Tensor, spec: TensorSpec, at: int, request: Request, *, alone: bool
+) -> torch.Tensor:
+    where = tuple(
+        slice(at, at + request.rows)
+        if dim == "rows"
+        else slice(0, request.length)
+        if dim == "length"
+        else slice(None)
+        for dim in spec.dims
+    )
+    # A clone, so that one kept answer does not keep its whole batch in memory.
+    return leaf if alone and "length" not in spec.dims else leaf[where].clone()
+
+
+def all_finite(leaves: Sequence[Any]) -> bool:
+    """Whether no floating leaf holds a NaN or an infinity.
+
+    The sum is finite whenever every entry is, unless it overflows; only then is each
+    entry looked at, which costs about five times as much.
+    """
+    for leaf in leaves:
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            continue
+        if not torch.isfinite(leaf.sum()) and not bool(torch.isfinite(leaf).all()):
+            return False
+    return True

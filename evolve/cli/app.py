@@ -1,0 +1,21 @@
+"""The subcommands, put together. Imports no framework: `evolve --help` answers at once."""
+
+from __future__ import annotations
+
+import typer
+
+from evolve.cli.demo import demo
+from evolve.cli.log import log
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="evolve",
+    help="Wraps a PyTorch model and keeps improving how it runs while it serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, log):
+    app.command()(command)

@@ -1,0 +1,150 @@
+"""Reading `Config` from YAML so that every error names the file and the line.
+
+The safe subset only: plain scalars, lists and mappings. Tags, anchors and aliases are refused:
+nothing in a settings file may construct objects or expand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evolve.config import Config
+from evolve.config_rules import ConfigError, fitting, hint_of, unknown
+from evolve.decision import printable
+
+LIMIT_BYTES = 1 << 20
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+
+
+def load(path: Path) -> Config:
+    """See `evolve.config.load_config`."""
+    text = _text(path)
+    try:
+        _refuse_tags(path, text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        what = " ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{path}:{line}: must be valid YAML, but {what}") from None
+    except yaml.reader.ReaderError as error:  # a character that YAML does not allow
+        line = text[: error.position].count("\n") + 1
+        what = f"character {error.character:#x}: {error.reason}"
+        raise ConfigError(f"{path}:{line}: must be valid YAML, but it holds {what}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}:1: must be valid YAML, but it is nested too deeply") from None
+    if root is None or root.tag.endswith(":null"):
+        return Config()  # an empty file changes nothing
+    config: Config = _section(Config, root, path, "")
+    return config
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LIMIT_BYTES + 1)
+    except OSError as error:
+        why = error.strerror or error
+        raise ConfigError(f"config must be a file that can be read, got {path} ({why})") from None
+    if len(raw) > LIMIT_BYTES:
+        raise ConfigError(f"config must be at most {LIMIT_BYTES} bytes, got a larger file, {path}")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: must be UTF-8 text, but {error.reason}") from None
+
+
+def _refuse_tags(path: Path, text: str) -> None:
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        name = {
+            yaml.TagToken: "tags (!…)",
+            yaml.AnchorToken: "anchors (&…)",
+            yaml.AliasToken: "aliases (*…)",
+        }.get(type(token))
+        if name:
+            line = token.start_mark.line + 1
+            raise ConfigError(f"{path}:{line}: must be plain values, {name} are not allowed")
+
+
+def _section(owner: type, node: yaml.Node, path: Path, prefix: str) -> Any:
+    """One section (or the whole) as its dataclass, each key checked where it stands."""
+    items: dict[str, Field[Any]] = {item.name: item for item in fields(owner)}
+    if not isinstance(node, yaml.MappingNode):
+        name = prefix.rstrip(".") or "the file"
+        raise _at(path, node, f"{name} must be settings (key: value), got {_words(node)}")
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _words(key_node)
+        if key not in items:
+            raise _at(path, key_node, unknown(printable(key, 100), tuple(items), prefix))
+        if key in lines:
+            raise _at(
+                path,
+                key_node,
+                f"{prefix}{key} must be set only once, got it again (first on line {lines[key]})",
+            )
+        lines[key] = key_node.start_mark.line + 1
+        values[key] = _setting(owner, items[key], (key_node, value_node), path, prefix + key)
+    try:
+        return owner(**values)
+    except ConfigError as error:  # a rule over several settings: the first of them says where
+        line = min(lines.values(), default=node.start_mark.line + 1)
+        raise ConfigError(f"{path}:{line}: {error}") from None
+
+
+def _setting(
+    owner: type, item: Field[Any], pair: tuple[yaml.Node, yaml.Node], path: Path, name: str
+) -> Any:
+    key_node, node = pair
+    if item.default is MISSING:
+        section = hint_of(owner, item.name)[0]
+        if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":null"):
+            return section()  # "workers:" with nothing under it
+        return _section(section, node, path, name + ".")
+    try:
+        value = fitting(owner, item, name, _value(node))
+    except ConfigError as error:
+        raise _at(path, key_node, str(error)) from None
+    if isinstance(value, Path):
+        return path.absolute().parent / value
+    return value
+
+
+def _value(node: yaml.Node) -> object:
+    """A scalar or a list of scalars as Python values; anything else as words that fit no rule."""
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child) for child in node.value]
+    if isinstance(node, yaml.ScalarNode) and node.tag in _PLAIN:
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError):
+            return node.value
+    return _Odd(_words(node))
+
+
+class _Odd:
+    """A value that no setting takes, shown in the error as it is described."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __repr__(self) -> str:
+        return self._words
+
+
+def _words(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    return repr(printable(node.value, 100))
+
+
+def _at(path: Path, node: yaml.Node, problem: str) -> ConfigError:
+    return ConfigError(f"{path}:{node.start_mark.line + 1}: {problem}")

@@ -1,0 +1,181 @@
+"""The 100 ms tick: see, choose, swap, record."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evolve.original import ORIGINAL
+from evolve.scheduler import Scheduler, Tables
+from policies.base import Choice, Policy
+
+if TYPE_CHECKING:
+    from evolve.journal import Journal
+    from evolve.tally import Tally
+    from profiler.costs import CostTable
+    from profiler.signals import Signals
+    from supernet.plans import PlanLibrary
+
+__all__ = ["Controller", "tier_of"]
+
+# Errors up to this are float arithmetic in another order, not a choice between qualities.
+EXACT_ERROR = 1e-4
+
+
+def tier_of(error: float | None) -> int:
+    """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
+
+    >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
+    (0, 1, 4)
+    """
+    if error is None or error <= EXACT_ERROR:
+        return 0
+    return 1 + int(math.log2(error / EXACT_ERROR))
+
+
+class Controller:
+    """Sets what the scheduler decides by, once per tick. Builds and trains nothing.
+
+    Args:
+        scheduler, library, costs, tally, journal: What it reads and writes.
+        policy: Proposes a `Choice`; it never acts.
+        initial: The choice in force before the first tick.
+        period_s: Between two ticks, seconds.
+        clock: Seconds, monotonic.
+        check: Called first in every tick (the fleet's look at its workers).
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        library: PlanLibrary,
+        costs: CostTable,
+        tally: Tally,
+        journal: Journal,
+        policy: Policy,
+        initial: Choice,
+        period_s: float,
+        clock: Callable[[], float],
+        check: Callable[[], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._library = library
+        self._costs = costs
+        self._tally = tally
+        self._journal = journal
+        self._policy = policy
+        self._choice = initial
+        self._period_s = period_s
+        self._clock = clock
+        self._check = check
+        self._stop = threading.Event()
+        self._recorded_at_s = -math.inf
+        self._plan_rows: dict[str, int] = {}
+        self._drifting: frozenset[str] = frozenset()
+        self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
+
+    @property
+    def choice(self) -> Choice:
+        """What is in force now."""
+        return self._choice
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            try:
+                self.tick()
+            except Exception as error:  # the data plane goes on with the tables it has
+                self._journal.append(
+                    "tick", "dispatch", policy=self._policy.name, reason=f"tick failed: {error!r}",
+                    applied=False,
+                )  # fmt: skip
+
+    def tick(self) -> None:
+        """One tick. Idle ticks and unchanged choices are recorded once a second at most."""
+        self._check()
+        signals = self._see()
+        before = self._choice
+        choice = self._policy.choose(signals, before)
+        veto = self._veto(choice)
+        if veto is None:
+            self._choice = choice
+        self.refresh(signals.arrival_per_s / 1e3)
+        self._say_drifts()
+        self._record(signals, before, choice, veto)
+
+    def _see(self) -> Signals:
+        queue, head_slack_ms, busy = self._scheduler.depth()
+        return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
+
+    def _veto(self, choice: Choice) -> str | None:
+        numbers = choice.params.to_array()
+        if np.isnan(numbers).any():
+            return "the proposed parameters hold a NaN"
+        return None
+
+    def refresh(self, rate_per_ms: float | None = None) -> None:
+        """Replaces the scheduler's tables by the plans, costs and parameters of now."""
+        old = self._scheduler.tables
+        admitted = self._library.admitted()
+        plans = (ORIGINAL, *(plan.spec.key for plan in admitted))
+        self._scheduler.tables = Tables(
+            plans=plans,
+            cost_ms=self._costs.matrix(plans),
+            lengths=old.lengths,
+            tier=np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
+            params=self._choice.params,
+            rate_per_ms=old.rate_per_ms if rate_per_ms is None else rate_per_ms,
+            lanes=old.lanes,
+        )
+
+    def _say_drifts(self) -> None:
+        drifts = {drift.plan: drift for drift in self._costs.drifts()}
+        for plan in drifts.keys() - self._drifting:
+            self._journal.append(
+                "plan", plan,
+                seen={"cost_ratio": drifts[plan].ratio},
+                reason=f"costs drifted: it now takes {drifts[plan].ratio:.2f} × what was predicted; "
+                "the cost table follows",
+            )  # fmt: skip
+        self._drifting = frozenset(drifts)
+
+    def _record(
+        self, signals: Signals, before: Choice, choice: Choice, veto: str | None
+    ) -> None:
+        changed = choice.params != before.params
+        now_s = self._clock()
+        active = signals.arrival_per_s > 0 or signals.ended > 0 or signals.queue > 0
+        if not changed and (now_s - self._recorded_at_s < 1.0 or not active):
+            return
+        self._recorded_at_s = now_s
+        self._journal.append(
+            "tick", "dispatch",
+            policy=self._policy.name,
+            seen={**signals.compact(), **self._plan_shares()},
+            before=before.params.to_json(),
+            after=choice.params.to_json(),
+            reason=choice.reason if veto is None else f"vetoed: {veto}; proposed: {choice.reason}",
+            scores=choice.scores,
+            applied=veto is None,
+        )  # fmt: skip
+
+    def _plan_shares(self) -> dict[str, float]:
+        """Share of the rows that each plan answered since the last record, as `plan:<key>`."""
+        rows = self._tally.plan_rows()
+        delta = {plan: n - self._plan_rows.get(plan, 0) for plan, n in rows.items()}
+        self._plan_rows = rows
+        total = sum(delta.values())
+        return {f"plan:{plan}": n / total for plan, n in delta.items() if n} if total else {}
+

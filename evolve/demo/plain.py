@@ -1,0 +1,90 @@
+"""What users run today: the plain PyTorch loop, one request at a time on all cores.
+
+It gets the same early refusal of late work as evolve: a loop that drowns in its own queue
+would prove nothing.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+
+from evolve.errors import DeadlineExceeded
+
+__all__ = ["PlainLoop"]
+
+
+class PlainLoop:
+    """First come, first served; refuses what can't be answered by its deadline any more.
+
+    Args:
+        model: Called with the keyword arguments of one request, without gradients.
+        calibration: Requests to learn the duration by length from (a straight line).
+        length_of: The length of a request.
+        slo_ms: Deadline from submission.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        calibration: Sequence[Mapping[str, torch.Tensor]],
+        *,
+        length_name: str,
+        slo_ms: float,
+    ) -> None:
+        self._model = model
+        self._length_name = length_name
+        self._slo_ms = slo_ms
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.service_ms = self._calibrate(calibration)
+        self._thread = threading.Thread(target=self._run, name="plain-loop", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Mapping[str, torch.Tensor]) -> Future[Any]:
+        """Queues one request; the future raises `DeadlineExceeded` when it is refused."""
+        future: Future[Any] = Future()
+        self._queue.put((request, time.perf_counter(), future))
+        return future
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Requests per second when never idle, from the calibration."""
+        return 1e3 / self.service_ms
+
+    def _calibrate(self, requests: Sequence[Mapping[str, torch.Tensor]]) -> float:
+        lengths, times_ms = [], []
+        with torch.no_grad():
+            for warm in (True, False):
+                for request in requests:
+                    began = time.perf_counter()
+                    self._model(**request)
+                    if not warm:
+                        lengths.append(request[self._length_name].shape[1])
+                        times_ms.append((time.perf_counter() - began) * 1e3)
+        self._slope, self._base = np.polyfit(lengths, times_ms, 1)
+        return float(np.mean(times_ms))
+
+    def _run(self) -> None:
+        with torch.no_grad():
+            while (item := self._queue.get()) is not None:
+                request, arrived_s, future = item
+                left_ms = self._slo_ms - (time.perf_counter() - arrived_s) * 1e3
+                length = request[self._length_name].shape[1]
+                if left_ms < self._base + self._slope * length:
+                    future.set_exception(DeadlineExceeded("refused: too late"))
+                    continue
+                try:
+                    future.set_result(self._model(**request))
+                except Exception as error:
+                    future.set_exception(error)

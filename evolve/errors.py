@@ -1,0 +1,56 @@
+"""What can go wrong while serving, as one tree.
+
+    EvolveError
+    ├── DeadlineExceeded   (also TimeoutError)   refused: the deadline can no longer be met
+    ├── QueueFull          (also a DeadlineExceeded)
+    ├── RuntimeClosed      (also RuntimeError)   submitted after close()
+    └── PlanFault          a plan or its worker failed; never reaches the caller
+        ├── WorkerCrashed  the worker process is gone
+        └── WorkerHung     no answer within `workers.hang_timeout_s`
+
+An error that the user's own model raises is passed on unchanged.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DeadlineExceeded",
+    "EvolveError",
+    "PlanFault",
+    "QueueFull",
+    "RuntimeClosed",
+    "WorkerCrashed",
+    "WorkerHung",
+]
+
+
+class EvolveError(Exception):
+    """Base of everything that evolve itself raises while serving."""
+
+
+class DeadlineExceeded(EvolveError, TimeoutError):
+    """The request was refused early: its deadline can no longer be met."""
+
+
+class QueueFull(DeadlineExceeded):
+    """The request was refused on arrival: `queue_limit` requests already wait."""
+
+
+class RuntimeClosed(EvolveError, RuntimeError):
+    """The runtime was closed; wrap the model again to serve it."""
+
+
+class PlanFault(EvolveError):
+    """A plan raised or its worker failed. The original model answers instead."""
+
+
+class WorkerCrashed(PlanFault):
+    """The worker process ended while it held a batch."""
+
+    def __init__(self, worker: str, returncode: int | None) -> None:
+        super().__init__(f"worker {worker} ended with status {returncode}")
+        self.returncode = returncode
+
+
+class WorkerHung(PlanFault):
+    """The worker gave no answer in time and was killed."""

@@ -1,0 +1,86 @@
+"""A plan failed under load: who is to blame, and what follows.
+
+| what happened | verdict |
+|---|---|
+| the plan raised or gave a NaN, and the original answered well | quarantined at once |
+| it raised, and the original raised too | a bad request; the plan stays |
+| its worker died of a fault of its own (SIGSEGV, SIGABRT, exit) | quarantined at once |
+| its worker was killed from outside (SIGKILL, SIGTERM: a person, the OOM killer) | the plan \
+stays; the third time it is quarantined |
+| no answer within the hang timeout | quarantined at once |
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evolve.journal import Journal
+    from evolve.lane import Lane
+    from supernet.plans import PlanLibrary
+
+__all__ = ["Faults", "blames_plan"]
+
+KILLED_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+MAX_KILLS = 3
+
+
+def blames_plan(fault: PlanFault, *, original_works: bool, kills: int) -> bool:
+    """Whether the plan is taken out for good. `kills` counts those of its worker from outside."""
+    if isinstance(fault, WorkerCrashed):
+        return fault.returncode not in KILLED_FROM_OUTSIDE or kills >= MAX_KILLS
+    return isinstance(fault, WorkerHung) or original_works
+
+
+class Faults:
+    """Hears of each fault after its requests were answered by the original.
+
+    Args:
+        library: Where a blamed plan is quarantined.
+        journal: Where it is said.
+        replace: Hires a new worker for a lane, `Fleet.replace`.
+        unload: Takes a plan off every worker, `Fleet.unload`.
+        refresh: Puts the change on the scheduler's tables, `Controller.refresh`.
+    """
+
+    def __init__(
+        self,
+        library: PlanLibrary,
+        journal: Journal,
+        *,
+        replace: Callable[[Lane, str], None],
+        unload: Callable[[str], None],
+        refresh: Callable[[], None],
+    ) -> None:
+        self._library = library
+        self._journal = journal
+        self._replace = replace
+        self._unload = unload
+        self._refresh = refresh
+        self._lock = threading.Lock()
+        self._kills: Counter[str] = Counter()
+
+    def heard(self, lane: Lane, plan: str, fault: PlanFault, original_works: bool) -> None:
+        """Decides, quarantines and replaces."""
+        worker_gone = isinstance(fault, (WorkerCrashed, WorkerHung))
+        with self._lock:
+            self._kills[plan] += isinstance(fault, WorkerCrashed)
+            blamed = blames_plan(fault, original_works=original_works, kills=self._kills[plan])
+            known = self._library.get(plan) is not None
+        if worker_gone:
+            self._replace(lane, str(fault))
+        if blamed and known:
+            self._library.quarantine(plan, str(fault))
+            self._journal.append(
+                "plan", plan, before={"state": "admitted"}, after={"state": "quarantined"},
+                reason=f"{fault}; the original model answered its requests",
+            )  # fmt: skip
+            self._refresh()
+            self._unload(plan)

@@ -1,0 +1,118 @@
+"""The lanes and their workers: started together, loaded together, replaced one by one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from evolve.errors import PlanFault
+from evolve.lane import Lane
+
+if TYPE_CHECKING:
+    from evolve.lane import Serving
+    from evolve.workers.base import Inputs, Worker
+    from supernet.plans import Plan
+
+__all__ = ["Fleet"]
+
+MAX_BACKOFF_S = 30.0
+
+
+class Fleet:
+    """All lanes of one runtime.
+
+    Args:
+        count: Lanes, one worker each.
+        serving: What the lanes share.
+        hire: Starts a worker of the given name.
+        warm: The batches to run once on a plan before it serves.
+        said: Told, for the journal, (worker, what happened).
+    """
+
+    def __init__(
+        self,
+        count: int,
+        serving: Serving,
+        hire: Callable[[str], Worker],
+        warm: Callable[[Plan], Sequence[Inputs]],
+        said: Callable[[str, str], None],
+    ) -> None:
+        self._hire = hire
+        self._warm = warm
+        self._said = said
+        self._plans: tuple[Plan, ...] = ()
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._deaths = [0] * count
+        self.lanes = tuple(Lane(i, hire(f"worker-{i}"), serving) for i in range(count))
+
+    def start(self) -> None:
+        for lane in self.lanes:
+            lane.start()
+
+    def load(self, plan: Plan) -> None:
+        """Makes `plan` resident on every worker; raises the first `PlanFault`."""
+        with self._lock:
+            self._plans = (*self._plans, plan)
+        for lane in self.lanes:
+            if (worker := lane.worker) is not None:
+                worker.load(plan, self._warm(plan))
+
+    def unload(self, key: str) -> None:
+        """Takes a plan off every worker; a batch under way ends first."""
+        with self._lock:
+            self._plans = tuple(plan for plan in self._plans if plan.spec.key != key)
+        for lane in self.lanes:
+            worker = lane.worker
+            if worker is not None and key in worker.resident:
+                try:
+                    worker.unload(key)
+                except PlanFault as fault:
+                    self._said(worker.name, str(fault))
+
+    def replace(self, lane: Lane, reason: str) -> None:
+        """Hires a new worker for `lane` in the background; until then the original serves it."""
+        with self._lock:
+            dead, lane.worker = lane.worker, None
+            if dead is None or self._closed.is_set():
+                return
+            self._deaths[lane.index] += 1
+        self._said(dead.name, f"{reason}; the original model serves this lane until it is replaced")
+        threading.Thread(
+            target=self._rehire, args=(lane, dead), name=f"hire-{lane.index}", daemon=True
+        ).start()
+
+    def _rehire(self, lane: Lane, dead: Worker) -> None:
+        dead.close()
+        # The first replacement is immediate; a worker that keeps dying waits ever longer.
+        deaths = self._deaths[lane.index]
+        if deaths > 3 and self._closed.wait(min(0.1 * 2.0 ** (deaths - 3), MAX_BACKOFF_S)):
+            return
+        worker = self._hire(dead.name)
+        for plan in self._plans:
+            try:
+                worker.load(plan, self._warm(plan))
+            except PlanFault as fault:
+                self._said(worker.name, str(fault))
+        if self._closed.is_set():
+            worker.close()
+            return
+        lane.worker = worker
+        self._said(worker.name, f"replaced (process {worker.pid}), {len(worker.resident)} plans")
+
+    def check(self) -> None:
+        """Replaces workers that died while idle."""
+        for lane in self.lanes:
+            worker = lane.worker
+            if worker is not None and not worker.alive:
+                self.replace(lane, "worker process ended while idle")
+
+    def close(self, timeout_s: float) -> None:
+        """Waits for the lanes to finish their batch, then ends the workers."""
+        self._closed.set()
+        for lane in self.lanes:
+            lane.join(timeout_s)
+        for lane in self.lanes:
+            if lane.worker is not None:
+                lane.worker.close()

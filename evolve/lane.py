@@ -1,0 +1,175 @@
+"""A lane: take a batch, run it, answer it, record it, for as long as the runtime lives."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evolve.batching import all_finite, split, stack
+from evolve.errors import DeadlineExceeded, PlanFault
+from evolve.original import ORIGINAL
+from evolve.scheduler import Batch
+from profiler.shapes import Shape
+from supernet.errors import Uncapturable
+from supernet.structure import take_apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evolve.original import Original
+    from evolve.queueing import Request
+    from evolve.scheduler import Scheduler
+    from evolve.tally import Tally
+    from evolve.workers.base import Answer, Worker
+    from supernet.capture import Capture
+
+__all__ = ["Lane", "Serving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What every lane shares. `on_fault` hears of each plan fault, after the answers left."""
+
+    scheduler: Scheduler
+    original: Original
+    capture: Capture
+    tally: Tally
+    on_fault: Callable[[Lane, str, PlanFault, bool], None]
+
+
+class Lane:
+    """One worker and the thread that feeds it.
+
+    `worker` is None while a crashed worker is being replaced; the lane then serves with the
+    original model in this process.
+    """
+
+    def __init__(self, index: int, worker: Worker | None, serving: Serving) -> None:
+        self.index = index
+        self.worker = worker
+        self._serving = serving
+        self._thread = threading.Thread(target=self._run, name=f"lane-{index}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def resident(self) -> frozenset[str]:
+        """Plans that may run here now, the original aside."""
+        worker = self.worker
+        return worker.resident if worker is not None else frozenset()
+
+    def _run(self) -> None:
+        scheduler = self._serving.scheduler
+        while (batch := scheduler.take(self.index, self.resident)) is not None:
+            try:
+                self._serve(batch)
+            finally:
+                scheduler.release(self.index)
+
+    def answer_here(self, request: Request) -> None:
+        """Answers one request on the caller's thread; the caller has claimed this lane."""
+        scheduler = self._serving.scheduler
+        tables = scheduler.tables
+        plan = tables.fastest(request.rows, request.cell, self.resident())
+        predicted_ms = tables.cost_of(plan, request.rows, request.cell)
+        length = scheduler.padded_length((request,))
+        self._serve(Batch(plan, (request,), (), length, predicted_ms))
+
+    def _serve(self, batch: Batch) -> None:
+        for request in batch.refused:
+            self._refuse(request)
+        requests = [r for r in batch.requests if r.future.set_running_or_notify_cancel()]
+        if not requests:
+            return
+        if requests[0].outside is not None:
+            self._answer_alone(requests)
+            return
+        try:
+            answer = self._compute(batch, requests)
+            answers = split(answer.leaves, requests, self._serving.capture.signature, batch.length)
+        except Exception as error:
+            self._recover(batch.plan, requests, error)
+            return
+        self._record(batch, requests, answer)
+        for request, leaves in zip(requests, answers, strict=True):
+            self._finish(request, leaves)
+
+    def _compute(self, batch: Batch, requests: Sequence[Request]) -> Answer:
+        inputs = stack(requests, self._serving.capture.signature, batch.length)
+        return self.compute(batch.plan, inputs)
+
+    def compute(self, plan: str, inputs: Sequence[Any]) -> Answer:
+        """Input leaves through `plan` on this lane's worker; raises `PlanFault`."""
+        worker = self.worker
+        if plan == ORIGINAL or worker is None:
+            return self._serving.original.run(inputs)
+        answer = worker.run(plan, inputs)
+        if not all_finite(answer.leaves):
+            raise PlanFault(f"plan {plan} returned a NaN or an infinity")
+        return answer
+
+    def _recover(self, plan: str, requests: Sequence[Request], error: Exception) -> None:
+        """The original answers each request alone; the plan is blamed only if all of them work.
+
+        A batch that holds a bad request makes every plan raise, and the original too: then
+        nobody but that request's sender is told.
+        """
+        works = self._answer_alone(requests)
+        if plan != ORIGINAL:
+            fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
+            self._serving.on_fault(self, plan, fault, works)
+
+    def _answer_alone(self, requests: Sequence[Request]) -> bool:
+        """Answers by the original, one by one; True when every answer is there and finite."""
+        works = True
+        for request in requests:
+            try:
+                answer = self._serving.original.call(request.args, request.kwargs)
+                works = works and _finite(answer)
+            except Exception as error:
+                works = False
+                self._serving.tally.raised(request)
+                request.future.set_exception(error)
+            else:
+                self._serving.tally.ended(request)
+                request.future.set_result(answer)
+        return works
+
+    def _record(self, batch: Batch, requests: Sequence[Request], answer: Answer) -> None:
+        shape = Shape(sum(request.rows for request in requests), batch.length)
+        tokens = sum(request.rows * request.length for request in requests)
+        self._serving.tally.ran(batch.plan, shape, answer.elapsed_ms, batch.predicted_ms, tokens)
+
+    def _finish(self, request: Request, leaves: list[Any]) -> None:
+        try:
+            answer = self._serving.capture.rebuild(leaves)
+        except Exception as error:  # a structure that can't be rebuilt must not lose the answer
+            self._serving.tally.raised(request)
+            request.future.set_exception(error)
+            return
+        self._serving.tally.ended(request)
+        request.future.set_result(answer)
+
+    def _refuse(self, request: Request) -> None:
+        if not request.future.set_running_or_notify_cancel():
+            return
+        self._serving.tally.refused(request)
+        request.future.set_exception(
+            DeadlineExceeded(
+                f"refused after {self._serving.tally.waited_ms(request):.1f} ms: its deadline of "
+                f"{request.deadline_ms - request.arrived_ms:g} ms can no longer be met"
+            )
+        )
+
+
+def _finite(answer: Any) -> bool:
+    try:
+        leaves, _ = take_apart(answer)
+    except Uncapturable:  # nothing to look into; it is the original's own answer all the same
+        return True
+    return all_finite(leaves)

@@ -1,0 +1,66 @@
+"""The user's own model: the arm that is never ejected, and the judge of every plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evolve.errors import EvolveError
+from evolve.workers.base import Answer
+from supernet.structure import take_apart
+
+if TYPE_CHECKING:
+    from profiler.shapes import Shape
+    from supernet.capture import Capture
+
+__all__ = ["ORIGINAL", "Original"]
+
+ORIGINAL = "original"
+TIMING_BUDGET_MS = 1000.0
+
+
+class Original:
+    """Calls the user's module as the user would, without gradients. Never changes it."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        capture: Capture,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._model = model
+        self._capture = capture
+        self._clock = clock
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`model(*args, **kwargs)`, whatever it returns or raises."""
+        with torch.no_grad():
+            return self._model(*args, **kwargs)
+
+    def run(self, leaves: Sequence[torch.Tensor]) -> Answer:
+        """One stacked batch of input leaves → output leaves, both in signature order."""
+        if self._capture.form is None:
+            raise EvolveError(f"the model must be captured to be batched: {self._capture.reason}")
+        args, kwargs = self._capture.form.arguments(leaves)
+        began = self._clock()
+        outputs, _ = take_apart(self.call(args, kwargs))
+        if outputs and outputs[0].is_cuda:
+            torch.cuda.synchronize(outputs[0].device)
+        return Answer(outputs, (self._clock() - began) * 1e3)
+
+    def timings(self) -> dict[Shape, float]:
+        """Milliseconds per captured example, smallest first, within about a second in all."""
+        timed: dict[Shape, float] = {}
+        spent_ms = 0.0
+        for reference in sorted(self._capture.references, key=lambda r: r.shape.tokens):
+            if spent_ms > TIMING_BUDGET_MS:
+                break
+            # The first run warms allocator and kernels up; the better of two more counts.
+            runs = [self.run(reference.inputs).elapsed_ms for _ in range(3)]
+            spent_ms += sum(runs)
+            timed[reference.shape] = min(runs[1:])
+        return timed

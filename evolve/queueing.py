@@ -1,0 +1,67 @@
+"""Requests that wait, beside the columns that the compiled rule reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from policies.rule import Waiting
+
+__all__ = ["Request", "RequestQueue"]
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One call of the user's, on its way to an answer.
+
+    `leaves` are its tensors in signature order, or empty when the call does not fit the
+    capture; `outside` then says why, and the original model answers it alone.
+    Times are milliseconds on the runtime's clock.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    leaves: list[Any]
+    rows: int
+    length: int
+    cell: int
+    group: int
+    arrived_ms: float
+    deadline_ms: float
+    refusable: bool
+    outside: str | None = None
+    future: Future[Any] = field(default_factory=Future)
+
+
+class RequestQueue:
+    """Waiting requests in order of arrival. Not thread-safe: the scheduler holds the lock."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.waiting = Waiting()
+        self._requests: list[Request] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def append(self, request: Request) -> None:
+        """Adds at the end; the caller has checked that `len(self) < limit`."""
+        self.waiting.append(
+            request.deadline_ms,
+            request.arrived_ms,
+            request.cell,
+            rows=request.rows,
+            group=request.group,
+            refusable=request.refusable,
+        )
+        self._requests.append(request)
+
+    def take(self, indices: Sequence[int]) -> list[Request]:
+        """Takes the requests at `indices` out, in that order; those behind move up."""
+        taken = [self._requests[i] for i in indices]
+        gone = set(indices)
+        self.waiting.remove(indices)
+        self._requests = [r for i, r in enumerate(self._requests) if i not in gone]
+        return taken

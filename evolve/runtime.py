@@ -1,0 +1,238 @@
+"""The living system: a wrapped model that answers, and improves how it runs meanwhile.
+
+A request, top to bottom: `Runtime.submit` → `Scheduler` (queue and rule) → `Lane` → `Worker` →
+answer. A plan: `Brain` builds → `PlanLibrary` admits → `Fleet` loads → `Controller` puts it on
+the scheduler's tables. A tick: `Controller.tick`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from evolve.errors import EvolveError, RuntimeClosed
+from evolve.original import ORIGINAL
+from evolve.queueing import Request
+from supernet.errors import OutsideCapture
+
+if TYPE_CHECKING:
+    from evolve.brain import Brain, Progress
+    from evolve.config import Config
+    from evolve.controller import Controller
+    from evolve.decision import Decision
+    from evolve.fleet import Fleet
+    from evolve.journal import Journal
+    from evolve.lane import Serving
+    from evolve.slo import SLO
+    from profiler.shapes import ShapeGrid
+    from supernet.plans import Plan, PlanLibrary
+
+__all__ = ["Runtime"]
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+class Runtime:
+    """A model being served. Made by `evolve.wrap`; close it, or use it as a context manager.
+
+    Calls are thread-safe. Inputs must not be changed until their answer is there, and answers
+    carry no gradient.
+    """
+
+    def __init__(
+        self,
+        *,
+        slo: SLO,
+        config: Config,
+        serving: Serving,
+        fleet: Fleet,
+        library: PlanLibrary,
+        controller: Controller,
+        journal: Journal,
+        brain: Brain | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.slo = slo
+        self.config = config
+        self._serving = serving
+        self._fleet = fleet
+        self._library = library
+        self._controller = controller
+        self._journal = journal
+        self._brain = brain
+        self._clock = clock
+        self._alone = itertools.count(1)
+        self._in_process = config.workers.kind == "thread"
+        self._close_lock = threading.Lock()
+        self._closed = False
+        self._outside_reasons: set[str] = set()
+
+    def start(self) -> None:
+        """Called once by `wrap`."""
+        self._serving.scheduler.warm()
+        self._fleet.start()
+        self._controller.start()
+        if self._brain is not None:
+            self._brain.start()
+
+    # -- answering ---------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`model(*args, **kwargs)`: the same structure, dtypes and device.
+
+        Never refused for being late: a caller who waits wants the answer. With thread workers
+        and a free lane it is computed on the caller's own thread.
+        """
+        request = self._request(args, kwargs, refusable=False)
+        self._serving.tally.arrived(request)
+        lane = self._serving.scheduler.claim() if self._in_process else None
+        if lane is None:
+            self._serving.scheduler.submit(request)
+        else:
+            try:
+                self._fleet.lanes[lane].answer_here(request)
+            finally:
+                self._serving.scheduler.release(lane)
+        return request.future.result()
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queues one request, due `slo.p99_ms` from now, and returns its future.
+
+        The future raises `DeadlineExceeded` when the request is refused because its deadline
+        can no longer be met, `RuntimeClosed` when the runtime closes first, and whatever the
+        model itself raises. Cancelling it before it runs takes it out of the queue.
+        """
+        request = self._request(args, kwargs, refusable=True)
+        self._serving.tally.arrived(request)
+        try:
+            self._serving.scheduler.submit(request)
+        except EvolveError as error:
+            if isinstance(error, RuntimeClosed):
+                raise
+            self._serving.tally.refused(request)
+            request.future.set_exception(error)
+        return request.future
+
+    async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
+        """`submit` for asyncio: awaits the answer, raises what the future would."""
+        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+
+    def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool) -> Request:
+        now_ms = self._clock() * 1e3
+        deadline_ms = self.slo.deadline_ms(now_ms)
+        capture = self._serving.capture
+        try:
+            flat = capture.flatten(args, kwargs)
+        except OutsideCapture as reason:
+            self._say_outside(str(reason))
+            return Request(
+                args, kwargs, [], 1, 1, 0, next(self._alone), now_ms, deadline_ms,
+                refusable=False, outside=str(reason),
+            )  # fmt: skip
+        signature = capture.signature
+        if not signature.batchable:
+            group = next(self._alone)
+        else:
+            # Lengths that can't be padded share a batch only with their equals.
+            group = 0 if signature.paddable else -flat.length
+        cell = capture.grid.cell(flat.length)
+        return Request(
+            args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
+            refusable=refusable,
+        )  # fmt: skip
+
+    def _say_outside(self, reason: str) -> None:
+        if reason not in self._outside_reasons and len(self._outside_reasons) < 100:
+            self._outside_reasons.add(reason)
+            self._journal.append(
+                "request", ORIGINAL, reason=f"outside the capture, answered by the original: {reason}"
+            )
+
+    # -- looking inside ----------------------------------------------------------------------
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Every plan tried so far, with its state, error, memory and measured costs."""
+        return self._library.plans()
+
+    def decisions(self, last: int = 20) -> tuple[Decision, ...]:
+        """The latest decisions, oldest first."""
+        return self._journal.last(last)
+
+    @property
+    def grid(self) -> ShapeGrid:
+        """The batch shapes that requests are padded to and costs are kept for."""
+        return self._serving.capture.grid
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the building of plans is; None when nothing is built."""
+        return self._brain.progress if self._brain is not None else None
+
+    def wait_for_plans(self, timeout_s: float | None = None) -> bool:
+        """Blocks until every plan was tried; False when `timeout_s` ran out first.
+
+        Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
+        """
+        return self._brain.wait(timeout_s) if self._brain is not None else True
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for people and monitors, JSON-able."""
+        queue, _, busy = self._serving.scheduler.depth()
+        tally = self._serving.tally
+        computed = tally.counts()
+        return {
+            "closed": self._closed,
+            "capture": self._serving.capture.reason or "exported",
+            "policy": self._controller.choice.params.name,
+            "queue": queue,
+            "busy_lanes": busy,
+            "lanes": [
+                {"worker": lane.worker.name, "pid": lane.worker.pid}
+                if (lane.worker is not None)
+                else {"worker": None, "pid": None}
+                for lane in self._fleet.lanes
+            ],
+            "counts": computed,
+            "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
+            "rows_by_plan": tally.plan_rows(),
+            "plans": {plan.spec.key: plan.state.value for plan in self._library.plans()},
+            "journal_fault": self._journal.fault,
+        }
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Finishes the batches under way, fails what still waits with `RuntimeClosed`, ends
+        the workers and builds. Calling it again does nothing."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._brain is not None:
+            self._brain.stop()
+        self._controller.stop()
+        for request in self._serving.scheduler.close():
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
+        self._fleet.close(CLOSE_TIMEOUT_S)
+        if self._brain is not None:
+            self._brain.join(CLOSE_TIMEOUT_S)
+        self._journal.append("runtime", "runtime", reason="closed")
+        self._journal.close()
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,205 @@
+"""Which requests run next, on which plan: the queue and the compiled rule under one lock.
+
+Lanes pull: a lane that is free calls `take` and gets a batch, or sleeps until there is one.
+What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by the
+tick and read once per decision.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evolve.errors import QueueFull, RuntimeClosed
+from evolve.queueing import Request, RequestQueue
+from policies.rule import DispatchRule, Pick, RuleParams
+
+__all__ = ["Batch", "Scheduler", "Tables"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What a decision is made by. `plans[0]` is always the original model.
+
+    `cost_ms` is float64 `[plans, max_rows, cells]`, `tier` int64 `[plans]` (0 is the most
+    accurate), `lengths` the padded length of each cell.
+    """
+
+    plans: tuple[str, ...]
+    cost_ms: npt.NDArray[np.float64]
+    lengths: tuple[int, ...]
+    tier: npt.NDArray[np.int64]
+    params: RuleParams
+    rate_per_ms: float
+    lanes: int
+
+    def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
+        """The quickest of the most accurate plans for one request alone, among `resident`."""
+        best, least = self.plans[0], float(self.cost_ms[0, rows - 1, cell])
+        for i, plan in enumerate(self.plans):
+            cost_ms = self.cost_ms[i, rows - 1, cell]
+            if plan in resident and self.tier[i] == 0 and cost_ms < least:
+                best, least = plan, cost_ms
+        return best
+
+    def cost_of(self, plan: str, rows: int, cell: int) -> float:
+        """Predicted milliseconds of a batch; inf where nothing is known."""
+        return float(self.cost_ms[self.plans.index(plan), rows - 1, cell])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that run together on one plan, and those refused on the way."""
+
+    plan: str
+    requests: tuple[Request, ...]
+    refused: tuple[Request, ...]
+    length: int
+    predicted_ms: float
+
+
+class Scheduler:
+    """An earliest-deadline-first queue that lanes pull batches from.
+
+    Args:
+        tables: What the first decisions are made by.
+        limit: Requests that may wait; more are refused on arrival.
+        pads: Whether requests may be padded to their cell's length.
+        now_ms: The runtime's clock, milliseconds.
+    """
+
+    def __init__(
+        self, tables: Tables, *, limit: int, pads: bool, now_ms: Callable[[], float]
+    ) -> None:
+        self.tables = tables
+        self.pads = pads
+        self._now_ms = now_ms
+        self._queue = RequestQueue(limit)
+        self._ready = threading.Condition()
+        self._rules: dict[int, _BoundRule] = {}
+        self._busy: set[int] = set()
+        self._closed = False
+
+    def warm(self) -> None:
+        """Loads the compiled rule, or compiles it the first time on this machine (seconds)."""
+        _BoundRule.of(self.tables, frozenset()).rule.warm()
+
+    def submit(self, request: Request) -> None:
+        """Queues `request`; raises `QueueFull` when `limit` already wait."""
+        with self._ready:
+            if self._closed:
+                raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
+            if len(self._queue) >= self._queue.limit:
+                raise QueueFull(
+                    f"queue_limit ({self._queue.limit}) requests already wait; "
+                    "send less, or raise queue_limit in the configuration"
+                )
+            self._queue.append(request)
+            self._ready.notify_all()
+
+    def claim(self) -> int | None:
+        """Takes an idle lane for a caller that computes on its own thread; None when none is.
+
+        Only when nothing waits, so that nobody is overtaken. Pair with `release`.
+        """
+        with self._ready:
+            if self._closed or len(self._queue):
+                return None
+            for lane in range(self.tables.lanes):
+                if lane not in self._busy:
+                    self._busy.add(lane)
+                    return lane
+            return None
+
+    def release(self, lane: int) -> None:
+        """The lane is free again."""
+        with self._ready:
+            self._busy.discard(lane)
+            if len(self._queue):
+                self._ready.notify_all()
+
+    def take(self, lane: int, resident: Callable[[], frozenset[str]]) -> Batch | None:
+        """The next batch for `lane`, which is busy until `release`; None once closed.
+
+        `resident` names the plans that the lane's worker can run now. A batch may hold
+        refusals alone.
+        """
+        with self._ready:
+            while not self._closed:
+                if lane in self._busy or not len(self._queue):
+                    self._ready.wait()
+                    continue
+                pick = self._pick(lane, resident())
+                if pick.members or pick.dropped:
+                    self._busy.add(lane)
+                    return self._batch(pick)
+                wait_ms = pick.wake_ms - self._now_ms()
+                self._ready.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
+            return None
+
+    def _pick(self, lane: int, resident: frozenset[str]) -> Pick:
+        bound = self._rules.get(lane)
+        if bound is None or bound.tables is not self.tables or bound.resident != resident:
+            bound = self._rules[lane] = _BoundRule.of(self.tables, resident)
+        return bound.rule.pick(self._now_ms(), self._queue.waiting, self.tables.rate_per_ms)
+
+    def _batch(self, pick: Pick) -> Batch:
+        tables = self.tables
+        taken = self._queue.take((*pick.members, *pick.dropped))
+        members = tuple(taken[: len(pick.members)])
+        cell = max((request.cell for request in members), default=0)
+        rows = sum(request.rows for request in members)
+        return Batch(
+            plan=tables.plans[max(pick.plan, 0)],
+            requests=members,
+            refused=tuple(taken[len(pick.members) :]),
+            length=self.padded_length(members),
+            predicted_ms=float(tables.cost_ms[pick.plan, rows - 1, cell]) if rows else 0.0,
+        )
+
+    def padded_length(self, requests: Sequence[Request]) -> int:
+        """The length at which `requests` run together."""
+        if not requests:
+            return 0
+        if not self.pads:
+            return requests[0].length
+        return self.tables.lengths[max(request.cell for request in requests)]
+
+    def depth(self) -> tuple[int, float, int]:
+        """(requests waiting, slack of the earliest in ms or inf, busy lanes)."""
+        with self._ready:
+            slack_ms = self._queue.waiting.head_slack_ms(self._now_ms())
+            return len(self._queue), slack_ms, len(self._busy)
+
+    def close(self) -> list[Request]:
+        """Wakes every lane to end; returns what still waited."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+            return self._queue.take(range(len(self._queue)))
+
+
+@dataclass(frozen=True, slots=True)
+class _BoundRule:
+    """The rule with the tables and the resident plans that it was set up for."""
+
+    tables: Tables
+    resident: frozenset[str]
+    rule: DispatchRule
+
+    @classmethod
+    def of(cls, tables: Tables, resident: frozenset[str]) -> _BoundRule:
+        allowed = [i == 0 or plan in resident for i, plan in enumerate(tables.plans)]
+        rule = DispatchRule(
+            tables.cost_ms,
+            tables.lengths,
+            workers=tables.lanes,
+            params=tables.params,
+            tier=tables.tier,
+            allowed=allowed,
+        )
+        return cls(tables, resident, rule)

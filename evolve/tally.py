@@ -1,0 +1,89 @@
+"""What happened to every request: counters since the start, and the window of the last second."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evolve.queueing import Request
+    from profiler.costs import CostTable
+    from profiler.shapes import Shape
+    from profiler.signals import Window
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Counts endings and feeds the window and the cost table. Thread-safe.
+
+    Counters: `arrived`, `met` and `late` (answered in and after time), `refused` (deadline or
+    full queue), `raised` (the user's model raised), `outside` (did not fit the capture, so the
+    original answered), `retried` (a plan failed and the original answered), `rows`, `tokens`
+    and `padded_tokens` (computed, and of these thrown away).
+    """
+
+    def __init__(self, window: Window, costs: CostTable, now_ms: Callable[[], float]) -> None:
+        self.window = window
+        self.costs = costs
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._plan_rows: Counter[str] = Counter()
+
+    def arrived(self, request: Request) -> None:
+        self._count("arrived")
+        if request.outside is not None:
+            self._count("outside")
+        self.window.arrived(request.length)
+
+    def ended(self, request: Request) -> None:
+        now_ms = self._now_ms()
+        met = now_ms <= request.deadline_ms
+        self._count("met" if met else "late")
+        self.window.ended(now_ms - request.arrived_ms, met)
+
+    def refused(self, request: Request) -> None:
+        self._count("refused")
+        self.window.refused()
+
+    def raised(self, request: Request) -> None:
+        self._count("raised")
+        self.window.ended(self._now_ms() - request.arrived_ms, False)
+
+    def retried(self, requests: int) -> None:
+        self._count("retried", requests)
+
+    def ran(
+        self, plan: str, shape: Shape, elapsed_ms: float, predicted_ms: float, tokens: int
+    ) -> None:
+        with self._lock:
+            self._plan_rows[plan] += shape.rows
+            self._counts["rows"] += shape.rows
+            self._counts["tokens"] += shape.rows * shape.length
+            self._counts["padded_tokens"] += shape.rows * shape.length - tokens
+        self.costs.record(plan, shape, elapsed_ms)
+        self.window.ran(plan, shape, elapsed_ms, predicted_ms, tokens)
+
+    def waited_ms(self, request: Request) -> float:
+        """How long `request` has been here."""
+        return self._now_ms() - request.arrived_ms
+
+    def counts(self) -> dict[str, int]:
+        """All counters, absent ones as 0."""
+        names = ("arrived", "met", "late", "refused", "raised", "outside", "retried")
+        with self._lock:
+            return {
+                name: self._counts[name] for name in (*names, "rows", "tokens", "padded_tokens")
+            }
+
+    def plan_rows(self) -> dict[str, int]:
+        """Rows answered per plan since the start."""
+        with self._lock:
+            return dict(self._plan_rows)
+
+    def _count(self, name: str, by: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += by

@@ -1,0 +1,101 @@
+"""The worker process: loads plans on one socket, runs batches on another.
+
+Started by `evolve.workers.process` as ``python -m evolve.workers.child DATA CONTROL``, both
+file descriptors of connected sockets. It imports torch only when a plan needs it, and ends
+when its parent closes the sockets or dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evolve.workers.wire import receive, send
+from supernet.backends.base import load_plan
+from supernet.plans import PlanSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supernet.backends.base import LoadedPlan
+
+__all__ = ["main"]
+
+
+class Child:
+    """The plans of one worker process. Values in `plans` are only ever replaced."""
+
+    def __init__(self, data: Connection, control: Connection) -> None:
+        self.data = data
+        self.control = control
+        self.plans: dict[str, LoadedPlan] = {}
+
+    def serve(self) -> None:
+        """Answers batches until the parent is gone."""
+        threading.Thread(target=self._control, name="control", daemon=True).start()
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                header, arrays = receive(self.data)
+                reply, outputs = self._run(header["plan"], arrays)
+                send(self.data, reply, outputs)
+
+    def _run(self, key: str, arrays: Sequence[Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+        began = time.perf_counter()
+        try:
+            outputs = _run_loaded(self.plans[key], arrays)
+        except Exception as error:
+            return {"ok": False, "why": f"{type(error).__name__}: {error}"}, ()
+        return {"ok": True, "elapsed_ms": (time.perf_counter() - began) * 1e3}, outputs
+
+    def _control(self) -> None:
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                header, _ = receive(self.control)
+                send(self.control, self._change(header))
+
+    def _change(self, header: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if header["op"] == "load":
+                spec = PlanSpec.from_json(header["spec"])
+                loaded = load_plan(Path(header["artifact"]), spec)
+                for inputs in header["warm"]:
+                    _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
+                self.plans = {**self.plans, spec.key: loaded}
+            else:
+                gone = self.plans.get(header["key"])
+                self.plans = {k: v for k, v in self.plans.items() if k != header["key"]}
+                if gone is not None:
+                    gone.close()
+        except Exception as error:
+            return {"ok": False, "why": f"{type(error).__name__}: {error}"}
+        return {"ok": True}
+
+
+def _run_loaded(plan: LoadedPlan, arrays: Sequence[Any]) -> list[Any]:
+    if plan.arrays == "numpy":
+        return list(plan.run(arrays))
+    import torch
+
+    with torch.no_grad():
+        outputs = plan.run([torch.from_numpy(array) for array in arrays])
+    return [output.detach().numpy() for output in outputs]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves on the two descriptors named in `argv` until they close."""
+    # Ctrl-C goes to the whole terminal group; the parent decides when a worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    data, control = (Connection(int(fd)) for fd in argv)
+    Child(data, control).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

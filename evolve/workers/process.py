@@ -1,0 +1,136 @@
+"""A worker in a process of its own, reached over two local sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import evolve
+from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.workers.base import Answer, Inputs
+from evolve.workers.wire import receive, send
+
+if TYPE_CHECKING:
+    from supernet.plans import Plan
+
+__all__ = ["ProcessWorker"]
+
+LOAD_TIMEOUT_S = 120.0  # OpenVINO and AOTInductor load in about a second; a cold disk may not
+
+
+class ProcessWorker:
+    """Runs plans in a child process; see `Worker`.
+
+    Args:
+        name: Shown in the journal.
+        threads: Threads that the child's maths libraries may use.
+        hang_timeout_s: After this long without an answer the child is killed.
+    """
+
+    def __init__(self, name: str, *, threads: int, hang_timeout_s: float) -> None:
+        self.name = name
+        self._hang_timeout_s = hang_timeout_s
+        self._control_lock = threading.Lock()
+        self._resident: frozenset[str] = frozenset()
+        self._data, data_fd = _pair()
+        self._control, control_fd = _pair()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "evolve.workers.child", str(data_fd), str(control_fd)],
+                pass_fds=(data_fd, control_fd),
+                stdin=subprocess.DEVNULL,
+                env=_environment(threads),
+            )
+        finally:
+            os.close(data_fd)
+            os.close(control_fd)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def resident(self) -> frozenset[str]:
+        return self._resident
+
+    def load(self, plan: Plan, warm: Sequence[Inputs] = ()) -> None:
+        if plan.artifact is None:
+            raise PlanFault(f"plan {plan.spec.key} has no artifact to load")
+        self._ask(
+            {
+                "op": "load",
+                "spec": plan.spec.to_json(),
+                "artifact": str(plan.artifact),
+                "warm": list(warm),
+            },
+            what=f"plan {plan.spec.key} can't be loaded",
+        )
+        self._resident = self._resident | {plan.spec.key}
+
+    def unload(self, key: str) -> None:
+        self._resident = self._resident - {key}
+        self._ask({"op": "unload", "key": key}, what=f"plan {key} can't be unloaded")
+
+    def _ask(self, header: dict[str, Any], *, what: str) -> None:
+        with self._control_lock:
+            reply, _ = self._exchange(self._control, header, (), LOAD_TIMEOUT_S)
+        if not reply["ok"]:
+            raise PlanFault(f"{what}: {reply['why']}")
+
+    def run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
+        arrays = [leaf.detach().numpy() for leaf in leaves]
+        reply, outputs = self._exchange(self._data, {"plan": key}, arrays, self._hang_timeout_s)
+        if not reply["ok"]:
+            raise PlanFault(f"plan {key} raised {reply['why']}")
+        return Answer([torch.from_numpy(output) for output in outputs], reply["elapsed_ms"])
+
+    def _exchange(
+        self, connection: Connection, header: dict[str, Any], arrays: Sequence[Any], timeout_s: float
+    ) -> tuple[dict[str, Any], list[Any]]:
+        try:
+            send(connection, header, arrays)
+            if not connection.poll(timeout_s):
+                self._process.kill()
+                raise WorkerHung(f"worker {self.name} gave no answer within {timeout_s:g} s")
+            return receive(connection)
+        except (EOFError, OSError) as error:
+            self._process.kill()
+            raise WorkerCrashed(self.name, self._process.wait()) from error
+
+    def close(self) -> None:
+        # The child leaves its loop when its sockets close.
+        for connection in (self._data, self._control):
+            with contextlib.suppress(OSError):
+                connection.close()
+        try:
+            self._process.wait(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _pair() -> tuple[Connection, int]:
+    here, there = socket.socketpair()
+    return Connection(here.detach()), there.detach()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The parent's environment, its import path, and the thread counts of the maths libraries."""
+    root = str(Path(evolve.__file__).resolve().parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
+    return {**os.environ, "PYTHONPATH": path, **{name: str(n) for name, n in counts.items()}}

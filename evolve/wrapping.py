@@ -1,0 +1,208 @@
+"""`evolve.wrap`: from a model and an example of its inputs to a runtime that serves it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from evolve.config import Config, WorkersConfig, load_config
+from evolve.controller import Controller
+from evolve.faults import Faults
+from evolve.fleet import Fleet
+from evolve.journal import Journal
+from evolve.lane import Serving
+from evolve.original import ORIGINAL, Original
+from evolve.runtime import Runtime
+from evolve.scheduler import Scheduler, Tables
+from evolve.slo import SLO
+from evolve.tally import Tally
+from evolve.workers.process import ProcessWorker
+from evolve.workers.thread import ThreadWorker
+from policies.base import Choice, Policy
+from policies.baselines import RulePolicy, StaticPolicy, ThresholdPolicy
+from policies.presets import DEFAULT
+from policies.tactical import TacticalPolicy
+from profiler.costs import CostTable
+from profiler.fingerprint import fingerprint
+from profiler.signals import Window
+from supernet.capture import Capture, capture
+from supernet.plans import PlanLibrary
+
+if TYPE_CHECKING:
+    from evolve.workers.base import Inputs, Worker
+    from profiler.fingerprint import DeviceFingerprint
+    from supernet.plans import Plan
+
+__all__ = ["wrap"]
+
+WARM_BUDGET_MS = 4000.0
+
+
+def wrap(
+    model: torch.nn.Module,
+    example_inputs: Any,
+    *,
+    slo: SLO | None = None,
+    config: Config | Path | str | None = None,
+    policy: Policy | None = None,
+) -> Runtime:
+    """Serves `model`, and keeps improving how it runs. The model itself is never changed.
+
+    Blocks for the capture (about 1.5 s for a 22 M parameter encoder); the original model
+    then answers at once, while plans are built, verified and measured beside it.
+
+    Args:
+        model: Any module, in eval mode. One that can't be captured is still served, by itself;
+            `Runtime.status()["capture"]` says why.
+        example_inputs: One call's arguments as a tuple (positional) or a dict (keywords), or
+            a list of such calls that differ in batch size and length, from which it learns
+            which dimensions vary. Requests longer than the longest example are answered by
+            the original.
+        slo: Deadline and largest error; default `SLO()`.
+        config: Settings, or a YAML file of them; default `Config()`.
+        policy: Chooses the rule's parameters each tick; default as `config.policy` says.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong; the text names it and the remedy.
+        ConfigError: The configuration file has a bad entry; the text names file and line.
+
+    >>> import evolve, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU()).eval()
+    >>> with evolve.wrap(model, (torch.zeros(1, 8),), config=evolve.Config().replace(
+    ...     plans={"build": False})) as runtime:
+    ...     runtime(torch.ones(3, 8)).shape
+    torch.Size([3, 4])
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    slo = SLO() if slo is None else slo
+    settings = _settings(config)
+    chosen = _policy(settings) if policy is None else policy
+    device = fingerprint("cpu", measure=False)
+    captured = capture(model, example_inputs, max_rows=settings.plans.max_rows)
+    runtime = _assemble(model, captured, device, slo, settings, chosen)
+    runtime.start()
+    return runtime
+
+
+def _settings(config: Config | Path | str | None) -> Config:
+    if config is None:
+        return Config()
+    return config if isinstance(config, Config) else load_config(config)
+
+
+def _policy(config: Config) -> Policy:
+    if config.policy.name == "ppo" and config.policy.path is not None:
+        return TacticalPolicy.load(config.policy.path)
+    return ThresholdPolicy() if config.policy.name == "threshold" else RulePolicy()
+
+
+def _workers(config: WorkersConfig, cores: int) -> WorkersConfig:
+    """The settings with what is unset filled in.
+
+    Thread workers serve callers who wait one at a time: one worker with all cores. Process
+    workers serve a queue: one per core with one thread each, which answers more per second.
+    """
+    if config.kind == "thread":
+        count = config.count or 1
+        return dataclasses.replace(
+            config, count=count, threads=config.threads or max(1, cores // count)
+        )
+    threads = config.threads or 1
+    return dataclasses.replace(config, count=config.count or max(1, cores // threads), threads=threads)
+
+
+def _assemble(
+    model: torch.nn.Module,
+    captured: Capture,
+    device: DeviceFingerprint,
+    slo: SLO,
+    config: Config,
+    policy: Policy,
+) -> Runtime:
+    """Every part made once, and introduced to the parts it talks to."""
+    clock = time.monotonic
+    workers = _workers(config.workers, device.cores)
+    lanes, threads = workers.count or 1, workers.threads or 1
+    journal = Journal(
+        config.journal.path, device=device.key, keep=config.journal.keep,
+        max_mib=config.journal.max_mib,
+    )  # fmt: skip
+    original = Original(model, captured)
+    costs = CostTable(captured.grid)
+    if timed := original.timings():
+        costs.seed(ORIGINAL, timed)
+    window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
+    tally = Tally(window, costs, lambda: clock() * 1e3)
+    library = PlanLibrary()
+    scheduler = Scheduler(
+        Tables(
+            plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
+            tier=np.zeros(1, np.int64), params=DEFAULT, rate_per_ms=0.0,
+            lanes=lanes,
+        ),
+        limit=config.queue_limit, pads=captured.signature.paddable, now_ms=lambda: clock() * 1e3,
+    )  # fmt: skip
+    # A lane tells of a fault only once it runs, when `faults` below exists.
+    serving = Serving(scheduler, original, captured, tally, lambda *heard: faults.heard(*heard))
+
+    def worker_said(worker: str, what: str) -> None:
+        journal.append("worker", worker, reason=what)
+
+    fleet = Fleet(
+        lanes, serving, hire=partial(_hire, workers), said=worker_said,
+        warm=partial(_warm_batches, captured, costs, slo),
+    )  # fmt: skip
+    controller = Controller(
+        scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
+        policy=policy, initial=Choice(DEFAULT, "the default rule"), period_s=config.tick_ms / 1e3, clock=clock,
+        check=fleet.check,
+    )  # fmt: skip
+    faults = Faults(
+        library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
+    )
+    brain = make_brain(
+        captured, device, slo, config, threads=threads, library=library, costs=costs,
+        fleet=fleet, journal=journal, refresh=controller.refresh,
+    )  # fmt: skip
+    return Runtime(
+        slo=slo, config=config, serving=serving, fleet=fleet, library=library,
+        controller=controller, journal=journal, brain=brain, clock=clock,
+    )  # fmt: skip
+
+
+def _hire(workers: WorkersConfig, name: str) -> Worker:
+    if workers.kind == "thread":
+        return ThreadWorker(name)
+    return ProcessWorker(
+        name, threads=workers.threads or 1, hang_timeout_s=workers.hang_timeout_s
+    )
+
+
+def _warm_batches(captured: Capture, costs: CostTable, slo: SLO, plan: Plan) -> list[Inputs]:
+    """The batches worth running once before `plan` serves: those that can meet the SLO.
+
+    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself.
+    """
+    matrix = costs.matrix([plan.key])[0]
+    grid = captured.grid
+    shapes = sorted(
+        (float(matrix[row, cell]), row + 1, length)
+        for row in range(grid.max_rows)
+        for cell, length in enumerate(grid.lengths)
+        if matrix[row, cell] <= slo.p99_ms
+    )
+    batches: list[Inputs] = []
+    spent_ms = 0.0
+    for cost_ms, rows, length in shapes:
+        spent_ms += cost_ms
+        if spent_ms > WARM_BUDGET_MS:
+            break
+        batches.append([(s.dtype, s.shape(rows, length)) for s in captured.signature.inputs])
+    return batches

@@ -1,0 +1,147 @@
+"""Which requests run together: the most efficient batch around the head.
+
+Part of the compiled rule (`policies.compiled`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies._jit import jit
+from policies._triage import DROPPED
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@jit
+def walk(cell: Ints, state: Ints, cells: int, by_arrival: bool, walk: Ints) -> int:
+    """Who may fill a batch, in order: kept before deferred, longer before shorter, then urgency.
+
+    In order of arrival (no grouping) length plays no part. Returns how many there are.
+    """
+    n = cell.shape[0]
+    start = np.zeros(2 * cells + 1, np.int64)
+    for i in range(n):
+        if state[i] != DROPPED:
+            bin_ = state[i] * cells + (0 if by_arrival else cells - 1 - cell[i])
+            start[bin_ + 1] += 1
+    for b in range(2 * cells):
+        start[b + 1] += start[b]
+    total = int(start[2 * cells])
+    for i in range(n):
+        if state[i] != DROPPED:
+            bin_ = state[i] * cells + (0 if by_arrival else cells - 1 - cell[i])
+            walk[start[bin_]] = i
+            start[bin_] += 1
+    return total
+
+
+@jit
+def _fill(
+    head: int,
+    greedy: bool,
+    widest: int,
+    narrowest: int,
+    walk: Ints,
+    group: Ints,
+    cell: Ints,
+    rows: Ints,
+    slack: Floats,
+    own: Floats,
+    work: Floats,
+    fastest: Floats,
+    lengths: Floats,
+    spread: float,
+    margin: float,
+    cap: int,
+    members: Ints,
+) -> tuple[int, int, int, float]:
+    """Fill `members` around `head` from `walk`; (members, rows, cell, efficiency) of the best.
+
+    Greedy takes all that may join, up to `cap` rows; otherwise the prefix of the highest
+    efficiency wins. Only members with lengths[longest] <= spread * lengths[shortest] may join.
+    """
+    members[0] = head
+    count = 1
+    total = rows[head]
+    low = cell[head]
+    high = max(cell[head], widest)
+    tightest = slack[head] if slack[head] >= own[head] else np.inf
+    done = work[head]
+    ms = fastest[total - 1, high]
+    best = (1, int(total), int(high), done / ms)
+    for k in range(walk.shape[0]):
+        i = walk[k]
+        if total >= cap:
+            break
+        if i == head or group[i] != group[head] or total + rows[i] > cap:
+            continue
+        if cell[i] < narrowest or (widest >= 0 and cell[i] > widest):
+            continue
+        new_low = min(low, cell[i])
+        new_high = max(high, cell[i])
+        if lengths[new_high] > spread * lengths[new_low]:
+            continue
+        ms = fastest[total + rows[i] - 1, new_high]
+        limit = tightest
+        if slack[i] >= own[i]:
+            limit = min(limit, slack[i])
+        if ms == np.inf or not (greedy or ms <= margin * limit):
+            continue
+        low, high, tightest = new_low, new_high, limit
+        members[count] = i
+        count += 1
+        total += rows[i]
+        done += work[i]
+        if greedy or done / ms > best[3]:
+            best = (count, int(total), int(high), done / ms)
+    return best
+
+
+@jit
+def best_batch(
+    head: int,
+    greedy: bool,
+    grouped: bool,
+    walk: Ints,
+    group: Ints,
+    cell: Ints,
+    rows: Ints,
+    slack: Floats,
+    own: Floats,
+    work: Floats,
+    fastest: Floats,
+    lengths: Floats,
+    present: Flags,
+    spread: float,
+    margin: float,
+    cap: int,
+    members: Ints,
+) -> tuple[int, int, int, float]:
+    """The most efficient batch around `head`, over every padded length it could take."""
+    if not grouped:
+        return _fill(
+            head, greedy, -1, 0, walk, group, cell, rows, slack, own, work, fastest,
+            lengths, spread, margin, cap, members,
+        )  # fmt: skip
+    best = (0, 0, 0, -1.0)
+    trial = np.empty_like(members)
+    low = 0
+    for u in range(cell[head], lengths.shape[0]):
+        if lengths[u] > spread * lengths[cell[head]]:
+            break
+        if not present[u]:
+            continue
+        while lengths[u] > spread * lengths[low]:
+            low += 1
+        found = _fill(
+            head, greedy, u, low, walk, group, cell, rows, slack, own, work, fastest,
+            lengths, spread, margin, cap, trial,
+        )  # fmt: skip
+        if found[3] > best[3]:
+            best = found
+            members[: found[0]] = trial[: found[0]]
+    return best

@@ -1,0 +1,123 @@
+"""The parameters of the dispatch rule; light enough to import anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PARAMETERS", "RuleParams"]
+
+Floats = NDArray[np.float64]
+
+MARGIN, BETA, ALPHA, DELTA, SPREAD, MAX_ROWS, WAIT_MS, PLAN = range(8)
+"""Positions in `RuleParams.to_array()`, read by the compiled rule."""
+PARAMETERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RuleParams:
+    """One whole setting of the dispatch rule.
+
+    `margin`: share of the head's slack a batch may cost; inf fills every batch to `max_rows`
+    whatever it costs (a static setting). `beta`, `alpha`: weight of queued and of expected work
+    when judging what must be carried. `delta`: strictness of the early drop, in latencies of a
+    good batch; 0 drops only the hopeless. `spread`: largest ratio of the longest to the shortest
+    padded length within a batch, >= 1; inf batches in order of arrival. `max_rows`: batch cap.
+    `wait_ms`: longest hold for a fuller batch. `plan`: the only plan to use, -1 for any allowed.
+    The defaults are the best of the sweep in decision 0005.
+
+    >>> RuleParams("lone", max_rows=1).to_array().shape
+    (8,)
+    """
+
+    name: str
+    margin: float = 0.85
+    beta: float = 1.5
+    alpha: float = 0.75
+    delta: float = 1.0
+    spread: float = 2.0
+    max_rows: int = 16
+    wait_ms: float = 0.0
+    plan: int = -1
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name must be non-empty, got ''")
+        if not self.margin > 0.0:
+            raise ValueError(f"margin must be greater than 0, got {self.margin}")
+        for name in ("beta", "alpha", "delta", "wait_ms"):
+            value = getattr(self, name)
+            if not (value >= 0.0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
+        if not self.spread >= 1.0:
+            raise ValueError(f"spread must be at least 1, got {self.spread}")
+        if self.max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
+        if self.plan < -1:
+            raise ValueError(f"plan must be an index or -1 for any, got {self.plan}")
+
+    def to_array(self) -> Floats:
+        """The parameters as `decide` reads them, float64[8] without the name."""
+        array = np.empty(PARAMETERS)
+        array[MARGIN] = self.margin
+        array[BETA] = self.beta
+        array[ALPHA] = self.alpha
+        array[DELTA] = self.delta
+        array[SPREAD] = self.spread
+        array[MAX_ROWS] = self.max_rows
+        array[WAIT_MS] = self.wait_ms
+        array[PLAN] = self.plan
+        return array
+
+    def to_json(self) -> dict[str, str | float | int]:
+        """A flat mapping that `from_json` reads back; infinities as the string "inf"."""
+        return {k: "inf" if v == math.inf else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> RuleParams:
+        """The inverse of `to_json`; a missing, unknown or ill-typed entry is a ValueError."""
+        kinds = {f.name: str(f.type) for f in fields(cls)}
+        if values.keys() != kinds.keys():
+            raise ValueError(
+                f"params must have exactly the entries {', '.join(kinds)}, "
+                f"got {', '.join(map(str, values))}"
+            )
+        read: dict[str, object] = {}
+        for name, kind in kinds.items():
+            value = math.inf if kind == "float" and values[name] == "inf" else values[name]
+            accepted = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
+            if isinstance(value, bool) or not isinstance(value, accepted):
+                raise ValueError(f"params.{name} must be {kind}, got {value!r}")
+            read[name] = value
+        return cls(**read)  # type: ignore[arg-type]
+
+    @classmethod
+    def static(
+        cls,
+        plan: int,
+        max_rows: int,
+        wait_ms: float = 0.0,
+        *,
+        spread: float = math.inf,
+        delta: float = 0.0,
+    ) -> RuleParams:
+        """The setting a person would deploy: one plan, one batch cap, one wait.
+
+        Batches are filled in order of arrival and padded to the longest (`spread` = inf), or
+        grouped by a fixed ratio of lengths. `delta` = 0 refuses what can't be answered in time
+        any more even alone; 1 also what can't within the batch it would join.
+        """
+        name = f"static-p{plan}-b{max_rows}-w{wait_ms:g}"
+        if math.isfinite(spread):
+            name += f"-s{spread:g}"
+        return cls(
+            name, math.inf, 0.0, 0.0, delta, spread, max_rows, wait_ms, plan
+        )  # fmt: skip
+
+    def named(self, name: str) -> RuleParams:
+        """The same setting under another name."""
+        return replace(self, name=name)

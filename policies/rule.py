@@ -1,0 +1,229 @@
+"""The dispatch rule as Python objects: its parameters, the queue it reads, and one call.
+
+The decision itself is `policies.compiled.decide`; here are the arrays it wants, kept ready so
+that a live dispatcher pays microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from policies.compiled import decide
+from policies.params import RuleParams
+
+__all__ = ["DispatchRule", "Pick", "RuleParams", "Waiting", "decide"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+class Waiting:
+    """The queue as parallel arrays, in order of joining: index i here is item i of the owner's
+    own list, as long as the owner removes the same indices from both. Not thread-safe."""
+
+    __slots__ = ("_arrived", "_cell", "_deadline", "_group", "_refusable", "_rows", "_size")
+
+    def __init__(self, capacity: int = 256) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        self._size = 0
+        self._deadline: Floats = np.empty(capacity)
+        self._arrived: Floats = np.empty(capacity)
+        self._cell: Ints = np.empty(capacity, np.int64)
+        self._rows: Ints = np.empty(capacity, np.int64)
+        self._group: Ints = np.empty(capacity, np.int64)
+        self._refusable: Flags = np.empty(capacity, np.bool_)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(
+        self,
+        deadline_ms: float,
+        arrived_ms: float,
+        cell: int,
+        *,
+        rows: int = 1,
+        group: int = 0,
+        refusable: bool = True,
+    ) -> int:
+        """Queue one request; returns its index."""
+        i = self._size
+        if i == self._deadline.shape[0]:
+            self._grow()
+        self._deadline[i] = deadline_ms
+        self._arrived[i] = arrived_ms
+        self._cell[i] = cell
+        self._rows[i] = rows
+        self._group[i] = group
+        self._refusable[i] = refusable
+        self._size = i + 1
+        return i
+
+    def remove(self, indices: Sequence[int]) -> None:
+        """Take these requests out; those behind move up, in unchanged order."""
+        if not indices:
+            return
+        keep = np.ones(self._size, np.bool_)
+        keep[list(indices)] = False
+        left = int(keep.sum())
+        for array in self._arrays():
+            array[:left] = array[: self._size][keep]
+        self._size = left
+
+    def clear(self) -> None:
+        """Take everything out."""
+        self._size = 0
+
+    def views(self) -> tuple[Floats, Floats, Ints, Ints, Ints, Flags]:
+        """deadline_ms, arrived_ms, cell, rows, group, refusable: [n] each, valid until a change."""
+        n = self._size
+        return (
+            self._deadline[:n],
+            self._arrived[:n],
+            self._cell[:n],
+            self._rows[:n],
+            self._group[:n],
+            self._refusable[:n],
+        )
+
+    def head_slack_ms(self, now_ms: float) -> float:
+        """Time left to the earliest deadline; inf when nothing waits."""
+        return float(self._deadline[: self._size].min()) - now_ms if self._size else math.inf
+
+    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
+        return (
+            self._deadline,
+            self._arrived,
+            self._cell,
+            self._rows,
+            self._group,
+            self._refusable,
+        )
+
+    def _grow(self) -> None:
+        for name in self.__slots__:
+            if name != "_size":
+                array = getattr(self, name)
+                setattr(self, name, np.concatenate([array, np.empty_like(array)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What to do now: run `members` as one batch on `plan`, refuse `dropped`.
+
+    Indices into the queue as it was asked about. Without members `plan` is -1; then ask again at
+    `wake_ms` (same clock as the question; inf: when something arrives).
+    """
+
+    plan: int
+    members: tuple[int, ...]
+    dropped: tuple[int, ...]
+    wake_ms: float
+
+
+class DispatchRule:
+    """The rule bound to one cost table; holds only scratch memory and frozen tables.
+
+    `cost_ms` [P, R, L] per plan, rows 1..R, padded length; NaN or inf where unknown. `lengths`
+    [L] ascending. `tier` [P], 0 = most accurate (default: all plans one tier). `allowed` [P]
+    (default all). `workers` >= 1 that serve this queue. Not thread-safe: one dispatcher, one rule.
+
+    >>> rule = DispatchRule([[[4.0], [5.0]]], [16], workers=1, params=RuleParams("default"))
+    >>> queue = Waiting()
+    >>> _ = queue.append(50.0, 0.0, 0), queue.append(50.0, 0.0, 0)
+    >>> rule.pick(0.0, queue, rate_per_ms=0.0)
+    Pick(plan=0, members=(0, 1), dropped=(), wake_ms=inf)
+    """
+
+    def __init__(
+        self,
+        cost_ms: ArrayLike,
+        lengths: ArrayLike,
+        *,
+        workers: int,
+        params: RuleParams,
+        tier: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        self._workers = workers
+        self._dropped: Ints = np.empty(256, np.int64)
+        self.retable(cost_ms, lengths, tier=tier, allowed=allowed)
+        self.use(params)
+
+    @property
+    def params(self) -> RuleParams:
+        """The setting in force."""
+        return self._params
+
+    def use(self, params: RuleParams) -> None:
+        """Switch to another setting from the next pick on."""
+        self._params = params
+        self._array = params.to_array()
+
+    def retable(
+        self,
+        cost_ms: ArrayLike,
+        lengths: ArrayLike,
+        *,
+        tier: ArrayLike | None = None,
+        allowed: ArrayLike | None = None,
+    ) -> None:
+        """Switch to another cost table (plans came or went, or costs were corrected)."""
+        cost = np.array(cost_ms, np.float64, order="C", ndmin=3)
+        if cost.ndim != 3 or 0 in cost.shape:
+            raise ValueError(f"cost_ms must be [plans, rows, lengths], got shape {cost.shape}")
+        if (cost <= 0.0).any():
+            raise ValueError(f"cost_ms must be greater than 0, got {float(np.nanmin(cost))}")
+        plans, max_rows, cells = cost.shape
+        sizes = np.array(lengths, np.float64)
+        if sizes.shape != (cells,) or not (np.diff(sizes) > 0).all() or not sizes[0] > 0:
+            raise ValueError(
+                f"lengths must be {cells} ascending positive lengths, got {sizes.tolist()}"
+            )
+        tiers = np.zeros(plans, np.int64) if tier is None else np.array(tier, np.int64)
+        flags = np.ones(plans, np.bool_) if allowed is None else np.array(allowed, np.bool_)
+        if tiers.shape != (plans,) or flags.shape != (plans,):
+            raise ValueError(
+                f"tier and allowed must have one entry per plan ({plans}), "
+                f"got shapes {tiers.shape} and {flags.shape}"
+            )
+        self._cost, self._lengths, self._tier, self._allowed = cost, sizes, tiers, flags
+        self._members = np.empty(max_rows, np.int64)
+
+    def pick(self, now_ms: float, waiting: Waiting, rate_per_ms: float) -> Pick:
+        """What a worker free at `now_ms` should do; see `policies.compiled.decide`.
+
+        `rate_per_ms`: recent arrivals per ms (EWMA of about 40 ms). The queue is not changed.
+        """
+        if len(waiting) > self._dropped.shape[0]:
+            self._dropped = np.empty(2 * len(waiting), np.int64)
+        plan, count, refused, wake_ms = decide(
+            now_ms,
+            *waiting.views(),
+            self._cost,
+            self._lengths,
+            self._tier,
+            self._allowed,
+            self._workers,
+            rate_per_ms,
+            self._array,
+            self._members,
+            self._dropped,
+        )
+        members = tuple(self._members[:count].tolist())
+        return Pick(plan, members, tuple(self._dropped[:refused].tolist()), wake_ms)
+
+    def warm(self) -> None:
+        """Compile, or load from the cache, before the first request: seconds cold, else ms."""
+        waiting = Waiting(1)
+        waiting.append(1.0, 0.0, 0)
+        self.pick(0.0, waiting, 0.0)

@@ -1,0 +1,303 @@
+"""A trained tactical policy: a small network over presets, evaluated in numpy.
+
+Two files in a folder, no pickle and no torch: `policy.json` (schema, names, presets, training
+range, card, hash of the other file) and `policy.safetensors` (the arrays). The policy starts
+from the default rule and falls back to it whenever it cannot know better.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.base import Choice
+from policies.params import RuleParams
+from policies.presets import DEFAULT, PRESETS
+
+if TYPE_CHECKING:
+    from profiler.signals import Signals
+
+__all__ = ["Network", "PolicyFileError", "TacticalPolicy", "observation_names", "observe"]
+
+SCHEMA = 1
+Array = NDArray[np.float32]
+
+_SCALARS = (
+    "log_arrival_per_s",
+    "log_burstiness",
+    "log_queue",
+    "head_slack_over_slo",
+    "busy_share",
+    "log_served_per_s",
+    "met_ratio",
+    "refused_ratio",
+    "p50_over_slo",
+    "p99_over_slo",
+    "cost_ratio_mean",
+    "cost_ratio_max",
+    "log_mean_length",
+    "padded_ratio",
+    "log_workers",
+    "log_slo_ms",
+    "any_ended",
+    "any_batches",
+)
+_RANGE_TOLERANCE = 0.1
+"""An observation may leave the range seen in training by this share of it."""
+
+
+class PolicyFileError(ValueError):
+    """A policy's files are missing, damaged, foreign or newer than this version."""
+
+
+def observation_names(presets: int = len(PRESETS)) -> tuple[str, ...]:
+    """One name per entry of `observe`, in order."""
+    counts = [f"log_arrivals_{size}_{k}" for size in ("100ms", "10ms") for k in range(10)]
+    return (*counts, *_SCALARS, *(f"active_{k}" for k in range(presets)))
+
+
+def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array:
+    """What a tactical policy sees, float32 [38 + presets]; the gym's and the live one alike.
+
+    Counts and rates as log(1 + x), times over the SLO within [-10, 10], cost ratios at most 10,
+    `active` (index of the preset in force) as one-hot. Names: `observation_names`.
+    """
+    seen = np.zeros(38 + presets, np.float32)
+    seen[0:10] = np.log1p(signals.arrivals_100ms)
+    seen[10:20] = np.log1p(signals.arrivals_10ms)
+    slo_ms = signals.slo_ms
+    seen[20:38] = (
+        math.log1p(signals.arrival_per_s),
+        math.log1p(signals.burstiness),
+        math.log1p(signals.queue),
+        min(10.0, max(-10.0, signals.head_slack_ms / slo_ms)),
+        signals.busy_share,
+        math.log1p(signals.served_per_s),
+        signals.met_ratio,
+        signals.refused_ratio,
+        min(10.0, signals.p50_ms / slo_ms),
+        min(10.0, signals.p99_ms / slo_ms),
+        min(10.0, signals.cost_ratio_mean),
+        min(10.0, signals.cost_ratio_max),
+        math.log1p(signals.mean_length),
+        signals.padded_ratio,
+        math.log(signals.workers),
+        math.log(slo_ms),
+        float(signals.ended > 0),
+        float(signals.batches > 0),
+    )
+    seen[38 + active] = 1.0
+    return seen
+
+
+@dataclass(frozen=True)
+class Network:
+    """A tanh network after normalisation: logits = W2 tanh(W1 tanh(W0 z + b0) + b1) + b2,
+    z = clip((x - mean) / sqrt(var + 1e-8), ±clip).
+
+    `layers`: (weight [out, in], bias [out]) each. `low`, `high` [D]: range seen in training.
+    """
+
+    mean: Array
+    var: Array
+    clip: float
+    low: Array
+    high: Array
+    layers: tuple[tuple[Array, Array], ...]
+
+    @property
+    def sane(self) -> bool:
+        """Whether every number is finite and no variance negative."""
+        arrays = [
+            self.mean,
+            self.var,
+            self.low,
+            self.high,
+            *(a for pair in self.layers for a in pair),
+        ]
+        return all(bool(np.isfinite(a).all()) for a in arrays) and bool((self.var >= 0).all())
+
+    def logits(self, seen: Array) -> Array:
+        """One preference per preset."""
+        x = np.clip((seen - self.mean) / np.sqrt(self.var + 1e-8), -self.clip, self.clip)
+        for weight, bias in self.layers[:-1]:
+            x = np.tanh(weight @ x + bias)
+        weight, bias = self.layers[-1]
+        return np.asarray(weight @ x + bias, np.float32)
+
+    def outside(self, seen: Array) -> int | None:
+        """Index of the first entry out of the range seen in training, None when within."""
+        slack = _RANGE_TOLERANCE * (self.high - self.low) + 1e-6
+        beyond = np.flatnonzero(~((seen >= self.low - slack) & (seen <= self.high + slack)))
+        return int(beyond[0]) if beyond.size else None
+
+
+class TacticalPolicy:
+    """Chooses among presets by a trained network; the default rule wherever in doubt.
+
+    In doubt: a number of the network is not finite, an observation is not finite or outside the
+    range seen in training, a preference is not finite. The reason then says which.
+    """
+
+    name = "ppo"
+
+    def __init__(
+        self,
+        network: Network,
+        presets: tuple[RuleParams, ...] = PRESETS,
+        card: Mapping[str, Any] | None = None,
+    ) -> None:
+        expected = len(observation_names(len(presets)))
+        sizes = [a.shape for a in (network.mean, network.var, network.low, network.high)]
+        if any(shape != (expected,) for shape in sizes):
+            raise PolicyFileError(f"the normalisation must have {expected} entries, got {sizes}")
+        width = expected
+        for weight, bias in network.layers:
+            if weight.ndim != 2 or weight.shape[1] != width or bias.shape != weight.shape[:1]:
+                raise PolicyFileError(
+                    f"a layer must map {width} values, got weight {weight.shape}, bias {bias.shape}"
+                )
+            width = weight.shape[0]
+        if not network.layers or width != len(presets):
+            raise PolicyFileError(f"the network must rank {len(presets)} presets, got {width}")
+        self._network, self._presets = network, presets
+        self._names = observation_names(len(presets))
+        self._positions = {preset.name: i for i, preset in enumerate(presets)}
+        self._sane = network.sane
+        self.card: Mapping[str, Any] = card or {}
+
+    def choose(self, signals: Signals, current: Choice) -> Choice:
+        if not self._sane:
+            return _fallback("the policy holds numbers that are not finite")
+        active = self._positions.get(current.params.name, 0)
+        seen = observe(signals, active, len(self._presets))
+        if (entry := self._network.outside(seen)) is not None:  # true for NaN as well
+            return _fallback(f"{self._names[entry]} = {seen[entry]:.3g} was never seen in training")
+        logits = self._network.logits(seen)
+        if not np.isfinite(logits).all():
+            return _fallback("a preference is not finite")
+        best = int(logits.argmax())
+        scores = {p.name: float(v) for p, v in zip(self._presets, logits, strict=True)}
+        lead = float(logits[best] - logits[0])
+        reason = (
+            "prefers the default rule"
+            if best == 0
+            else f"prefers {self._presets[best].name} by {lead:.2f}"
+        )
+        return Choice(self._presets[best], reason, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write both files; each is replaced as a whole."""
+        from safetensors.numpy import save
+
+        folder.mkdir(parents=True, exist_ok=True)
+        network = self._network
+        arrays = {
+            "mean": network.mean,
+            "var": network.var,
+            "low": network.low,
+            "high": network.high,
+        }
+        for k, (weight, bias) in enumerate(network.layers):
+            arrays |= {f"weight{k}": weight, f"bias{k}": bias}
+        blob = save({k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()})
+        header = {
+            "kind": "evolve-tactical-policy",
+            "schema": SCHEMA,
+            "observations": list(self._names),
+            "presets": [preset.to_json() for preset in self._presets],
+            "clip": network.clip,
+            "layers": len(network.layers),
+            "sha256": hashlib.sha256(blob).hexdigest(),
+            "card": dict(self.card),
+        }
+        _replace(folder / "policy.safetensors", blob)
+        _replace(folder / "policy.json", json.dumps(header, indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TacticalPolicy:
+        """Read an exported policy. Raises PolicyFileError naming what is wrong and the remedy."""
+        header, blob = _read(Path(folder))
+        presets = _presets(header)
+        if tuple(header.get("observations", ())) != observation_names(len(presets)):
+            raise PolicyFileError(
+                "policy.json: observations must be those of this version, got others; "
+                "train and export the policy again"
+            )
+        try:
+            from safetensors.numpy import load
+
+            arrays = {k: np.asarray(v, np.float32) for k, v in load(blob).items()}
+            layers = tuple(
+                (arrays[f"weight{k}"], arrays[f"bias{k}"]) for k in range(int(header["layers"]))
+            )
+            network = Network(
+                arrays["mean"],
+                arrays["var"],
+                float(header["clip"]),
+                arrays["low"],
+                arrays["high"],
+                layers,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyFileError(f"{folder}: the policy is incomplete: {error!r}") from error
+        return cls(network, presets, header.get("card"))
+
+
+def _fallback(why: str) -> Choice:
+    return Choice(DEFAULT, f"default rule: {why}")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    try:
+        header = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        blob = (folder / "policy.safetensors").read_bytes()
+    except OSError as error:
+        raise PolicyFileError(
+            f"{folder}: must hold policy.json and policy.safetensors: {error.strerror}"
+        ) from error
+    except ValueError as error:
+        raise PolicyFileError(f"policy.json must be JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("kind") != "evolve-tactical-policy":
+        raise PolicyFileError("policy.json must be of kind 'evolve-tactical-policy'")
+    if header.get("schema") != SCHEMA:
+        raise PolicyFileError(
+            f"policy.json: schema must be {SCHEMA}, got {header.get('schema')!r}; "
+            "train and export the policy again with this version"
+        )
+    if hashlib.sha256(blob).hexdigest() != header.get("sha256"):
+        raise PolicyFileError(
+            "policy.safetensors must have the sha256 that policy.json states; the files are "
+            "damaged or do not belong together: export the policy again"
+        )
+    return header, blob
+
+
+def _presets(header: Mapping[str, Any]) -> tuple[RuleParams, ...]:
+    rows = header.get("presets")
+    if not isinstance(rows, list) or not rows:
+        raise PolicyFileError(f"policy.json: presets must be a list of settings, got {rows!r}")
+    try:
+        presets = tuple(RuleParams.from_json(row) for row in rows)
+    except (AttributeError, ValueError) as error:
+        raise PolicyFileError(f"policy.json: {error}") from error
+    return presets
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside, flush to disk, rename: a reader sees the old file or the new one."""
+    beside = path.with_name(path.name + ".tmp")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,81 @@
+"""What this machine is and what work costs on it. Usable on its own; imports neither torch nor
+any other heavy package until something is measured.
+
+Rooms, in the order they build on each other:
+
+- `shapes`: the grid of padded shapes. `surface`: from a few timed shapes to a price for all.
+- `quantiles`, `evidence`, `costs`: the cost table, corrected by live batches; drift.
+- `rings`, `signals`: the window of events that a policy observes.
+- `fingerprint`: what a device is. `sysfs`, `cpu`, `rates`, `nvidia`, `cuda_rates`: how it is
+  found out and measured. `devices`: who can describe which kind, other packages included.
+- `units`: virtual compute units and the persisted fingerprint database.
+- `flops`: FLOPs really executed per request. `report`: all of it, printed.
+
+One function shares its name with its room: `from profiler.fingerprint import fingerprint`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from profiler.costs import Cost, CostTable, Drift
+    from profiler.devices import DeviceProfiler
+    from profiler.fingerprint import Bus, DeviceFingerprint, Rate, isa_key
+    from profiler.flops import DynamicFlops, FlopModel, FlopsReading, flops_per_row
+    from profiler.report import describe, render
+    from profiler.shapes import Shape, ShapeGrid
+    from profiler.signals import Signals, Window
+    from profiler.surface import RooflinePrior
+    from profiler.units import FingerprintDatabase, VirtualUnit
+
+__all__ = [
+    "Bus",
+    "Cost",
+    "CostTable",
+    "DeviceFingerprint",
+    "DeviceProfiler",
+    "Drift",
+    "DynamicFlops",
+    "FingerprintDatabase",
+    "FlopModel",
+    "FlopsReading",
+    "Rate",
+    "RooflinePrior",
+    "Shape",
+    "ShapeGrid",
+    "Signals",
+    "VirtualUnit",
+    "Window",
+    "describe",
+    "flops_per_row",
+    "isa_key",
+    "render",
+]
+
+_ROOMS = {
+    "costs": ("Cost", "CostTable", "Drift"),
+    "devices": ("DeviceProfiler",),
+    "fingerprint": ("Bus", "DeviceFingerprint", "Rate", "isa_key"),
+    "flops": ("DynamicFlops", "FlopModel", "FlopsReading", "flops_per_row"),
+    "report": ("describe", "render"),
+    "shapes": ("Shape", "ShapeGrid"),
+    "signals": ("Signals", "Window"),
+    "surface": ("RooflinePrior",),
+    "units": ("FingerprintDatabase", "VirtualUnit"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module 'profiler' has no attribute {name!r}")
+    value: object = getattr(import_module(f"profiler.{room}"), name)
+    globals()[name] = value  # the next look-up is a plain attribute
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,210 @@
+"""What the runtime sees of itself: counts and ratios of the last second, frozen for a policy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from math import exp, isfinite
+
+import numpy as np
+import numpy.typing as npt
+
+from profiler.rings import EventRing
+from profiler.shapes import Shape
+
+# Time constant of the arrival rate: short enough to see a burst within one 100 ms tick.
+RATE_MEMORY_S = 0.040
+_MIN_HORIZON_S = 1.0  # arrivals_100ms reaches back ten times 100 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """One observation. No field is ever NaN or infinite.
+
+    "No data" is told by the counts: where `ended` is 0 the latencies and ratios of requests are
+    0.0 and mean nothing; where `batches` is 0 the cost ratios are 1.0 and mean nothing. Rates
+    and ratios are over the window's horizon (1 s).
+
+    - `at_s`: the window's clock. `slo_ms`, `workers`: as configured.
+    - `arrival_per_s`: arrivals, exponentially weighted over 40 ms.
+    - `arrivals_100ms`, `arrivals_10ms`: counts in the last ten slots of 100 ms and of 10 ms,
+      oldest first; the last slot ends now.
+    - `burstiness`: squared coefficient of variation of the gaps between arrivals: 1 for Poisson,
+      0 for a metronome; 1.0 where there are fewer than three arrivals.
+    - `queue`: waiting requests. `head_slack_ms`: time to the earliest deadline, negative when
+      passed; the whole `slo_ms` when nobody waits. `busy_share`: busy / all workers.
+    - `served_per_s`: answers. `ended`: answered and refused. `met_ratio`: answered in time, and
+      `refused_ratio`: refused, both over `ended`.
+    - `p50_ms`, `p99_ms`: latency of answers.
+    - `batches`; `cost_ratio_mean`, `cost_ratio_max`: observed / predicted duration of batches.
+    - `mean_length`: of arrivals, unpadded. `padded_ratio`: padding over all computed positions.
+    """
+
+    at_s: float
+    slo_ms: float
+    workers: int
+    arrival_per_s: float
+    arrivals_100ms: tuple[int, ...]
+    arrivals_10ms: tuple[int, ...]
+    burstiness: float
+    queue: int
+    head_slack_ms: float
+    busy_share: float
+    served_per_s: float
+    met_ratio: float
+    refused_ratio: float
+    p50_ms: float
+    p99_ms: float
+    cost_ratio_mean: float
+    cost_ratio_max: float
+    mean_length: float
+    padded_ratio: float
+    ended: int
+    batches: int
+
+    def compact(self) -> dict[str, float]:
+        """The scalar fields, rounded, for a log line."""
+        return {
+            f.name: round(float(value), 4)
+            for f in fields(self)
+            if not isinstance(value := getattr(self, f.name), tuple)
+        }
+
+
+class Window:
+    """Collects events from any thread and sums them up on demand.
+
+    >>> window = Window(slo_ms=50.0, workers=2, clock=lambda: 0.0)
+    >>> window.arrived(length=12)
+    >>> window.ended(latency_ms=8.0, met=True)
+    >>> signals = window.snapshot(queue=0, head_slack_ms=50.0, busy=1)
+    >>> signals.met_ratio, signals.mean_length, signals.busy_share
+    (1.0, 12.0, 0.5)
+    """
+
+    def __init__(
+        self,
+        *,
+        slo_ms: float,
+        workers: int,
+        clock: Callable[[], float] = time.monotonic,
+        horizon_s: float = 1.0,
+    ) -> None:
+        if not (isfinite(slo_ms) and slo_ms > 0):
+            raise ValueError(f"slo_ms must be finite and above 0, got {slo_ms}")
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        if not (isfinite(horizon_s) and horizon_s >= _MIN_HORIZON_S):
+            raise ValueError(f"horizon_s must be at least {_MIN_HORIZON_S:g}, got {horizon_s}")
+        self._slo_ms = slo_ms
+        self._workers = workers
+        self._clock = clock
+        self._horizon_s = horizon_s
+        self._lock = threading.Lock()
+        self._start_s = clock()
+        self._rate_per_s = 0.0
+        self._rate_at_s = self._start_s
+        self._arrivals = EventRing(2, horizon_s)  # time, length
+        self._answers = EventRing(3, horizon_s)  # time, latency_ms, met
+        self._refusals = EventRing(1, horizon_s)  # time
+        self._batches = EventRing(4, horizon_s)  # time, ratio, tokens, padded tokens
+
+    def arrived(self, length: int) -> None:
+        """A request of `length` (unpadded) was offered, whether or not it will be admitted."""
+        with self._lock:
+            now_s = self._clock()
+            self._rate_per_s = self._decayed_rate(now_s) + 1.0 / RATE_MEMORY_S
+            self._rate_at_s = now_s
+            self._arrivals.append((now_s, length))
+
+    def ended(self, latency_ms: float, met: bool) -> None:
+        """A request was answered `latency_ms` after it arrived; `met`: within its deadline."""
+        if not isfinite(latency_ms):
+            raise ValueError(f"latency_ms must be finite, got {latency_ms}")
+        with self._lock:
+            self._answers.append((self._clock(), latency_ms, met))
+
+    def refused(self) -> None:
+        """A request was refused: its deadline could not be met any more."""
+        with self._lock:
+            self._refusals.append((self._clock(),))
+
+    def ran(
+        self, plan: str, shape: Shape, elapsed_ms: float, predicted_ms: float, tokens: int
+    ) -> None:
+        """A batch ran as `shape` under `plan`; `tokens` of its positions were real.
+
+        Without a usable prediction (0, NaN, inf: a plan never priced) the ratio counts as 1.
+        """
+        ratio = elapsed_ms / predicted_ms if predicted_ms > 0 else 1.0
+        if not 0.0 < ratio < float("inf"):
+            ratio = 1.0
+        with self._lock:
+            self._batches.append((self._clock(), ratio, tokens, max(0, shape.tokens - tokens)))
+
+    def snapshot(self, queue: int, head_slack_ms: float, busy: int) -> Signals:
+        """The last `horizon_s` seconds, with the caller's own view of its queue and workers."""
+        with self._lock:
+            now_s = self._clock()
+            since_s = now_s - self._horizon_s
+            rate_per_s = self._decayed_rate(now_s)
+            # Copies, so that summing up does not hold the request path.
+            arrivals = self._arrivals.since(since_s).copy()
+            answers = self._answers.since(since_s).copy()
+            refused = len(self._refusals.since(since_s))
+            batches = self._batches.since(since_s).copy()
+        ended = len(answers) + refused
+        p50_ms, p99_ms = np.quantile(answers[:, 1], (0.5, 0.99)) if len(answers) else (0.0, 0.0)
+        computed = float(batches[:, 2:].sum())
+        idle = queue == 0 or not isfinite(head_slack_ms)
+        return Signals(
+            at_s=now_s,
+            slo_ms=self._slo_ms,
+            workers=self._workers,
+            arrival_per_s=rate_per_s,
+            arrivals_100ms=_counts(arrivals[:, 0], now_s, 0.100),
+            arrivals_10ms=_counts(arrivals[:, 0], now_s, 0.010),
+            burstiness=burstiness(arrivals[:, 0]),
+            queue=queue,
+            head_slack_ms=self._slo_ms if idle else head_slack_ms,
+            busy_share=min(1.0, max(0.0, busy / self._workers)),
+            served_per_s=len(answers) / self._covered_s(now_s),
+            met_ratio=float(answers[:, 2].sum()) / ended if ended else 0.0,
+            refused_ratio=refused / ended if ended else 0.0,
+            p50_ms=float(p50_ms),
+            p99_ms=float(p99_ms),
+            cost_ratio_mean=float(batches[:, 1].mean()) if len(batches) else 1.0,
+            cost_ratio_max=float(batches[:, 1].max()) if len(batches) else 1.0,
+            mean_length=float(arrivals[:, 1].mean()) if len(arrivals) else 0.0,
+            padded_ratio=float(batches[:, 3].sum()) / computed if computed else 0.0,
+            ended=ended,
+            batches=len(batches),
+        )
+
+    def _decayed_rate(self, now_s: float) -> float:
+        return self._rate_per_s * exp(-max(0.0, now_s - self._rate_at_s) / RATE_MEMORY_S)
+
+    def _covered_s(self, now_s: float) -> float:
+        """Seconds the window really looks back: less than the horizon just after the start.
+
+        At least a tenth of it, so that the first answer is not read as thousands a second.
+        """
+        return min(self._horizon_s, max(now_s - self._start_s, self._horizon_s / 10))
+
+
+def burstiness(times_s: npt.NDArray[np.float64]) -> float:
+    """Squared coefficient of variation of the gaps in ascending `times_s`; 1.0 below three."""
+    if len(times_s) < 3:
+        return 1.0
+    gaps = np.diff(times_s)
+    mean = float(gaps.mean())
+    return float(gaps.var()) / mean**2 if mean > 0 else 1.0
+
+
+def _counts(times_s: npt.NDArray[np.float64], now_s: float, slot_s: float) -> tuple[int, ...]:
+    """Arrivals in the last ten slots `(edge, edge + slot_s]`, oldest first."""
+    edges = now_s - slot_s * np.arange(10, -1, -1)
+    edges[-1] = now_s  # exactly: an arrival at this very instant belongs to the last slot
+    return tuple(np.diff(np.searchsorted(times_s, edges, side="right")).tolist())

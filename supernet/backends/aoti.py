@@ -1,0 +1,98 @@
+"""The program compiled ahead of time by TorchInductor to one shared library.
+
+``run`` uses the calling thread's own number of torch threads (it is compiled to ask at run
+time); a worker sets it with ``torch.set_num_threads``. The call holds the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from supernet.backends.base import Source
+from supernet.plans import PlanSpec
+from supernet.signature import Signature
+
+__all__ = ["AotiBackend", "AotiPlan"]
+
+_FILE = "model.pt2"
+
+
+class AotiBackend:
+    """AOTInductor packages; needs a C++ compiler to build, none to run."""
+
+    name = "aoti"
+    needs_torch = True
+
+    def unavailable(self) -> str | None:
+        if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+            return None
+        return "no C++ compiler is on the PATH; install g++ or clang++, or set CXX"
+
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    def precisions(self, isa: str) -> tuple[str, ...]:
+        return ("fp32",)
+
+    def supports(self, signature: Signature) -> str | None:
+        return None
+
+    def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
+        options: dict[str, Any] = {
+            # Ask for the number of threads at run time: one artifact serves all settings.
+            "cpp.dynamic_threads": True,
+            "compile_threads": 1,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._inductor.aoti_compile_and_package(
+                source.program(), package_path=str(out / _FILE), inductor_configs=options
+            )
+
+    def load(self, artifact: Path, spec: PlanSpec) -> AotiPlan:
+        return AotiPlan(_runner(str(artifact / _FILE)))
+
+
+class AotiPlan:
+    """A loaded package."""
+
+    arrays: Literal["torch"] = "torch"
+
+    def __init__(self, call: Callable[[list[Any]], Any]) -> None:
+        self._call: Callable[[list[Any]], Any] | None = call
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        if self._call is None:
+            raise ValueError("plan must be open to run, got a closed one")
+        return list(self._call(list(inputs)))
+
+    def close(self) -> None:
+        self._call = None
+
+
+def _runner(path: str) -> Callable[[list[Any]], Any]:
+    """The package as a function of flat inputs.
+
+    The C++ loader is private, and takes milliseconds; the public one is the fallback where it
+    is missing or has other arguments, and takes seconds the first time.
+    """
+    try:
+        loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", True, 1, -1)
+        boxed: Callable[[list[Any]], Any] = loader.boxed_run
+    except (AttributeError, TypeError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            public = torch._inductor.aoti_load_package(path)
+        return lambda inputs: _as_list(public(*inputs))
+    return boxed
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]

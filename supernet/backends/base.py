@@ -1,0 +1,153 @@
+"""What every way of running a model looks like to the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from supernet.plans import PlanSpec
+from supernet.signature import Signature
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "LoadedPlan",
+    "NUMPY_DTYPES",
+    "Source",
+    "backend",
+    "load_plan",
+    "read_signature",
+    "supports_numpy",
+    "write_signature",
+]
+
+_SIGNATURE = "signature.json"
+
+BACKENDS: dict[str, str] = {
+    "eager": "supernet.backends.eager:EagerBackend",
+    "aoti": "supernet.backends.aoti:AotiBackend",
+    "onnxruntime": "supernet.backends.onnxruntime:OnnxRuntimeBackend",
+    "openvino": "supernet.backends.openvino:OpenVinoBackend",
+}
+"""Where each backend lives; imported only when asked for."""
+
+
+class LoadedPlan(Protocol):
+    """A plan ready to run. One call at a time: load one per worker.
+
+    ``arrays`` says what ``run`` takes and gives: numpy arrays or CPU torch tensors, C
+    contiguous. Outputs belong to the caller; no later call writes into them.
+    """
+
+    @property
+    def arrays(self) -> Literal["numpy", "torch"]: ...
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Flat inputs in signature order to flat outputs in signature order."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; the plan cannot run afterwards."""
+        ...
+
+
+class Source(Protocol):
+    """What a build starts from; each form is made at first use and only once."""
+
+    @property
+    def signature(self) -> Signature: ...
+
+    def program(self) -> ExportedProgram:
+        """The captured program (imports torch)."""
+        ...
+
+    def onnx(self) -> Path:
+        """The program as an ONNX file, shared by the backends that read ONNX."""
+        ...
+
+    def scratch(self) -> Path:
+        """A folder for intermediate files, gone when the build ends."""
+        ...
+
+
+class Backend(Protocol):
+    """One engine that can run a captured program."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether loading and running a plan imports torch."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """Why it cannot be used here, in one line with the remedy; None if it can."""
+        ...
+
+    def version(self) -> str: ...
+
+    def precisions(self, isa: str) -> tuple[str, ...]:
+        """Precisions worth offering where compiled code may use ``isa`` (its key)."""
+        ...
+
+    def supports(self, signature: Signature) -> str | None:
+        """Why it cannot run such tensors, in one line; None if it can."""
+        ...
+
+    def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
+        """Write the artifact's files into the empty folder ``out``."""
+        ...
+
+    def load(self, artifact: Path, spec: PlanSpec) -> LoadedPlan:
+        """The plan in ``artifact``, with ``spec.threads`` threads per call."""
+        ...
+
+
+def backend(name: str, table: dict[str, str] | None = None) -> Backend:
+    """The backend called ``name``, one of ``BACKENDS``."""
+    known = BACKENDS if table is None else table
+    if name not in known:
+        raise ValueError(f"backend must be one of {sorted(known)}, got {name!r}")
+    module, attribute = known[name].split(":")
+    made: Backend = getattr(import_module(module), attribute)()
+    return made
+
+
+def load_plan(artifact: Path, spec: PlanSpec) -> LoadedPlan:
+    """Load a built plan; imports torch only where its backend runs on torch.
+
+    ``artifact`` is a folder from ``ArtifactCache``, which has checked its hashes.
+    """
+    return backend(spec.backend).load(artifact, spec)
+
+
+NUMPY_DTYPES = frozenset(
+    {"float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"}
+)
+
+
+def write_signature(signature: Signature, folder: Path) -> None:
+    """Leave the signature beside the model, for those that load it without torch."""
+    (folder / _SIGNATURE).write_text(json.dumps(signature.to_json()), encoding="utf-8")
+
+
+def read_signature(folder: Path) -> Signature:
+    """What ``write_signature`` left."""
+    return Signature.from_json(json.loads((folder / _SIGNATURE).read_text(encoding="utf-8")))
+
+
+def supports_numpy(signature: Signature, dtypes: Collection[str] = NUMPY_DTYPES) -> str | None:
+    """Why a backend that takes numpy arrays of ``dtypes`` cannot run ``signature``."""
+    if signature.device != "cpu":
+        return f"it runs on the CPU, and the model is on {signature.device}"
+    for spec in (*signature.inputs, *signature.outputs):
+        if spec.dtype not in dtypes:
+            return f"it has no {spec.dtype}, the dtype of {spec.name}"
+    return None

@@ -1,0 +1,94 @@
+"""The captured program on torch's own kernels: the backend that is always there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from supernet.backends.base import Source
+from supernet.errors import BuildFailed
+from supernet.plans import PlanSpec
+from supernet.signature import Signature
+
+__all__ = ["EagerBackend", "EagerPlan", "load_program", "save_program"]
+
+_FILE = "program.pt2"
+
+
+class EagerBackend:
+    """Runs the exported graph node by node."""
+
+    name = "eager"
+    needs_torch = True
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def version(self) -> str:
+        return str(torch.__version__)
+
+    def precisions(self, isa: str) -> tuple[str, ...]:
+        return ("fp32",)
+
+    def supports(self, signature: Signature) -> str | None:
+        return None
+
+    def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
+        save_program(source.program(), out / _FILE)
+
+    def load(self, artifact: Path, spec: PlanSpec) -> EagerPlan:
+        return EagerPlan(load_program(artifact / _FILE))
+
+
+class EagerPlan:
+    """The program's graph with its weights bound; no guards, no argument handling."""
+
+    arrays: Literal["torch"] = "torch"
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self._call: Callable[..., Any] | None = program.graph_module
+        self._bound = [_bound(program, spec) for spec in program.graph_signature.input_specs]
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        if self._call is None:
+            raise ValueError("plan must be open to run, got a closed one")
+        given = iter(inputs)
+        arguments = [next(given) if bound is None else bound for bound in self._bound]
+        with torch.no_grad():
+            return list(self._call(*arguments))
+
+    def close(self) -> None:
+        self._call = None
+        self._bound = []
+
+
+def _bound(program: ExportedProgram, spec: Any) -> Tensor | None:
+    if spec.kind is InputKind.USER_INPUT:
+        return None
+    if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+        held = program.state_dict.get(spec.target)
+        held = program.constants[spec.target] if held is None else held
+        if isinstance(held, Tensor):
+            return held.detach()
+    raise BuildFailed(f"the program must take tensors only, got {spec.kind} {spec.target!r}")
+
+
+def save_program(program: ExportedProgram, path: Path) -> None:
+    """Write the program where ``load_program`` reads it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about its own archive format
+        torch.export.save(program, str(path))
+
+
+def load_program(path: Path) -> ExportedProgram:
+    """Read a program that this machine's own cache holds and has checked by hash."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.load(str(path))

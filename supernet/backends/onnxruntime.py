@@ -1,0 +1,122 @@
+"""ONNX Runtime: float as captured, or int8 by dynamic quantisation. Runs without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from supernet.backends.base import Source, supports_numpy
+from supernet.backends.onnx_file import ONNX_FILE, missing_exporter
+from supernet.errors import BuildFailed
+from supernet.plans import PlanSpec
+from supernet.signature import Signature
+
+__all__ = ["OnnxRuntimeBackend", "OnnxRuntimePlan"]
+
+_QUANTISED = ("MatMul", "Gemm")
+
+
+class OnnxRuntimeBackend:
+    """The CPU execution provider."""
+
+    name = "onnxruntime"
+    needs_torch = False
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "onnxruntime is not installed; pip install 'evolve-runtime[onnx]'"
+        return missing_exporter()
+
+    def version(self) -> str:
+        return version("onnxruntime")
+
+    def precisions(self, isa: str) -> tuple[str, ...]:
+        return ("fp32", "int8")
+
+    def supports(self, signature: Signature) -> str | None:
+        return supports_numpy(signature)
+
+    def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
+        model = source.onnx()
+        if spec.precision == "int8":
+            _quantise(model, out / ONNX_FILE, saturates="vnni" not in spec.isa)
+            return
+        for file in model.parent.iterdir():
+            if file.name.startswith(ONNX_FILE):
+                shutil.copyfile(file, out / file.name)
+
+    def load(self, artifact: Path, spec: PlanSpec) -> OnnxRuntimePlan:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = spec.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        # Spinning threads would burn the cores that other workers need while this one is idle.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(
+            str(artifact / ONNX_FILE), options, providers=["CPUExecutionProvider"]
+        )
+        return OnnxRuntimePlan(session)
+
+
+class OnnxRuntimePlan:
+    """One session. Outputs are fresh arrays on every run."""
+
+    arrays: Literal["numpy"] = "numpy"
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._names = [item.name for item in session.get_inputs()]
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        if self._session is None:
+            raise ValueError("plan must be open to run, got a closed one")
+        feed = dict(zip(self._names, inputs, strict=True))
+        return list(self._session.run(None, feed))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _quantise(model: Path, out: Path, *, saturates: bool) -> None:
+    """int8 weights per channel, activations quantised as they come.
+
+    ``saturates``: without VNNI, pairs of products are summed in 16 bits and overflow with
+    8-bit weights; 7 bits are then used.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quiet = logging.getLogger()
+    level = quiet.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet.setLevel(logging.ERROR)  # it advises a preprocessing that torch.onnx has done
+        try:
+            quantize_dynamic(
+                str(model),
+                str(out),
+                op_types_to_quantize=list(_QUANTISED),
+                per_channel=True,
+                reduce_range=saturates,
+                weight_type=QuantType.QInt8,
+                use_external_data_format=True,
+            )
+        finally:
+            quiet.setLevel(level)
+    if not _has_integer_products(out):
+        raise BuildFailed("nothing to quantise: the model has no matrix product with fixed weights")
+
+
+def _has_integer_products(path: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return any("Integer" in node.op_type or "Quant" in node.op_type for node in graph.node)

@@ -1,0 +1,58 @@
+"""What can go wrong between a model and its plans.
+
+::
+
+    SupernetError
+    ├── OutsideCapture      a call the plans were not made for: the original answers it
+    ├── Uncapturable        a value or a model that no plan can stand for
+    ├── BuildFailed         the backend could not build, load or run the plan
+    ├── BuildInterrupted    the build process was killed from outside
+    └── CacheError
+        ├── CacheFull       no room left on the disk; nothing half-written is left behind
+        └── CacheUntrusted  the folder belongs to, or can be written by, somebody else
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BuildFailed",
+    "BuildInterrupted",
+    "CacheError",
+    "CacheFull",
+    "CacheUntrusted",
+    "OutsideCapture",
+    "SupernetError",
+    "Uncapturable",
+]
+
+
+class SupernetError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class OutsideCapture(SupernetError):
+    """The call differs from what was captured; ``str(error)`` says in which way."""
+
+
+class Uncapturable(SupernetError):
+    """No plan can stand for this model or value; ``str(error)`` is the one-line reason."""
+
+
+class BuildFailed(SupernetError):
+    """A backend could not build, load or run a plan."""
+
+
+class BuildInterrupted(SupernetError):
+    """The build process was killed by someone else (out of memory, or by hand)."""
+
+
+class CacheError(SupernetError):
+    """The artifact cache could not do what was asked."""
+
+
+class CacheFull(CacheError):
+    """The disk has no room for an artifact."""
+
+
+class CacheUntrusted(CacheError):
+    """The cache folder cannot be trusted with code that will be run."""

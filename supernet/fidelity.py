@@ -1,0 +1,121 @@
+"""How far a plan's answers are from the original's. Plain numpy; torch is not imported.
+
+========== ======================================================================================
+relative_l2 ``‖got − reference‖ / ‖reference‖`` per output, the worst output of an example
+cosine      ``1 − cos`` of the vectors along the last dim, mean over an example
+top1        share of positions whose largest entry along the last dim is another one
+========== ======================================================================================
+
+Integer and boolean outputs count by the share of entries that differ, in every metric. What is
+missing, has another shape or dtype, or is not finite where the reference is, errs infinitely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["METRICS", "Fidelity", "error", "judge"]
+
+Floats: TypeAlias = NDArray[np.float64]
+
+# An output whose reference is (nearly) zero is judged against the size of all outputs
+# together; relative to its own it would be condemned for rounding.
+_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Errors over several examples: plans are judged by ``worst``."""
+
+    metric: str
+    worst: float
+    mean: float
+    examples: int
+
+
+def error(metric: str, got: Sequence[Any], reference: Sequence[Any]) -> float:
+    """The error of one example: flat outputs (numpy arrays or CPU torch tensors) of both.
+
+    >>> import numpy as np
+    >>> error("relative_l2", [np.array([3.0, 4.5])], [np.array([3.0, 4.0])])
+    0.1
+    """
+    measure = _measure(metric)
+    pairs = [(_array(a), _array(b)) for a, b in zip(got, reference, strict=False)]
+    if len(got) != len(reference) or any(
+        a.shape != b.shape or a.dtype != b.dtype for a, b in pairs
+    ):
+        return float("inf")
+    floats = [(_wide(a), _wide(b)) for a, b in pairs if b.dtype.kind in "fc"]
+    if any(not np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in floats):
+        return float("inf")
+    finite = [
+        (np.where(np.isfinite(b), a, 0.0), np.where(np.isfinite(b), b, 0.0)) for a, b in floats
+    ]
+    exact = [float(np.mean(a != b)) for a, b in pairs if b.dtype.kind not in "fc" and b.size]
+    return max([0.0, *exact, *(measure(a, b, _scale(finite)) for a, b in finite if b.size)])
+
+
+def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> Fidelity:
+    """Errors over (got, reference) pairs; no pair at all is an infinite error, not a pass."""
+    errors = [error(metric, got, reference) for got, reference in pairs]
+    if not errors:
+        return Fidelity(metric, float("inf"), float("inf"), 0)
+    return Fidelity(metric, max(errors), float(np.mean(errors)), len(errors))
+
+
+def _measure(metric: str) -> Callable[[Floats, Floats, float], float]:
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {sorted(METRICS)}, got {metric!r}")
+    return METRICS[metric]
+
+
+def _relative_l2(got: Floats, reference: Floats, scale: float) -> float:
+    apart = float(np.linalg.norm((got - reference).ravel()))
+    size = max(float(np.linalg.norm(reference.ravel())), _FLOOR * scale)
+    return apart / size if size > 0 else (0.0 if apart == 0 else float("inf"))
+
+
+def _cosine(got: Floats, reference: Floats, scale: float) -> float:
+    a, b = np.atleast_1d(got), np.atleast_1d(reference)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    dots = (a * b).sum(axis=-1)
+    same = (a == b).all(axis=-1)  # two zero vectors have no angle, and are the same
+    cosine = np.where(same, 1.0, dots / np.where(norms > 0, norms, 1.0))
+    return float(np.mean(1.0 - np.clip(cosine, -1.0, 1.0)))
+
+
+def _top1(got: Floats, reference: Floats, scale: float) -> float:
+    a, b = np.atleast_1d(got), np.atleast_1d(reference)
+    return float(np.mean(a.argmax(axis=-1) != b.argmax(axis=-1)))
+
+
+METRICS: dict[str, Callable[[Floats, Floats, float], float]] = {
+    "relative_l2": _relative_l2,
+    "cosine": _cosine,
+    "top1": _top1,
+}
+
+
+def _scale(pairs: Sequence[tuple[Floats, Floats]]) -> float:
+    return float(np.sqrt(sum(float(np.square(b).sum()) for _, b in pairs)))
+
+
+def _array(value: Any) -> NDArray[Any]:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # numpy has no such dtype
+            return np.asarray(value.float().numpy())
+        return np.asarray(value.numpy())
+    return np.asarray(value)
+
+
+def _wide(values: NDArray[Any]) -> Floats:
+    if values.dtype.kind == "c":
+        return np.stack([values.real, values.imag], axis=-1).astype(np.float64)
+    return values.astype(np.float64)
