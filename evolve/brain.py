@@ -7,17 +7,29 @@ One thread supervises; the building itself happens in niced processes of their o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import platformdirs
+
 from evolve.errors import PlanFault
+from supernet.build import BuildLimits, build_plan
+from supernet.cache import ArtifactCache
+from supernet.errors import BuildInterrupted
 from supernet.plans import PlanState
+from supernet.proposals import propose
+from supernet.stored import store
 
 if TYPE_CHECKING:
+    from evolve.config import PlansConfig
+    from evolve.slo import SLO
+    from profiler.fingerprint import DeviceFingerprint
+    from supernet.capture import Capture
     from supernet.plans import Plan, PlanLibrary, PlanSpec
 
-__all__ = ["Brain", "Progress"]
+__all__ = ["Brain", "Progress", "Workshop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,34 +43,63 @@ class Progress:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What is built for whom, and where it is kept."""
+
+    capture: Capture
+    device: DeviceFingerprint
+    slo: SLO
+    config: PlansConfig
+    threads: int
+
+    def obstacle(self) -> str | None:
+        """Why nothing is built; None when something is."""
+        if self.capture.program is None:
+            return self.capture.reason or "the model was not captured"
+        return None if self.config.build else "plans.build is off"
+
+    def specs(self) -> tuple[PlanSpec, ...]:
+        return propose(
+            self.capture, self.device, self.config.backends, self.config.precisions, self.threads
+        )
+
+    def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:
+        """The cache; raises `CacheError` or `OSError` where its folder can't be used."""
+        root = self.config.cache_dir or Path(platformdirs.user_cache_dir("evolve"))
+        return ArtifactCache(root, on_discard)
+
+    def limits(self) -> BuildLimits:
+        return BuildLimits(
+            budget_s=self.config.budget_s, metric=self.slo.metric, max_error=self.slo.max_error
+        )
+
+
 class Brain:
-    """Builds `specs` in order, once, and hands each admitted plan over.
+    """Builds each proposed plan once, best first, and hands each admitted one over.
 
     Args:
-        specs: What to build, most promising first.
-        build: Builds, verifies and measures one (blocking), calling (stage, share) on the way.
+        workshop: What to build and how.
         library: Every outcome is put here.
         admit: Makes an admitted plan resident; may raise `PlanFault`.
-        said: Told, for the journal, (plan key, before, after, reason).
+        said: Told, for the journal, (subject, before, after, reason).
     """
 
     def __init__(
         self,
-        specs: Sequence[PlanSpec],
-        build: Callable[[PlanSpec, Callable[[str, float], None]], Plan],
+        workshop: Workshop,
         library: PlanLibrary,
         admit: Callable[[Plan], None],
         said: Callable[[str, str, str, str], None],
     ) -> None:
-        self._specs = tuple(specs)
-        self._build = build
+        self._workshop = workshop
         self._library = library
         self._admit = admit
         self._said = said
         self._stop = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
-        self.progress = Progress(0, len(self._specs), "", "waiting", 0.0)
+        self.progress = Progress(0, 0, "", "starting", 0.0)
 
     def start(self) -> None:
         self._thread.start()
@@ -68,42 +109,63 @@ class Brain:
         return self._done.wait(timeout_s)
 
     def stop(self) -> None:
-        """No further build is started; the caller kills the one under way."""
+        """Ends the build under way and starts no other."""
         self._stop.set()
 
     def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
-            for number, spec in enumerate(self._specs):
-                if self._stop.is_set():
-                    return
-                self._one(number, spec)
+            if (obstacle := self._workshop.obstacle()) is not None:
+                self._said("plans", "", "none", f"the original model serves: {obstacle}")
+                return
+            self._build_all()
+        except Exception as error:
+            # A full disk, an unusable cache: the service goes on with what it has.
+            self._said("plans", "", "none", f"no more plans are built: {_line(error)}")
         finally:
-            total = len(self._specs)
-            self.progress = Progress(total, total, "", "done", 1.0)
+            self.progress = Progress(self.progress.total, self.progress.total, "", "done", 0.0)
             self._done.set()
 
-    def _one(self, number: int, spec: PlanSpec) -> None:
+    def _build_all(self) -> None:
+        specs = self._workshop.specs()
+        self.progress = Progress(0, len(specs), "", "storing the capture", 0.0)
+        cache = self._workshop.open_cache(
+            lambda entry, why: self._said(entry, "cached", "discarded", why)
+        )
+        folder = store(cache, self._workshop.capture)
+        for number, spec in enumerate(specs):
+            if self._stop.is_set():
+                return
+            self._build(cache, folder, number, len(specs), spec)
+
+    def _build(
+        self, cache: ArtifactCache, folder: Path, number: int, total: int, spec: PlanSpec
+    ) -> None:
         def on_progress(stage: str, share: float) -> None:
-            self.progress = Progress(number, len(self._specs), spec.key, stage, share)
+            self.progress = Progress(number, total, spec.key, stage, share)
 
         on_progress("starting", 0.0)
         try:
-            plan = self._build(spec, on_progress)
-        except Exception as error:
-            # Whatever goes wrong with one build must not end the others, nor the service.
-            self._said(spec.key, "proposed", "failed", f"{type(error).__name__}: {error}")
-            return
-        if self._stop.is_set():
+            plan = build_plan(
+                cache, folder, spec, self._workshop.limits(), on_progress,
+                device=self._workshop.device.key, cancelled=self._stop.is_set,
+            )  # fmt: skip
+        except BuildInterrupted:
             return
         self._library.put(plan)
+        reason = plan.reason
         if plan.state is PlanState.ADMITTED:
+            on_progress("loading", 1.0)
             try:
                 self._admit(plan)
             except PlanFault as fault:
-                self._library.quarantine(spec.key, str(fault))
-                self._said(spec.key, plan.state.value, "quarantined", str(fault))
-                return
-        self._said(spec.key, "proposed", plan.state.value, plan.reason)
+                reason = str(fault)
+                plan = self._library.quarantine(spec.key, reason)
+        self._said(spec.key, "proposed", plan.state.value, reason)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

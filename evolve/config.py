@@ -42,9 +42,12 @@ class WorkersConfig:
         choices=("thread", "process"),
     )
     count: int | None = option(
-        None, "How many batches may run at once.", low=1, high=1024, unset="one per physical core"
+        None, "How many batches may run at once.", low=1, high=1024, unset="one for thread workers, one per physical core for process workers"
     )
-    threads: int = option(1, "Threads inside each worker.", low=1, high=1024)
+    threads: int | None = option(
+        None, "Threads inside each worker.", low=1, high=1024,
+        unset="one for process workers, all cores for a thread worker",
+    )
     hang_timeout_s: float = option(
         30.0,
         "A process worker that gives no answer for so many seconds is killed and its requests "

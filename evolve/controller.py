@@ -73,6 +73,7 @@ class Controller:
         self._period_s = period_s
         self._clock = clock
         self._check = check
+        self.ticks = 0
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
         self._plan_rows: dict[str, int] = {}
@@ -104,6 +105,7 @@ class Controller:
 
     def tick(self) -> None:
         """One tick. Idle ticks and unchanged choices are recorded once a second at most."""
+        self.ticks += 1
         self._check()
         signals = self._see()
         before = self._choice

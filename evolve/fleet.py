@@ -59,6 +59,10 @@ class Fleet:
             if (worker := lane.worker) is not None:
                 worker.load(plan, self._warm(plan))
 
+    def held(self) -> frozenset[str]:
+        """Keys of the plans that every worker is meant to hold."""
+        return frozenset(plan.key for plan in self._plans)
+
     def unload(self, key: str) -> None:
         """Takes a plan off every worker; a batch under way ends first."""
         with self._lock:

@@ -55,7 +55,7 @@ class Runtime:
         library: PlanLibrary,
         controller: Controller,
         journal: Journal,
-        brain: Brain | None,
+        brain: Brain,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.slo = slo
@@ -63,7 +63,7 @@ class Runtime:
         self._serving = serving
         self._fleet = fleet
         self._library = library
-        self._controller = controller
+        self.controller = controller
         self._journal = journal
         self._brain = brain
         self._clock = clock
@@ -77,9 +77,8 @@ class Runtime:
         """Called once by `wrap`."""
         self._serving.scheduler.warm()
         self._fleet.start()
-        self._controller.start()
-        if self._brain is not None:
-            self._brain.start()
+        self.controller.start()
+        self._brain.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -170,16 +169,16 @@ class Runtime:
         return self._serving.capture.grid
 
     @property
-    def progress(self) -> Progress | None:
-        """How far the building of plans is; None when nothing is built."""
-        return self._brain.progress if self._brain is not None else None
+    def progress(self) -> Progress:
+        """How far the building of plans is."""
+        return self._brain.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
         """Blocks until every plan was tried; False when `timeout_s` ran out first.
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
-        return self._brain.wait(timeout_s) if self._brain is not None else True
+        return self._brain.wait(timeout_s)
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and monitors, JSON-able."""
@@ -189,7 +188,7 @@ class Runtime:
         return {
             "closed": self._closed,
             "capture": self._serving.capture.reason or "exported",
-            "policy": self._controller.choice.params.name,
+            "policy": self.controller.choice.params.name,
             "queue": queue,
             "busy_lanes": busy,
             "lanes": [
@@ -214,15 +213,13 @@ class Runtime:
             if self._closed:
                 return
             self._closed = True
-        if self._brain is not None:
-            self._brain.stop()
-        self._controller.stop()
+        self._brain.stop()
+        self.controller.stop()
         for request in self._serving.scheduler.close():
             if request.future.set_running_or_notify_cancel():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
         self._fleet.close(CLOSE_TIMEOUT_S)
-        if self._brain is not None:
-            self._brain.join(CLOSE_TIMEOUT_S)
+        self._brain.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason="closed")
         self._journal.close()
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from evolve.brain import Brain, Workshop
 from evolve.config import Config, WorkersConfig, load_config
-from evolve.controller import Controller
+from evolve.controller import Controller, tier_of
 from evolve.faults import Faults
 from evolve.fleet import Fleet
 from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
+from evolve.residency import worth_keeping
 from evolve.runtime import Runtime
 from evolve.scheduler import Scheduler, Tables
 from evolve.slo import SLO
@@ -167,14 +169,41 @@ def _assemble(
     faults = Faults(
         library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
     )
-    brain = make_brain(
-        captured, device, slo, config, threads=threads, library=library, costs=costs,
-        fleet=fleet, journal=journal, refresh=controller.refresh,
-    )  # fmt: skip
+
+    def plan_said(plan: str, before: str, after: str, reason: str) -> None:
+        journal.append(
+            "plan", plan, before={"state": before}, after={"state": after}, reason=reason
+        )
+
+    def admit(plan: Plan) -> None:
+        costs.seed(plan.key, plan.costs_ms)
+        keep = _worth_keeping(library, costs, slo, config)
+        if plan.key in keep:
+            fleet.load(plan)
+        for key in {plan.key, *fleet.held()} - keep:
+            fleet.unload(key)
+            plan_said(key, "admitted", "not resident", "another plan is as fast at every shape")
+        controller.refresh()
+
+    brain = Brain(
+        Workshop(captured, device, slo, config.plans, threads), library, admit, plan_said
+    )
     return Runtime(
         slo=slo, config=config, serving=serving, fleet=fleet, library=library,
         controller=controller, journal=journal, brain=brain, clock=clock,
     )  # fmt: skip
+
+
+def _worth_keeping(
+    library: PlanLibrary, costs: CostTable, slo: SLO, config: Config
+) -> set[str]:
+    plans = library.admitted()
+    keys = [ORIGINAL, *(plan.key for plan in plans)]
+    tiers = [0, *(tier_of(plan.error) for plan in plans)]
+    kept = worth_keeping(
+        costs.matrix(keys), tiers, slo_ms=slo.p99_ms, limit=config.plans.resident
+    )
+    return {keys[i] for i in kept}
 
 
 def _hire(workers: WorkersConfig, name: str) -> Worker:

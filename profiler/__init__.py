@@ -11,7 +11,8 @@ Rooms, in the order they build on each other:
 - `units`: virtual compute units and the persisted fingerprint database.
 - `flops`: FLOPs really executed per request. `report`: all of it, printed.
 
-One function shares its name with its room: `from profiler.fingerprint import fingerprint`.
+Two functions share their names with their rooms and are imported from there:
+`profiler.fingerprint.fingerprint` and `profiler.units.units`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from profiler.shapes import Shape, ShapeGrid
     from profiler.signals import Signals, Window
     from profiler.surface import RooflinePrior
-    from profiler.units import FingerprintDatabase, VirtualUnit
+    from profiler.units import FingerprintDatabase, VirtualUnit, host_database
 
 __all__ = [
     "Bus",
@@ -50,6 +51,7 @@ __all__ = [
     "Window",
     "describe",
     "flops_per_row",
+    "host_database",
     "isa_key",
     "render",
 ]
@@ -63,7 +65,7 @@ _ROOMS = {
     "shapes": ("Shape", "ShapeGrid"),
     "signals": ("Signals", "Window"),
     "surface": ("RooflinePrior",),
-    "units": ("FingerprintDatabase", "VirtualUnit"),
+    "units": ("FingerprintDatabase", "VirtualUnit", "host_database"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

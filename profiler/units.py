@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +57,7 @@ class FingerprintDatabase:
         profilers: Mapping[str, DeviceProfiler] | None = None,
         measure: bool = True,
     ) -> None:
-        self._path = path
+        self.path = path
         self._profilers = profilers
         self._measure = measure
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class FingerprintDatabase:
             found = self._detect(stored)
             self._fingerprints = found
             fresh = [device for device in found if device != stored.get(_slot(device))]
-            if fresh and self._path is not None:
+            if fresh and self.path is not None:
                 self._write(fresh)
             self._units = _units_of(found)
             return self._units
@@ -132,10 +133,10 @@ class FingerprintDatabase:
 
     def _read(self) -> dict[str, DeviceFingerprint]:
         """What the file knows, by slot; empty, with a fault, where it cannot be believed."""
-        if self._path is None or not self._path.exists():
+        if self.path is None or not self.path.exists():
             return {}
         try:
-            data: Any = json.loads(self._path.read_text(encoding="utf-8"))
+            data: Any = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != _SCHEMA:
                 raise ValueError(f"version must be {_SCHEMA}, got {data['version']!r}")
             return {
@@ -143,22 +144,36 @@ class FingerprintDatabase:
                 for slot, device in data["devices"].items()
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self._fault(f"{self._path.name} could not be read and is rebuilt: {error!r}")
+            self._fault(f"{self.path.name} could not be read and is rebuilt: {error!r}")
             return {}
 
     def _write(self, devices: list[DeviceFingerprint]) -> None:
         """Add `devices` to the file, which may hold those of other hosts that share it."""
-        assert self._path is not None
+        assert self.path is not None
         merged = {**self._read(), **{_slot(device): device for device in devices}}
         plain = {slot: device.to_json() for slot, device in merged.items()}
         try:
-            replace_file(self._path, json.dumps({"version": _SCHEMA, "devices": plain}, indent=1))
+            replace_file(self.path, json.dumps({"version": _SCHEMA, "devices": plain}, indent=1))
         except OSError as error:  # a full disk or a read-only home stops nothing
-            self._fault(f"{self._path.name} could not be written, kept in memory: {error}")
+            self._fault(f"{self.path.name} could not be written, kept in memory: {error}")
 
     def _fault(self, line: str) -> None:
         if line not in self.faults:
             self.faults = (*self.faults, line)
+
+
+@cache
+def host_database() -> FingerprintDatabase:
+    """The database of this host, in `evolve` of the platform's cache folder; one per process."""
+    import platformdirs
+
+    folder = Path(platformdirs.user_cache_dir("evolve", appauthor=False))
+    return FingerprintDatabase(folder / "fingerprints.json")
+
+
+def units() -> tuple[VirtualUnit, ...]:
+    """The virtual units of this host. The first call on a new machine measures it, about 2 s."""
+    return host_database().units()
 
 
 def replace_file(path: Path, content: str, *, fsync: Callable[[int], None] = os.fsync) -> None:

@@ -145,8 +145,9 @@ def advance(
         following = arrivals_ms[count[NEXT]] if count[NEXT] < n else np.inf
         if q > 0:
             following = min(following, max(free_ms[worker], clock[HOLD]))
-        if following > until_ms:
-            clock[NOW] = until_ms
+        if following > until_ms or following == np.inf:
+            # Played to the very end (until = inf) the clock stops with the last answer.
+            clock[NOW] = until_ms if until_ms < np.inf else max(now, free_ms.max())
             return
         clock[NOW] = max(now, following)
 

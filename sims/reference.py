@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler.shapes import ShapeGrid
-from sims.simulate import Service, noise
+from sims.service import Service, noise
 
 __all__ = ["REFERENCE_PLANS", "reference_cost_ms", "reference_service"]
 

@@ -50,6 +50,6 @@ def _line(error: Exception) -> str:
 
     told = printable(str(error)) or "no reason given"
     # Our own errors say it all; of someone else's the kind helps, and how to see more.
-    if isinstance(error, (EvolveError, ValueError, OSError)):
+    if isinstance(error, (EvolveError, ValueError, OSError, ImportError)):
         return told
     return f"{type(error).__name__}: {told} (EVOLVE_TRACEBACK=1 shows where)"

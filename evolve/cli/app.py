@@ -6,6 +6,8 @@ import typer
 
 from evolve.cli.demo import demo
 from evolve.cli.log import log
+from evolve.cli.profile import profile
+from evolve.cli.simulate import simulate
 
 __all__ = ["app"]
 
@@ -17,5 +19,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, log):
+for command in (demo, profile, simulate, log):
     app.command()(command)

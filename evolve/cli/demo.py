@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -23,10 +21,9 @@ def demo(
     seconds: Annotated[
         float | None, typer.Option(min=2.0, help="Length of the stream for each contender.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A short look, rough figures.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and sentences.")] = 0,
 ) -> None:
     """Serve a real model under a surge and compare with the plain PyTorch loop."""
-    run = cast("Callable[..., int | None]", importlib.import_module("evolve.demo").main)
-    status = run(json_path=json, out_dir=out, seconds=seconds, seed=seed, quick=quick)
-    raise typer.Exit(status or 0)
+    from evolve.demo.main import main
+
+    raise typer.Exit(main(json_path=json, out_dir=out, seconds=seconds, seed=seed))

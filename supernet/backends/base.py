@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BACKENDS",
+    "NUMPY_DTYPES",
     "Backend",
     "LoadedPlan",
-    "NUMPY_DTYPES",
     "Source",
     "backend",
     "load_plan",

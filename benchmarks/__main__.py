@@ -1,0 +1,22 @@
+"""Runs the named benchmarks, or all of them in the order below."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "capacity")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    names = parser.parse_args().names or NAMES
+    if unknown := sorted(set(names) - set(NAMES)):
+        parser.error(f"NAME must be of {', '.join(NAMES)}, got {', '.join(unknown)}")
+    for name in names:
+        importlib.import_module(f"benchmarks.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Does switching plans under load lose, double or mix up an answer, and what does it cost?"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import evolve
+from benchmarks.harness import encoder, publish, summary
+from evolve.demo.load import Phase, arrivals, drive
+from policies.base import Choice
+from policies.presets import DEFAULT
+from profiler.signals import Signals
+
+SWITCHES = 500
+RATE_PER_S = 200.0
+
+
+class Restless:
+    """Another plan at every tick: the worst that a policy could ask for."""
+
+    name = "restless"
+
+    def __init__(self, plans: int) -> None:
+        self.plans = plans
+
+    def choose(self, signals: Signals, current: Choice) -> Choice:
+        plan = (current.params.plan + 1) % self.plans
+        return Choice(replace(DEFAULT, name=f"only-{plan}", plan=plan), f"plan {plan} in turn")
+
+
+def main() -> None:
+    model, examples = encoder()
+    with torch.no_grad():
+        wanted = [model(**example).last_hidden_state for example in examples]
+    restless = Restless(1)
+    config = evolve.Config().replace(workers={"kind": "process"}, tick_ms=20.0)
+    slo = evolve.SLO(p99_ms=2000.0)
+    with evolve.wrap(model, examples, slo=slo, config=config, policy=restless) as runtime:
+        runtime.wait_for_plans()
+        restless.plans = 1 + sum(p.state.value == "admitted" for p in runtime.plans())
+        answered: dict[int, int] = {}
+
+        def submit(index: int) -> Future[Any]:
+            future = runtime.submit(**examples[index % len(examples)])
+            future.add_done_callback(
+                lambda _: answered.__setitem__(index, answered.get(index, 0) + 1)
+            )
+            return future
+
+        before = runtime.controller.ticks
+        sent_s = arrivals([Phase(SWITCHES * 0.02 * 1.3, RATE_PER_S)], seed=0)
+        outcome = drive(submit, sent_s, keep=lambda index: True)
+        switches = runtime.controller.ticks - before
+        swap_us = np.empty(SWITCHES)
+        for i in range(SWITCHES):
+            began = time.perf_counter()
+            runtime.controller.refresh()
+            swap_us[i] = (time.perf_counter() - began) * 1e6
+    wrong = sum(
+        not torch.allclose(answer.last_hidden_state, wanted[index % len(examples)], atol=1e-3)
+        for index, answer in outcome.kept.items()
+    )
+    times = summary(swap_us)
+    publish(
+        "swap", f"{switches} plan switches under {RATE_PER_S:g} requests/s (targets: 0, < 100 µs)",
+        {
+            "plans in turn": restless.plans,
+            "requests": len(sent_s),
+            "lost or failed": int(outcome.failed.sum()),
+            "refused": int(outcome.refused.sum()),
+            "answered twice": sum(count != 1 for count in answered.values()),
+            "answers of another request": wrong,
+            "switch median µs": times["median"],
+            "switch p99 µs": times["p99"],
+        },
+        switches=switches,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

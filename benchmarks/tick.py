@@ -1,0 +1,44 @@
+"""How long does one tick take to see, choose, swap and record, under load?"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from benchmarks.harness import encoder, publish, summary, wrapped
+
+TICKS = 2000
+
+
+def main() -> None:
+    model, examples = encoder()
+    with wrapped(model, examples, workers={"kind": "process"}, tick_ms=60_000.0) as runtime:
+        stop = threading.Event()
+
+        def load() -> None:
+            rng = np.random.default_rng(0)
+            while not stop.wait(float(rng.exponential(1 / 150))):
+                runtime.submit(**examples[int(rng.integers(len(examples)))])
+
+        sender = threading.Thread(target=load)
+        sender.start()
+        times_us = np.empty(TICKS)
+        for i in range(TICKS):
+            began = time.perf_counter()
+            runtime.controller.tick()
+            times_us[i] = (time.perf_counter() - began) * 1e6
+            time.sleep(0.005)  # ticks apart, so that requests get their turn between them
+        stop.set()
+        sender.join()
+    times = summary(times_us)
+    publish(
+        "tick", "One tick under 150 requests/s (target: < 1 ms at p99)",
+        {"median µs": times["median"], "p99 µs": times["p99"], "max µs": times["max"]},
+        repeats=TICKS, policy="rule",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

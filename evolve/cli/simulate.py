@@ -1,0 +1,205 @@
+"""`evolve simulate`: what policies would have made of a load, in the simulator."""
+
+from __future__ import annotations
+
+import json as json_
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from policies.base import Policy
+    from sims.simulate import Result, Service
+    from sims.traces import Trace
+
+__all__ = ["simulate"]
+
+KINDS = ("poisson", "bursty", "surge")
+BURST_CV2 = 4.0
+SURGE_FACTOR = 5.0
+COLUMNS = ("goodput_per_s", "met_ratio", "refused_ratio", "p50_ms", "p99_ms", "padded_ratio")
+NOTE = (
+    "static: best of the fixed settings (plan, batch cap, wait), swept on each of these very "
+    "traces afterwards, so an upper mark for fixed settings. Costs: the reference encoder of "
+    "sims.reference, one thread per worker."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one policy reached, one result per seed."""
+
+    policy: str
+    results: tuple[Result, ...]
+
+    def figures(self) -> dict[str, float]:
+        """Means over the seeds, and `<name>_stdev` where there are at least two."""
+        told: dict[str, float] = {}
+        for name in COLUMNS:
+            values = [float(getattr(result, name)) for result in self.results]
+            told[name] = fmean(values)
+            if len(values) > 1:
+                told[f"{name}_stdev"] = stdev(values)
+        return told
+
+
+def simulate(
+    trace: Annotated[
+        str, typer.Option(help=f"{', '.join(KINDS)}, or a CSV file of recorded arrivals.")
+    ] = "surge",
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Mean arrivals per second (for surge: before and after it, five times as much "
+            "within). Default 150; for a file its own.",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="Length of the trace.")] = 20,
+    policies: Annotated[
+        str, typer.Option(help="Comma-separated: rule, static, threshold, or an exported folder.")
+    ] = "rule,threshold,static",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Traces to average over.")] = 3,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="One-thread workers.")] = 2,
+    slo_ms: Annotated[float, typer.Option(min=0.1, help="Deadline of each request.")] = 50.0,
+    json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Compare policies on a simulated load, event by event, with the rule that serves."""
+    runs = {name: _runner(name) for name in _names(policies)}
+    from rich.progress import track
+
+    from sims.reference import reference_service
+
+    service = reference_service(workers=workers, slo_ms=slo_ms)
+    traces = [_trace(trace, rate, seconds, seed, service) for seed in range(seeds)]
+    # A simulation of a file that has its own lengths is the same for every seed.
+    done: dict[str, list[Result]] = {name: [] for name in runs}
+    pairs = [(name, one) for one in traces for name in runs]
+    bar = track(pairs, "Simulating", console=_stderr(), transient=True)
+    for name, one in bar:
+        done[name].append(runs[name](service, one))
+    rows = [Row(name, tuple(results)) for name, results in done.items()]
+    (_print_json if json else _print_table)(rows, traces, workers, slo_ms)
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise typer.BadParameter("name at least one policy", param_hint="--policies")
+    return names
+
+
+def _runner(name: str) -> Callable[[Service, Trace], Result]:
+    """How to run one policy; a name that is none is wrong usage, said before anything runs."""
+    from sims.simulate import simulate, sweep_static
+
+    if name == "static":
+        return lambda service, trace: sweep_static(trace, {"": service})[0].result
+    policy = _policy(name)
+    return lambda service, trace: simulate(service, trace, policy)
+
+
+def _policy(name: str) -> Policy:
+    from policies.baselines import RulePolicy, ThresholdPolicy
+    from policies.tactical import TacticalPolicy
+
+    if name == "rule":
+        return RulePolicy()
+    if name == "threshold":
+        return ThresholdPolicy()
+    if not Path(name).is_dir():
+        raise typer.BadParameter(
+            f"policy must be rule, static, threshold or an exported folder, got {name!r}",
+            param_hint="--policies",
+        )
+    return TacticalPolicy.load(Path(name))
+
+
+def _trace(kind: str, rate: float | None, seconds: float, seed: int, service: Service) -> Trace:
+    from sims import traces
+
+    rate_per_s = 150.0 if rate is None else rate
+    if kind == "poisson":
+        return traces.poisson(rate_per_s, seconds, seed=seed)
+    if kind == "bursty":
+        return traces.bursty(rate_per_s, seconds, cv2=BURST_CV2, seed=seed)
+    if kind == "surge":
+        return traces.surge(rate_per_s, SURGE_FACTOR * rate_per_s, seconds, seed=seed)
+    if not Path(kind).is_file():
+        raise typer.BadParameter(
+            f"trace must be {', '.join(KINDS)} or a CSV file, got {kind!r}", param_hint="--trace"
+        )
+    return _recorded(Path(kind), rate, seconds, seed, service)
+
+
+def _recorded(path: Path, rate: float | None, seconds: float, seed: int, service: Service) -> Trace:
+    from dataclasses import replace
+
+    from sims.traces import recorded
+
+    trace = recorded(path, seed=seed)
+    if rate is not None:
+        trace = trace.rescaled(rate)
+    # Recorded prompts may be longer than the reference encoder takes: it would truncate them.
+    longest = int(service.lengths[-1])
+    return replace(trace.head(seconds), lengths=trace.head(seconds).lengths.clip(1, longest))
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
+    told = {
+        "trace": traces[0].name,
+        "seeds": [one.seed for one in traces],
+        "requests": [len(one) for one in traces],
+        "workers": workers,
+        "slo_ms": slo_ms,
+        "note": NOTE,
+        "policies": {
+            row.policy: {"mean": row.figures(), "runs": [asdict(one) for one in row.results]}
+            for row in rows
+        },
+    }
+    typer.echo(json_.dumps(told, indent=2))
+
+
+def _print_table(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    mean_rate = fmean(one.rate_per_s for one in traces)
+    table = Table(
+        title=f"{traces[0].name}, {mean_rate:.0f} requests/s on average, {len(traces)} seeds, "
+        f"{workers} workers, {slo_ms:g} ms",
+        title_justify="left",
+        caption=NOTE,
+        caption_justify="left",
+    )
+    table.add_column("policy", overflow="fold")
+    for title in ("goodput/s", "met", "refused", "p50 ms", "p99 ms", "padding"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        told = row.figures()
+        table.add_row(
+            row.policy,
+            _cell(told, "goodput_per_s", ".1f"),
+            _cell(told, "met_ratio", ".1%"),
+            _cell(told, "refused_ratio", ".1%"),
+            _cell(told, "p50_ms", ".1f"),
+            _cell(told, "p99_ms", ".1f"),
+            _cell(told, "padded_ratio", ".1%"),
+        )
+    Console().print(table)
+
+
+def _cell(told: dict[str, float], name: str, form: str) -> str:
+    spread = told.get(f"{name}_stdev")
+    return format(told[name], form) + ("" if spread is None else f" ± {format(spread, form)}")

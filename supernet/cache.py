@@ -1,0 +1,217 @@
+"""Built artifacts on disk: owner-only, checked by hash before use, whole or not there at all.
+
+::
+
+    ROOT/                     0700, ours, or it is refused
+      captures/<graph hash>/  the program, its signature, batches with the original's answers
+      onnx/<graph hash>/      the program as ONNX, shared by the engines that read it
+      plans/<artifact key>/   what a backend built
+      reports/<name>.json     what was measured
+      .tmp-<pid>-…/           work under way; removed when its process is gone
+
+Each folder carries ``manifest.json`` with the sha256 of every file. It is written aside, synced
+and renamed into place, so that a reader never sees half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supernet.errors import CacheError, CacheFull, CacheUntrusted
+from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifest
+
+if TYPE_CHECKING:
+    from supernet.capture import Capture
+
+__all__ = ["ArtifactCache"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_KINDS = ("captures", "onnx", "plans", "reports")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LITTLE_ROOM = 1 << 20
+
+
+class ArtifactCache:
+    """Folders of files by kind and content key. Safe to share between processes of one user.
+
+    ``on_discard(entry, reason)`` hears of every entry that was thrown away, and why.
+    """
+
+    def __init__(
+        self, root: Path | str, on_discard: Callable[[str, str], None] | None = None
+    ) -> None:
+        self.root = Path(root).expanduser()
+        self._on_discard = on_discard
+        with self._writing():
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._trust_root()
+            for kind in _KINDS:
+                (self.root / kind).mkdir(mode=0o700, exist_ok=True)
+        self._sweep()
+
+    def entry(self, kind: str, key: str) -> Path | None:
+        """The folder of an entry, hashes checked just now; None if absent or thrown away."""
+        folder = self._place(kind, key)
+        if not os.path.lexists(folder):
+            return None
+        fault = broken(folder, key)
+        if fault is None:
+            return folder
+        self._throw(folder, f"{kind}/{key}", fault)
+        return None
+
+    @contextlib.contextmanager
+    def adding(self, kind: str, key: str) -> Iterator[Path]:
+        """An empty folder to fill; at the end of the block it becomes the entry.
+
+        Raises ``CacheFull`` when the disk has no room. Whatever goes wrong, no trace is left.
+        """
+        folder = self._place(kind, key)
+        with self.scratch() as stage, self._writing():
+            content = stage / "content"
+            content.mkdir(mode=0o700)
+            yield content
+            write_manifest(content, key)
+            self._move(content, folder, key)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A private folder on the cache's disk, removed at the end of the block."""
+        with self._writing():
+            folder = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=self.root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stored(self, capture: Capture) -> Path:
+        """The folder of a capture that has a program, written there unless it already is."""
+        from supernet.stored import store
+
+        return store(self, capture)
+
+    def discard(self, kind: str, key: str, reason: str) -> None:
+        """Throw an entry away."""
+        folder = self._place(kind, key)
+        if os.path.lexists(folder):
+            self._throw(folder, f"{kind}/{key}", reason)
+
+    def report(self, name: str) -> dict[str, Any] | None:
+        """A stored report; None if absent, damaged or not only ours to write."""
+        path = self._place("reports", f"{name}.json")
+        if not os.path.lexists(path):
+            return None
+        try:
+            return unseal(path)
+        except (OSError, ValueError) as error:
+            self._throw(path, f"reports/{name}", str(error))
+            return None
+
+    def put_report(self, name: str, report: Mapping[str, Any]) -> None:
+        """Store a JSON-able report, whole or not at all."""
+        path = self._place("reports", f"{name}.json")
+        with self.scratch() as stage, self._writing():
+            written = stage / path.name
+            with open(written, "w", encoding="utf-8") as file:
+                file.write(sealed(report))
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(written, 0o600)
+            os.replace(written, path)
+            sync_folder(path.parent)
+
+    def reports(self) -> Iterator[dict[str, Any]]:
+        """Every readable report."""
+        for path in sorted((self.root / "reports").glob("*.json")):
+            report = self.report(path.stem)
+            if report is not None:
+                yield report
+
+    def _place(self, kind: str, key: str) -> Path:
+        if kind not in _KINDS:
+            raise ValueError(f"kind must be one of {_KINDS}, got {kind!r}")
+        if not _NAME.fullmatch(key) or key.startswith("."):
+            raise ValueError(
+                f"key must match {_NAME.pattern} and not begin with a dot, got {key!r}"
+            )
+        return self.root / kind / key
+
+    def _move(self, content: Path, folder: Path, key: str) -> None:
+        try:
+            os.rename(content, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another process was faster. Its entry has the same content key: keep it if whole.
+            if self.entry(folder.parent.name, key) is None:
+                os.rename(content, folder)
+        sync_folder(folder.parent)
+
+    def _throw(self, path: Path, name: str, reason: str) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        if self._on_discard is not None:
+            self._on_discard(name, reason)
+        if os.path.lexists(path):
+            raise CacheError(f"cannot remove the untrusted cache entry {path}: {reason}")
+
+    def _trust_root(self) -> None:
+        status = os.stat(self.root)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise CacheUntrusted(
+                f"cache folder must be a folder of this user, got {self.root} of user "
+                f"{status.st_uid}; choose another one"
+            )
+        if status.st_mode & 0o022:
+            for kind in _KINDS:
+                for path in (self.root / kind).glob("*"):
+                    self._throw(path, f"{kind}/{path.name}", "others could write to the cache")
+        if status.st_mode & 0o077:
+            os.chmod(self.root, 0o700)
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left."""
+        for path in self.root.glob(".tmp-*"):
+            pid = path.name.split("-")[1]
+            if pid.isdigit() and not _runs(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._is_full(error):
+                raise CacheFull(
+                    f"no room left for {self.root}; free some, or choose another cache folder"
+                ) from error
+            raise
+
+    def _is_full(self, error: Exception) -> bool:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, (ValueError, TypeError, CacheError)) or not self.root.exists():
+            return False
+        # Native writers say it in words of their own, or not at all: ask the disk.
+        return shutil.disk_usage(self.root).free < _LITTLE_ROOM
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

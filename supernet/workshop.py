@@ -1,0 +1,233 @@
+"""What happens inside a build process: build one artifact, or check one, then leave.
+
+Two steps, each in a fresh process. "build" writes the artifact into the cache. "check" loads it as
+a worker would, runs it on the reference batches, measures it and prints the evidence; it imports
+torch only where the backend runs on torch, so that the memory it reports is a worker's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supernet.backends.base import Backend, backend
+from supernet.cache import ArtifactCache
+from supernet.errors import BuildFailed, CacheFull
+from supernet.fidelity import METRICS, judge
+from supernet.plans import PlanSpec
+from supernet.signature import Signature
+from supernet.stored import PROGRAM, StoredCapture
+from supernet.timing import measure
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from supernet.backends.base import LoadedPlan
+
+__all__ = ["Job", "main"]
+
+_NICENESS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step to do. ``table`` maps backend names to ``module:attribute``."""
+
+    step: str
+    cache: str
+    capture: str
+    spec: Mapping[str, Any]
+    scratch: str
+    table: Mapping[str, str]
+    measure_s: float
+    metric: str
+    max_error: float
+
+    @staticmethod
+    def read(path: Path) -> Job:
+        return Job(**json.loads(path.read_text(encoding="utf-8")))
+
+
+Say = Callable[[Mapping[str, Any]], None]
+
+
+def main(argv: list[str]) -> int:
+    """``python -m supernet.build JOB.json``: progress and the result as JSON lines on stdout."""
+    if len(argv) != 1:
+        print("usage: python -m supernet.build JOB.json", file=sys.stderr)
+        return 2
+    say = _own_stdout()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    job = Job.read(Path(argv[0]))
+    try:
+        os.nice(_NICENESS)
+        _STEPS[job.step](job, say)
+    except CacheFull as error:
+        say({"failed": str(error), "kind": "full"})
+    except BuildFailed as error:
+        say({"failed": str(error), "kind": "verdict"})
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        say({"failed": f"{type(error).__name__}: {text}"[:300], "kind": "error"})
+    return 0
+
+
+def _build(job: Job, say: Say) -> None:
+    spec = PlanSpec.from_json(job.spec)
+    capture = StoredCapture.read(Path(job.capture))
+    cache = ArtifactCache(job.cache)
+    say({"stage": "building", "share": 0.0})
+    source = _Source(cache, capture, Path(job.scratch), say)
+    with cache.adding("plans", spec.artifact_key) as out:
+        _backend(job, spec).build(source, spec, out)
+    say({"done": True})
+
+
+def _check(job: Job, say: Say) -> None:
+    spec = PlanSpec.from_json(job.spec)
+    capture = StoredCapture.read(Path(job.capture))
+    engine = _backend(job, spec)
+    if engine.needs_torch:
+        import torch
+
+        torch.set_num_threads(spec.threads)
+    say({"stage": "loading", "share": 0.0})
+    before_mib = _resident_mib()
+    artifact = Path(job.cache) / "plans" / spec.artifact_key
+    with _blamed("it cannot be loaded"):
+        plan = engine.load(artifact, spec)
+    batches = capture.batches(plan.arrays)
+    outputs = []
+    for index, batch in enumerate(batches):
+        say({"stage": "verifying", "share": index / len(batches)})
+        with _blamed(f"it cannot run {batch.shape.rows} × {batch.shape.length}"):
+            outputs.append(plan.run(list(batch.inputs)))
+    # Judged only now: an engine that reuses its output buffers has overwritten them by now.
+    pairs = [(got, batch.outputs) for got, batch in zip(outputs, batches, strict=True)]
+    judged = {metric: judge(metric, pairs) for metric in METRICS}
+    errors = {metric: [found.worst, found.mean] for metric, found in judged.items()}
+    costs = _costs(job, plan, capture, batches[0].inputs, errors, say)
+    say(
+        {
+            "errors": errors,
+            "costs_ms": costs,
+            "memory_mib": max(_resident_mib() - before_mib, _size_mib(artifact)),
+            "examples": len(batches),
+        }
+    )
+
+
+def _costs(
+    job: Job,
+    plan: LoadedPlan,
+    capture: StoredCapture,
+    inputs: Any,
+    errors: Mapping[str, list[float]],
+    say: Say,
+) -> list[list[float]]:
+    if not errors[job.metric][0] <= job.max_error:
+        return []  # it will never serve: no need to time it
+    say({"stage": "measuring", "share": 0.0})
+    costs = measure(
+        plan,
+        inputs,
+        capture.signature,
+        capture.grid,
+        threads=int(job.spec["threads"]),
+        budget_s=job.measure_s,
+        on_share=lambda share: say({"stage": "measuring", "share": share}),
+    )
+    return [[shape.rows, shape.length, ms] for shape, ms in costs.items()]
+
+
+_STEPS: dict[str, Callable[[Job, Say], None]] = {"build": _build, "check": _check}
+
+
+class _Source:
+    """The stored capture in the forms a backend may start from."""
+
+    def __init__(
+        self, cache: ArtifactCache, capture: StoredCapture, scratch: Path, say: Say
+    ) -> None:
+        self._cache, self._capture, self._scratch, self._say = cache, capture, scratch, say
+
+    @property
+    def signature(self) -> Signature:
+        return self._capture.signature
+
+    def program(self) -> ExportedProgram:
+        from supernet.backends.eager import load_program
+
+        return load_program(self._capture.folder / PROGRAM)
+
+    def onnx(self) -> Path:
+        from supernet.backends.onnx_file import ONNX_FILE, export_onnx
+
+        key = self._capture.graph_hash
+        folder = self._cache.entry("onnx", key)
+        if folder is None:
+            self._say({"stage": "exporting to ONNX", "share": 0.1})
+            with self._cache.adding("onnx", key) as out:
+                export_onnx(self.program(), self.signature, out)
+            folder = self._cache.entry("onnx", key)
+        if folder is None:
+            raise OSError("the ONNX file just written cannot be read back")
+        return folder / ONNX_FILE
+
+    def scratch(self) -> Path:
+        return self._scratch
+
+
+def _backend(job: Job, spec: PlanSpec) -> Backend:
+    return backend(spec.backend, dict(job.table))
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Turn whatever an engine raises into the plan's own failure."""
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:
+        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise BuildFailed(f"{what}: {type(error).__name__}: {text}"[:300]) from error
+
+
+def _own_stdout() -> Say:
+    """Keep stdout for progress; what libraries print goes to stderr."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def say(record: Mapping[str, Any]) -> None:
+        channel.write(json.dumps(record) + "\n")
+        channel.flush()
+
+    return say
+
+
+def _leave_with_parent() -> None:
+    """End with everything it started once the parent is gone: then stdin reports its end."""
+    while os.read(0, 1024):
+        pass
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _resident_mib() -> float:
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def _size_mib(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20

@@ -1,0 +1,53 @@
+"""Dominated plans are let go; of equals one stays; quality tiers are not compared upwards."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evolve.residency import worth_keeping
+
+ORIGINAL = np.full((2, 2), 10.0)
+
+
+def keep(
+    *plans: np.ndarray, tiers: list[int] | None = None, slo_ms: float = 100.0, limit: int = 16
+) -> tuple[int, ...]:
+    cost = np.stack([ORIGINAL, *plans])
+    return worth_keeping(cost, tiers or [0] * len(cost), slo_ms=slo_ms, limit=limit)
+
+
+def test_a_plan_that_wins_somewhere_is_kept() -> None:
+    left = np.array([[4.0, 8.0], [4.0, 8.0]])
+    right = np.array([[8.0, 4.0], [8.0, 4.0]])
+    assert keep(left, right) == (0, 1, 2)
+
+
+def test_a_plan_that_wins_nowhere_goes() -> None:
+    assert keep(ORIGINAL / 2, ORIGINAL / 1.5) == (0, 1)
+    assert keep(ORIGINAL * 2) == (0,)
+
+
+def test_of_two_equals_the_first_built_stays() -> None:
+    assert keep(ORIGINAL / 2, ORIGINAL / 2) == (0, 1)
+
+
+def test_a_slower_plan_of_a_better_tier_is_kept() -> None:
+    """tier 2 is faster than tier 1, but answers less exactly."""
+    assert keep(ORIGINAL / 2, ORIGINAL / 4, tiers=[0, 1, 2]) == (0, 1, 2)
+    assert keep(ORIGINAL / 4, ORIGINAL / 2, tiers=[0, 1, 2]) == (0, 1)
+
+
+def test_shapes_beyond_the_slo_are_no_reason_to_stay() -> None:
+    wins_only_late = np.array([[20.0, 1000.0], [20.0, 1000.0]])
+    slow = np.array([[5.0, 2000.0], [5.0, 2000.0]])
+    assert keep(slow, wins_only_late, slo_ms=50.0) == (0, 1)
+
+
+def test_the_limit_lets_the_least_useful_go() -> None:
+    much = np.array([[1.0, 10.0], [10.0, 10.0]])
+    little = np.array([[10.0, 10.0], [10.0, 8.0]])
+    assert keep(little, much, limit=1) == (0, 2)
+
+
+def test_unknown_costs_are_never_worth_keeping() -> None:
+    assert keep(np.full((2, 2), np.inf)) == (0,)

@@ -1,0 +1,136 @@
+"""The queue and the rule under one lock: who gets what, and who is told no."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evolve.errors import QueueFull, RuntimeClosed
+from evolve.queueing import Request
+from evolve.scheduler import Batch, Scheduler, Tables
+from policies.presets import DEFAULT
+
+NOBODY: frozenset[str] = frozenset()
+
+
+def tables(**changes: object) -> Tables:
+    """Two plans on a grid of 4 rows × lengths 8, 16; "quick" costs half of the original."""
+    rows = np.arange(1, 5)[:, None] * np.array([8, 16])[None, :] / 8.0
+    made = Tables(
+        plans=("original", "quick"),
+        cost_ms=np.stack([rows + 1.0, rows / 2 + 0.5]),
+        lengths=(8, 16),
+        tier=np.zeros(2, np.int64),
+        params=DEFAULT,
+        rate_per_ms=0.0,
+        lanes=1,
+    )
+    return replace(made, **changes)
+
+
+def request(at_ms: float = 0.0, *, length: int = 8, slo_ms: float = 50.0, group: int = 0) -> Request:
+    cell = 0 if length <= 8 else 1
+    return Request((), {}, [], 1, length, cell, group, at_ms, at_ms + slo_ms, True)
+
+
+def scheduler(now_ms: float = 0.0, limit: int = 64, *, pads: bool = True) -> Scheduler:
+    return Scheduler(tables(), limit=limit, pads=pads, now_ms=lambda: now_ms)
+
+
+def take(one: Scheduler, resident: frozenset[str] = NOBODY) -> Batch:
+    batch = one.take(0, lambda: resident)
+    assert batch is not None
+    return batch
+
+
+def test_only_resident_plans_are_chosen() -> None:
+    for resident, plan in ((NOBODY, "original"), (frozenset({"quick"}), "quick")):
+        one = scheduler()
+        one.submit(request())
+        assert take(one, resident).plan == plan
+
+
+def test_a_batch_is_predicted_and_padded_by_its_longest_member() -> None:
+    one = scheduler()
+    members = [request(length=16), request(length=12)]
+    for member in members:
+        one.submit(member)
+    batch = take(one)
+    assert set(batch.requests) == set(members)
+    assert batch.length == 16
+    assert batch.predicted_ms == one.tables.cost_of("original", 2, 1)
+
+
+def test_without_padding_the_batch_has_its_requests_own_length() -> None:
+    one = scheduler(pads=False)
+    one.submit(request(length=5, group=-5))
+    assert take(one).length == 5
+
+
+def test_the_hopeless_are_handed_back_as_refused() -> None:
+    one = scheduler(now_ms=49.9)
+    late, fine = request(0.0), request(49.0)
+    one.submit(late)
+    one.submit(fine)
+    batch = take(one)
+    assert batch.refused == (late,)
+    assert batch.requests == (fine,)
+
+
+def test_a_busy_lane_gets_nothing_until_it_is_released() -> None:
+    one = scheduler()
+    one.submit(request(group=1))
+    one.submit(request(group=2))
+    take(one)
+    got: list[Batch | None] = []
+    waiting = threading.Thread(target=lambda: got.append(one.take(0, lambda: NOBODY)))
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    assert not got
+    one.release(0)
+    waiting.join(10)
+    assert got
+    assert got[0] is not None
+
+
+def test_a_caller_claims_a_lane_only_when_nobody_waits() -> None:
+    one = scheduler()
+    assert one.claim() == 0
+    assert one.claim() is None
+    one.release(0)
+    one.submit(request())
+    assert one.claim() is None
+
+
+def test_a_full_queue_and_a_closed_one_refuse() -> None:
+    one = scheduler(limit=1)
+    first = request()
+    one.submit(first)
+    with pytest.raises(QueueFull, match=r"queue_limit \(1\) requests already wait"):
+        one.submit(request())
+    assert one.close() == [first]
+    with pytest.raises(RuntimeClosed):
+        one.submit(request())
+    assert one.take(0, lambda: NOBODY) is None
+
+
+def test_new_tables_hold_from_the_next_batch_on() -> None:
+    one = scheduler()
+    one.submit(request(group=1))
+    one.submit(request(group=2))
+    resident = frozenset({"quick"})
+    assert take(one, resident).plan == "quick"
+    one.release(0)
+    one.tables = tables(params=replace(DEFAULT, name="only-original", plan=0))
+    assert take(one, resident).plan == "original"
+
+
+def test_the_fastest_exact_plan_answers_a_single_call() -> None:
+    two_tiers = tables(tier=np.array([0, 3]))
+    assert tables().fastest(1, 0, frozenset({"quick"})) == "quick"
+    assert tables().fastest(1, 0, NOBODY) == "original"
+    assert two_tiers.fastest(1, 0, frozenset({"quick"})) == "original"
