@@ -42,10 +42,17 @@ class WorkersConfig:
         choices=("thread", "process"),
     )
     count: int | None = option(
-        None, "How many batches may run at once.", low=1, high=1024, unset="one for thread workers, one per physical core for process workers"
+        None,
+        "How many batches may run at once.",
+        low=1,
+        high=1024,
+        unset="one for thread workers, one per physical core for process workers",
     )
     threads: int | None = option(
-        None, "Threads inside each worker.", low=1, high=1024,
+        None,
+        "Threads inside each worker.",
+        low=1,
+        high=1024,
         unset="one for process workers, all cores for a thread worker",
     )
     hang_timeout_s: float = option(

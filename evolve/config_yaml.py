@@ -6,9 +6,10 @@ nothing in a settings file may construct objects or expand.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -17,11 +18,48 @@ from evolve.config_rules import ConfigError, fitting, hint_of, unknown
 from evolve.decision import printable
 
 LIMIT_BYTES = 1 << 20
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+
+
+T = TypeVar("T")
 
 
 def load(path: Path) -> Config:
     """See `evolve.config.load_config`."""
+    root = _root(path)
+    if root is None:
+        return Config()  # an empty file changes nothing
+    config: Config = _section(Config, root, path, "")
+    return config
+
+
+def load_flat(path: Path, defaults: T) -> T:
+    """`defaults` (any frozen dataclass of plain values) with what the file sets.
+
+    A value must be of the kind its default is; the dataclass's own checks follow.
+    """
+    root = _root(path)
+    known = {item.name: getattr(defaults, item.name) for item in fields(cast("Any", defaults))}
+    changes: dict[str, object] = {}
+    for key, key_node, value_node in _pairs(root, tuple(known), path, "") if root else ():
+        value = _value(value_node)
+        if type(known[key]) is float and type(value) is int:
+            value = float(value)
+        if isinstance(known[key], tuple) and isinstance(value, list):
+            value = tuple(value)
+        if type(value) is not type(known[key]):
+            kind = _KINDS[type(known[key])]
+            raise _at(path, key_node, f"{key} must be {kind}, got {value!r}")
+        changes[key] = value
+    try:
+        return cast("T", replace(cast("Any", defaults), **changes))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _root(path: Path) -> yaml.Node | None:
+    """The document's top node, checked to be plain; None where the file says nothing."""
     text = _text(path)
     try:
         _refuse_tags(path, text)
@@ -37,10 +75,7 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}:{line}: must be valid YAML, but it holds {what}") from None
     except RecursionError:
         raise ConfigError(f"{path}:1: must be valid YAML, but it is nested too deeply") from None
-    if root is None or root.tag.endswith(":null"):
-        return Config()  # an empty file changes nothing
-    config: Config = _section(Config, root, path, "")
-    return config
+    return None if root is None or root.tag.endswith(":null") else root
 
 
 def _text(path: Path) -> str:
@@ -74,15 +109,29 @@ def _refuse_tags(path: Path, text: str) -> None:
 def _section(owner: type, node: yaml.Node, path: Path, prefix: str) -> Any:
     """One section (or the whole) as its dataclass, each key checked where it stands."""
     items: dict[str, Field[Any]] = {item.name: item for item in fields(owner)}
+    values: dict[str, Any] = {}
+    first_line = node.start_mark.line + 1
+    for key, key_node, value_node in _pairs(node, tuple(items), path, prefix):
+        first_line = first_line if values else key_node.start_mark.line + 1
+        values[key] = _setting(owner, items[key], (key_node, value_node), path, prefix + key)
+    try:
+        return owner(**values)
+    except ConfigError as error:  # a rule over several settings: the first of them says where
+        raise ConfigError(f"{path}:{first_line}: {error}") from None
+
+
+def _pairs(
+    node: yaml.Node, known: tuple[str, ...], path: Path, prefix: str
+) -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """(key, its node, its value's node), each key known and given once."""
     if not isinstance(node, yaml.MappingNode):
         name = prefix.rstrip(".") or "the file"
         raise _at(path, node, f"{name} must be settings (key: value), got {_words(node)}")
-    values: dict[str, Any] = {}
     lines: dict[str, int] = {}
     for key_node, value_node in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else _words(key_node)
-        if key not in items:
-            raise _at(path, key_node, unknown(printable(key, 100), tuple(items), prefix))
+        if key not in known:
+            raise _at(path, key_node, unknown(printable(key, 100), known, prefix))
         if key in lines:
             raise _at(
                 path,
@@ -90,12 +139,7 @@ def _section(owner: type, node: yaml.Node, path: Path, prefix: str) -> Any:
                 f"{prefix}{key} must be set only once, got it again (first on line {lines[key]})",
             )
         lines[key] = key_node.start_mark.line + 1
-        values[key] = _setting(owner, items[key], (key_node, value_node), path, prefix + key)
-    try:
-        return owner(**values)
-    except ConfigError as error:  # a rule over several settings: the first of them says where
-        line = min(lines.values(), default=node.start_mark.line + 1)
-        raise ConfigError(f"{path}:{line}: {error}") from None
+        yield key, key_node, value_node
 
 
 def _setting(

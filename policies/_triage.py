@@ -16,6 +16,10 @@ Flags = NDArray[np.bool_]
 
 KEPT, DEFERRED, DROPPED = 0, 1, 2
 
+CAUTION = 2.0
+"""Work ahead counts this much: batches fall short of perfect, and arrivals join those ahead. 1
+answered 0.6 % fewer requests in time over 21 simulated cases (decision 0005)."""
+
 
 @jit
 def _above(a: int, b: int, key: Floats) -> bool:
@@ -66,7 +70,7 @@ def triage(
     heap = np.empty(n, np.int64)
     size = 0
     ahead = 0.0
-    share = beta / workers
+    share = CAUTION * beta / workers
     for i in range(n):
         state[i] = KEPT
         if refusable[i]:

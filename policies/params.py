@@ -35,11 +35,11 @@ class RuleParams:
     """
 
     name: str
-    margin: float = 0.85
-    beta: float = 1.5
+    margin: float = 0.75
+    beta: float = 1.0
     alpha: float = 0.75
-    delta: float = 1.0
-    spread: float = 2.0
+    delta: float = 0.75
+    spread: float = 1.6
     max_rows: int = 16
     wait_ms: float = 0.0
     plan: int = -1

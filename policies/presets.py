@@ -15,17 +15,17 @@ DEFAULT = RuleParams("default")
 
 PRESETS: tuple[RuleParams, ...] = (
     DEFAULT,
-    RuleParams("published", margin=1.0, beta=1.0),  # the constants of the feasibility study
+    RuleParams("published", margin=1.0, delta=1.0),  # the constants of the feasibility study
     RuleParams("lenient", delta=0.0),  # drops only the hopeless: short bursts
-    RuleParams("mild", delta=0.5),
-    RuleParams("strict", delta=1.5),  # lasting overload
-    RuleParams("wary", margin=0.7),  # costs scatter
-    RuleParams("very-wary", margin=0.5),  # costs are underestimated, spikes
-    RuleParams("bold", margin=1.1),  # costs are overestimated
-    RuleParams("broad", spread=4.0),  # few requests of very different lengths
-    RuleParams("narrow", spread=1.3),  # many of each length
-    RuleParams("quality", beta=1.0, alpha=0.5),  # accurate tiers for longer
-    RuleParams("speed", beta=2.0, alpha=1.25),  # cheaper tiers sooner
+    RuleParams("mild", delta=0.4),
+    RuleParams("strict", delta=1.1),  # lasting overload
+    RuleParams("very-strict", delta=1.5),
+    RuleParams("wary", margin=0.5, delta=1.0),  # costs are underestimated, spikes
+    RuleParams("bold", margin=1.1, delta=0.6),  # costs are overestimated
+    RuleParams("broad", spread=3.0),  # few requests of very different lengths
+    RuleParams("narrow", spread=1.25),  # many of each length
+    RuleParams("quality", beta=0.7, alpha=0.5),  # accurate tiers for longer
+    RuleParams("speed", beta=1.5, alpha=1.25),  # cheaper tiers sooner
     RuleParams("surge-ahead", alpha=1.5),
     RuleParams("small", max_rows=4),
     RuleParams("hold", wait_ms=3.0),  # sparse arrivals, batches that pay

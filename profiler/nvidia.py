@@ -56,7 +56,9 @@ class NvidiaProfiler:
         try:
             torch = importlib.import_module("torch")
         except ImportError:
-            return replace(device, notes=(*device.notes, "torch is not installed: not measured"))
+            return replace(
+                device, notes=(*device.notes, "torch is not installed: rates not measured")
+            )
         if not torch.cuda.is_available():
             note = "this torch has no CUDA or sees no GPU: rates not measured"
             return replace(device, notes=(*device.notes, note))

@@ -1,10 +1,12 @@
 """In which ways a model can be run, and what is known about each.
 
-``supernet.capture.capture`` learns how a model is called and exports it; ``propose`` lists plans worth building;
-``build_plan`` builds, verifies and measures one in a process of its own; ``ArtifactCache`` keeps
-the results; ``load_plan`` makes a built plan ready to run; ``PlanLibrary`` holds what is known.
+``supernet.capture.capture`` learns how a model is called and exports it; ``propose`` lists plans
+worth building; ``build_plan`` builds, verifies and measures one in a process of its own;
+``ArtifactCache`` keeps the results; ``load_plan`` makes a built plan ready to run; ``PlanLibrary``
+holds what is known.
 
-The function ``capture`` is imported from its module, whose name it shares. Other names are imported at first use: loading a plan for an engine other than torch never imports it.
+Names are imported at first use, so that loading a plan for an engine other than torch never
+imports it. (The function ``capture`` is imported from its module, whose name it shares.)
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class BuildLimits:
     """
 
     budget_s: float = 300.0
-    measure_s: float = 20.0
+    measure_s: float = 8.0
     metric: str = "relative_l2"
     max_error: float = 0.005
 

@@ -254,6 +254,7 @@ class _Study:
     ) -> None:
         self.model, self.form, self.probe = model, form, probe
         self.examples, self.max_rows = examples, max_rows
+        self.longest = examples[-1]  # the longest input that the original took
 
     def capture(self) -> Capture:
         self._check_dtypes()
@@ -270,6 +271,7 @@ class _Study:
             if exported.axes is not axes:
                 axes = exported.axes
                 self.examples = [e for e in self.examples if _fits(e, axes)]
+                self.longest = self.examples[-1]
         return self._describe(axes, exported, "; ".join(filter(None, notes)) or None)
 
     def _describe(self, axes: Axes, exported: Exported | None, reason: str | None) -> Capture:
@@ -277,7 +279,7 @@ class _Study:
         least, most = self._lengths(axes, exported)
         if exported is not None:
             max_rows = self._valid_rows(axes, exported, max_rows)
-        outputs = output_dims(axes, self._runs(axes, most))
+        outputs = output_dims(axes, self._runs(axes))
         paddable = pads_harmlessly(self.probe, axes, outputs, self.examples, most)
         grid = ShapeGrid.covering(max_rows, least, most)
         signature = Signature(
@@ -290,7 +292,7 @@ class _Study:
         )
         weights, graph_hash = _hashes(self.model, exported, signature)
         references = make_references(
-            self.probe, axes, grid, self.examples, paddable=paddable, min_length=least
+            self.probe, axes, grid, self.examples, self.longest, paddable=paddable
         )
         program = exported.program if exported else None
         return Capture(
@@ -350,10 +352,12 @@ class _Study:
         return low
 
     def _takes(self, axes: Axes, length: int) -> bool:
+        leaves = resize(vary(self.examples[-1], seed=1), axes, 1, length)
         try:
-            self.probe(resize(self.examples[-1], axes, 1, length))
+            self.probe(leaves)
         except (RuntimeError, ValueError, IndexError, TypeError, Uncapturable):
             return False
+        self.longest = leaves
         return True
 
     def _valid_rows(self, axes: Axes, exported: Exported, max_rows: int) -> int:
@@ -361,15 +365,15 @@ class _Study:
         wrong = (n for n in range(2, max_rows + 1) if not exported.valid(n, length))
         return next(wrong, max_rows + 1) - 1
 
-    def _runs(self, axes: Axes, most: int) -> list[tuple[list[Tensor], list[Tensor]]]:
+    def _runs(self, axes: Axes) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Inputs and outputs of several sizes, to see how output sizes follow."""
         first = self.examples[0]
         own = axes.length(first)
         inputs = [list(leaves) for leaves in self.examples]
         if axes.batchable:
             inputs.append(resize(first, axes, axes.rows(first) + 1, own))
-        if axes.has_length and most > max(axes.length(leaves) for leaves in self.examples):
-            inputs.append(resize(vary(first, seed=1), axes, axes.rows(first), most))
+        if axes.has_length:
+            inputs.append(self.longest)
         return [(leaves, self.probe(leaves)) for leaves in inputs]
 
     def _check_dtypes(self) -> None:

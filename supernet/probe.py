@@ -51,43 +51,52 @@ class Probe:
         self._model = structural_copy(model, share_buffers=False)
         self._original = model
         self._form = form
+        self._known: dict[tuple[int, ...], tuple[tuple[Tensor, ...], list[Tensor]]] = {}
         self.structure: Structure | None = None
 
     def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
-        """Flat outputs; ``Uncapturable`` if they are not built as the first answer was."""
-        outputs, structure = self.answer(leaves)
-        if self.structure is None:
-            self.structure = structure
-        elif structure != self.structure:
-            raise Uncapturable("the structure or the constants of the result vary with the input")
-        return outputs
+        """Flat outputs; ``Uncapturable`` if they are not built as the first answer was.
+
+        The same tensors are answered once: several experiments ask about the user's examples.
+        """
+        key = tuple(id(leaf) for leaf in leaves)
+        if key not in self._known:
+            outputs, structure = self.answer(leaves)
+            self.structure = self.structure or structure
+            if structure != self.structure:
+                raise Uncapturable(
+                    "the structure or the constants of the result vary with the input"
+                )
+            self._known[key] = (tuple(leaves), outputs)  # held, so that no id is used again
+        return self._known[key][1]
 
     def answer(self, leaves: Sequence[Tensor]) -> tuple[list[Tensor], Structure]:
         """Flat outputs and the structure that held them."""
-        args, kwargs = self._form.arguments([leaf.detach().clone() for leaf in leaves])
-        with _quiet_random(), torch.no_grad():
-            outputs, structure = take_apart(self._model(*args, **kwargs), "result")
-            return [output.detach().clone() for output in outputs], structure
+        return self._answer([leaf.detach().clone() for leaf in leaves])
 
     def check_pure(self, leaves: Sequence[Tensor]) -> None:
         """``Uncapturable`` unless the same input gives the same answer and changes nothing."""
+        first = self(leaves)
+        before = _state(self._model)
         given = [leaf.detach().clone() for leaf in leaves]
-        args, kwargs = self._form.arguments(given)
-        with _quiet_random(), torch.no_grad():
-            torch.manual_seed(1)
-            first, structure = take_apart(self._model(*args, **kwargs), "result")
-            first = [output.detach().clone() for output in first]
-            before = _state(self._model)
+        second, structure = self._answer(given, seed=1)
         self._check_inputs_kept(given, leaves)
-        with _quiet_random():
-            torch.manual_seed(2)
-            second = self(leaves)
         self._check_state_kept(before)
         if structure != self.structure or not agree(second, first):
             raise Uncapturable(
                 "the same input gives different answers (it draws random numbers or keeps a "
                 f"state){self._remedy()}"
             )
+
+    def _answer(
+        self, given: Sequence[Tensor], seed: int | None = None
+    ) -> tuple[list[Tensor], Structure]:
+        args, kwargs = self._form.arguments(given)
+        with _quiet_random(), torch.no_grad():
+            if seed is not None:
+                torch.manual_seed(seed)
+            outputs, structure = take_apart(self._model(*args, **kwargs), "result")
+            return [output.detach().clone() for output in outputs], structure
 
     def _check_inputs_kept(self, given: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
         for leaf, kept in zip(given, leaves, strict=True):
@@ -129,7 +138,7 @@ def _close(got: Tensor, want: Tensor) -> bool:
     if not (got.is_floating_point() or got.is_complex()):
         return torch.equal(got, want)
     wide = torch.complex128 if got.is_complex() else torch.float64
-    a, b = got.to(wide), want.to(wide)
+    a, b = got.detach().to(wide), want.detach().to(wide)
     if not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = (torch.where(t.isfinite(), t, torch.zeros_like(t)) for t in (a, b))

@@ -15,7 +15,10 @@ from supernet.probe import Probe
 
 __all__ = ["Reference", "make_references"]
 
-_MOST_ROWS = 40  # in all: enough to catch a bad kernel, seconds even for a large model
+# In all: enough to catch a bad kernel, and seconds even for a large model. A language model's
+# answers are large: 2,048 tokens of a 50,000 word vocabulary are 400 MB.
+_MOST_ROWS = 40
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,19 +35,19 @@ def make_references(
     axes: Axes,
     grid: ShapeGrid,
     examples: Sequence[Sequence[Tensor]],
+    longest: Sequence[Tensor],
     *,
     paddable: bool,
-    min_length: int,
 ) -> tuple[Reference, ...]:
     """Batches spread over the grid: the examples, one row, full batches, both ends of the lengths.
 
     Batches of padded rows are included where padding is legal, since that is what is served.
     """
     made: list[Reference] = []
-    rows = 0
-    for inputs in _candidates(axes, grid, examples, paddable, min_length):
-        size = axes.rows(inputs)
-        if made and rows + size > max(_MOST_ROWS, 2 * grid.max_rows):
+    rows = size = 0
+    for inputs in _candidates(axes, grid, examples, longest, paddable):
+        own = axes.rows(inputs)
+        if made and (rows + own > max(_MOST_ROWS, 2 * grid.max_rows) or size > _MOST_BYTES):
             continue
         try:
             outputs = probe(inputs)
@@ -52,9 +55,10 @@ def make_references(
             if not made:
                 raise
             continue  # an invented batch that the original itself refuses proves nothing
-        shape = Shape(size, axes.length(inputs))
+        shape = Shape(own, axes.length(inputs))
         made.append(Reference(shape, tuple(t.contiguous() for t in inputs), tuple(outputs)))
-        rows += size
+        rows += own
+        size += sum(output.numel() * output.element_size() for output in outputs)
     return tuple(made)
 
 
@@ -62,30 +66,30 @@ def _candidates(
     axes: Axes,
     grid: ShapeGrid,
     examples: Sequence[Sequence[Tensor]],
+    longest: Sequence[Tensor],
     paddable: bool,
-    min_length: int,
-) -> Iterator[list[Tensor]]:
-    for leaves in examples[:8]:
-        yield [leaf.detach().clone() for leaf in leaves]
+) -> Iterator[Sequence[Tensor]]:
+    """Most telling first, because later ones are left out where memory or time would be."""
     first, last = examples[0], examples[-1]
     own = axes.length(first)
-    yield vary(first, seed=1)
-    yield vary(last, seed=0)
-    if axes.has_length:
-        lowest = max(min_length, grid.lengths[0])
-        middle = grid.lengths[len(grid.lengths) // 2]
-        for length in sorted({lowest, middle, grid.lengths[-1]} - {own}):
-            yield resize(vary(last, seed=length), axes, 1, length)
+    yield from examples[:8]
+    if longest is not last:
+        yield longest
     if axes.batchable:
-        top = max(axes.length(leaves) for leaves in examples)
-        if paddable:
+        yield resize(_rows(first, axes, grid.max_rows), axes, grid.max_rows, own)
+        yield resize(vary(first, seed=1), axes, 1, own)
+        if paddable and len(examples) > 1:
             mixed = [resize(leaves, axes, 1, axes.length(leaves)) for leaves in examples[:8]]
-            padded = [pad(leaves, axes, grid.pad(top)) for leaves in mixed]
-            if len(padded) > 1:
-                yield [torch.cat(same) for same in zip(*padded, strict=True)]
-        for rows in sorted({1, min(3, grid.max_rows), grid.max_rows}):
-            stacked = resize(_rows(first, axes, rows), axes, rows, own)
-            yield stacked
+            top = grid.pad(max(axes.length(leaves) for leaves in examples))
+            padded = [pad(leaves, axes, top) for leaves in mixed]
+            yield [torch.cat(same) for same in zip(*padded, strict=True)]
+        yield resize(_rows(last, axes, 3), axes, min(3, grid.max_rows), axes.length(last))
+    else:
+        yield vary(first, seed=1)
+        yield vary(last, seed=0)
+    if axes.has_length:
+        for length in {grid.lengths[0], grid.lengths[len(grid.lengths) // 2]} - {own}:
+            yield resize(vary(last, seed=length), axes, 1, length)
 
 
 def _rows(leaves: Sequence[Tensor], axes: Axes, rows: int) -> list[Tensor]:

@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        # `evolve log … | head` has had enough; keep the interpreter from flushing into the pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()  # `evolve log … | head` has had enough
         return 0
     except Exception as error:
         # Wrong usage (unknown option, missing argument). By what it can do and not by class:
@@ -42,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"evolve: {_line(error)}", file=sys.stderr)
         return 1
     return int(status or 0)
+
+
+def _drop_stdout() -> None:
+    """Send what is still buffered nowhere: at exit it would be flushed into the closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _line(error: Exception) -> str:

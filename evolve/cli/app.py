@@ -6,8 +6,10 @@ import typer
 
 from evolve.cli.demo import demo
 from evolve.cli.log import log
+from evolve.cli.plans import plans
 from evolve.cli.profile import profile
 from evolve.cli.simulate import simulate
+from evolve.cli.train import train
 
 __all__ = ["app"]
 
@@ -19,5 +21,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, profile, simulate, log):
+for command in (demo, profile, plans, simulate, train, log):
     app.command()(command)

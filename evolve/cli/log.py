@@ -131,6 +131,7 @@ def _show(
     follow: bool,
     line: Callable[[Decision], str] | None,
 ) -> None:
+    from evolve.cli.screen import screen
     from evolve.log.follow import Follower
     from evolve.log.query import matching
     from evolve.log.read import read, segments
@@ -140,7 +141,7 @@ def _show(
     for segment in segments(path)[:-1]:
         past.extend(matching(read(segment, on_damage=_warn), filters))
     past.extend(matching(follower.new(), filters))
-    console = _console()
+    console = screen(soft_wrap=True)
     for decision in past:
         _print(console, decision, line)
     try:
@@ -154,12 +155,6 @@ def _show(
         follower.close()
     if not past and not follow:
         typer.echo("no decision matches" if filters else "the journal is empty", err=True)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
 
 
 def _print(console: Console, decision: Decision, line: Callable[[Decision], str] | None) -> None:

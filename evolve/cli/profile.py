@@ -26,19 +26,18 @@ def profile(
     ] = None,
 ) -> None:
     """Show devices, instruction sets, caches, measured rates and the units plans can run on."""
-    from rich.console import Console
-
+    from evolve.cli.screen import screen
     from profiler.report import describe, render
     from profiler.units import FingerprintDatabase
 
     if refresh and not measure:
         raise typer.BadParameter("--refresh and --no-measure exclude each other")
     database = FingerprintDatabase(cache_folder(cache) / "fingerprints.json", measure=measure)
-    with Console(stderr=True).status("Measuring what is not known yet"):
+    with screen(stderr=True).status("Measuring what is not known yet"):
         units = database.refresh() if refresh else database.units()
     devices = database.fingerprints()
     if json:
         told = describe(devices, units, absent=database.absent, faults=database.faults)
         typer.echo(json_.dumps(told, indent=2))
     else:
-        Console().print(render(devices, units, absent=database.absent, faults=database.faults))
+        screen().print(render(devices, units, absent=database.absent, faults=database.faults))

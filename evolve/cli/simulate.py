@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from policies.base import Policy
-    from sims.simulate import Result, Service
+    from sims.service import Result, Service
     from sims.traces import Trace
 
 __all__ = ["simulate"]
@@ -72,6 +72,7 @@ def simulate(
     runs = {name: _runner(name) for name in _names(policies)}
     from rich.progress import track
 
+    from evolve.cli.screen import screen
     from sims.reference import reference_service
 
     service = reference_service(workers=workers, slo_ms=slo_ms)
@@ -79,7 +80,7 @@ def simulate(
     # A simulation of a file that has its own lengths is the same for every seed.
     done: dict[str, list[Result]] = {name: [] for name in runs}
     pairs = [(name, one) for one in traces for name in runs]
-    bar = track(pairs, "Simulating", console=_stderr(), transient=True)
+    bar = track(pairs, "Simulating", console=screen(stderr=True), transient=True)
     for name, one in bar:
         done[name].append(runs[name](service, one))
     rows = [Row(name, tuple(results)) for name, results in done.items()]
@@ -149,12 +150,6 @@ def _recorded(path: Path, rate: float | None, seconds: float, seed: int, service
     return replace(trace.head(seconds), lengths=trace.head(seconds).lengths.clip(1, longest))
 
 
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
 def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
     told = {
         "trace": traces[0].name,
@@ -172,8 +167,9 @@ def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_
 
 
 def _print_table(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from evolve.cli.screen import screen
 
     mean_rate = fmean(one.rate_per_s for one in traces)
     table = Table(
@@ -190,16 +186,18 @@ def _print_table(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo
         told = row.figures()
         table.add_row(
             row.policy,
-            _cell(told, "goodput_per_s", ".1f"),
-            _cell(told, "met_ratio", ".1%"),
-            _cell(told, "refused_ratio", ".1%"),
-            _cell(told, "p50_ms", ".1f"),
-            _cell(told, "p99_ms", ".1f"),
-            _cell(told, "padded_ratio", ".1%"),
+            _cell(told, "goodput_per_s", ""),
+            _cell(told, "met_ratio", " %"),
+            f"{told['refused_ratio']:.1%}",
+            f"{told['p50_ms']:.1f}",
+            f"{told['p99_ms']:.1f}",
+            f"{told['padded_ratio']:.1%}",
         )
-    Console().print(table)
+    screen().print(table)
 
 
-def _cell(told: dict[str, float], name: str, form: str) -> str:
+def _cell(told: dict[str, float], name: str, unit: str) -> str:
+    scale = 100.0 if unit else 1.0
     spread = told.get(f"{name}_stdev")
-    return format(told[name], form) + ("" if spread is None else f" ± {format(spread, form)}")
+    more = "" if spread is None else f" ± {spread * scale:.1f}"
+    return f"{told[name] * scale:.1f}{more}{unit}"

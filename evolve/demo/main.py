@@ -16,10 +16,9 @@ import evolve
 from evolve.demo import minilm, report
 from evolve.demo.contenders import Figures, Stream, run_plain, run_runtime
 from evolve.demo.load import Outcome, Phase, arrivals
-from evolve.demo.static import Layout, StaticSetting, best_static
+from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.plain import PlainLoop
 from evolve.demo.text import sentences
-from policies.baselines import StaticPolicy
 from profiler.fingerprint import fingerprint
 from supernet.plans import Plan, PlanState
 
@@ -75,7 +74,7 @@ def main(
         decisions = runtime.decisions(1000)
     setting = _static_setting(model, examples, config, plans, stream, console)
     with evolve.wrap(
-        model, examples, slo=SLO, config=setting.config(config), policy=StaticPolicy(setting.params)
+        model, examples, slo=SLO, config=setting.config(config), policy=setting.policy()
     ) as runtime:
         _wait(runtime, console, "loading the static setting")
         with _bar(console, "best static setting", stream.seconds) as on_second:
@@ -146,7 +145,7 @@ def _static_setting(
         ]
         grid = runtime.grid
     with console.status("Sweeping the static settings in the simulator"):
-        return best_static(layouts, grid, stream)
+        return sweep(layouts, grid, stream)[0]
 
 
 def _admitted(plans: Sequence[Plan]) -> list[Plan]:
@@ -167,11 +166,13 @@ def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:
 
 def _print_plans(runtime: evolve.Runtime, console: Console) -> None:
     table = Table(title="Plans", title_justify="left")
-    for column in ("plan", "state", "error", "memory MiB", "why"):
-        table.add_column(column, overflow="fold")
+    for column in ("plan", "state", "error", "MiB", "ms, 1 short", "ms, 8 short"):
+        table.add_column(column, no_wrap=True)
     for plan in runtime.plans():
         error = "" if plan.error is None else f"{plan.error:.1e}"
-        table.add_row(plan.key, plan.state.value, error, f"{plan.memory_mib:.0f}", plan.reason)
+        costs = {shape.rows: ms for shape, ms in sorted(plan.costs_ms.items(), reverse=True)}
+        times = [f"{costs[rows]:.1f}" if rows in costs else "" for rows in (1, 8)]
+        table.add_row(plan.key, plan.state.value, error, f"{plan.memory_mib:.0f}", *times)
     console.print(table)
 
 

@@ -44,8 +44,9 @@ def figures_table(results: Mapping[str, Figures], stream: Stream) -> Table:
     for title, field, form in ROWS:
         table.add_row(title, *(form.format(getattr(figures, field)) for figures in results.values()))
     plain = results["plain"].surge_goodput_per_s
-    ratios = (f"{figures.surge_goodput_per_s / plain:.2f} ×" for figures in results.values())
-    table.add_row("goodput in the surge against plain", *ratios, style="bold")
+    if plain > 0:
+        ratios = (f"{figures.surge_goodput_per_s / plain:.2f} ×" for figures in results.values())
+        table.add_row("goodput in the surge against plain", *ratios, style="bold")
     return table
 
 

@@ -8,21 +8,24 @@ refusal of hopeless work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evolve.config import Config
 from evolve.demo.contenders import Stream
-from policies.rule import RuleParams
+from policies.baselines import StaticPolicy
+from policies.params import RuleParams
 from profiler.costs import CostTable
 from profiler.shapes import ShapeGrid
+from sims.service import Service
 from sims.sweep import sweep_static
 from sims.traces import Trace
 from supernet.plans import Plan
 
-__all__ = ["Layout", "StaticSetting", "best_static"]
+__all__ = ["Layout", "StaticSetting", "sweep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class StaticSetting:
             f"wait {self.params.wait_ms:g} ms"
         )
 
+    def policy(self) -> StaticPolicy:
+        """Holds this setting. With only its plan built, that is plan 1, after the original."""
+        return StaticPolicy(replace(self.params, plan=1))
+
     def config(self, base: Config) -> Config:
         """`base` with this setting's layout and only its plan."""
         return base.replace(
@@ -62,19 +69,35 @@ class StaticSetting:
         )
 
 
-def trace_of(stream: Stream) -> Trace:
-    """The stream as the simulator takes it."""
-    lengths = np.array([request["input_ids"].shape[1] for request in stream.requests], np.int32)
-    return Trace(stream.sent_s, lengths, name="demo", seed=0)
+def sweep(
+    layouts: Sequence[Layout], grid: ShapeGrid, stream: Stream, *, spread: float = math.inf
+) -> list[StaticSetting]:
+    """Every fixed setting, the highest simulated goodput on `stream` first.
 
-
-def best_static(layouts: Sequence[Layout], grid: ShapeGrid, stream: Stream) -> StaticSetting:
-    """The fixed setting with the highest simulated goodput on `stream`."""
-    trace = trace_of(stream)
-    found: list[StaticSetting] = []
+    `spread` inf batches in order of arrival; a finite one groups like lengths, which common
+    servers don't offer, to see what grouping alone is worth.
+    """
+    services = {}
     for layout in layouts:
         costs = CostTable(grid)
         for plan in layout.plans:
             costs.seed(plan.key, plan.costs_ms)
-        ...
-    return max(found, key=lambda setting: setting.expected_per_s)
+        services[str(layout.workers)] = Service(
+            costs.matrix([plan.key for plan in layout.plans]),
+            np.array(grid.lengths, np.float64),
+            slo_ms=stream.slo_ms,
+            workers=layout.workers,
+        )
+    lengths = np.array([request["input_ids"].shape[1] for request in stream.requests], np.int32)
+    trace = Trace(stream.sent_s, np.minimum(lengths, grid.lengths[-1]), name="stream", seed=0)
+    by_workers = {str(layout.workers): layout for layout in layouts}
+    return [
+        StaticSetting(
+            plan=by_workers[run.service].plans[run.params.plan],
+            params=run.params,
+            workers=by_workers[run.service].workers,
+            threads=by_workers[run.service].threads,
+            expected_per_s=run.result.goodput_per_s,
+        )
+        for run in sweep_static(trace, services, spreads=(spread,))
+    ]

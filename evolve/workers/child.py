@@ -8,6 +8,7 @@ when its parent closes the sockets or dies.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -94,7 +95,12 @@ def main(argv: Sequence[str]) -> None:
     # Ctrl-C goes to the whole terminal group; the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     data, control = (Connection(int(fd)) for fd in argv)
-    Child(data, control).serve()
+    try:
+        Child(data, control).serve()
+    finally:
+        # No native library's exit handlers: they would run beside the control thread, and
+        # there is nothing to save.
+        os._exit(0)
 
 
 if __name__ == "__main__":

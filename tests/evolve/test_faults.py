@@ -25,7 +25,5 @@ from evolve.faults import MAX_KILLS, blames_plan
         (WorkerCrashed("w", -signal.SIGKILL), True, MAX_KILLS, True),
     ],
 )
-def test_who_is_blamed(
-    fault: PlanFault, original_works: bool, kills: int, blamed: bool
-) -> None:
+def test_who_is_blamed(fault: PlanFault, original_works: bool, kills: int, blamed: bool) -> None:
     assert blames_plan(fault, original_works=original_works, kills=kills) is blamed

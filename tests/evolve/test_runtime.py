@@ -22,9 +22,7 @@ def same(got: Any, want: Any) -> bool:
     return type(got) is type(want) and all(map(same, got, want))
 
 
-def test_a_call_answers_as_the_model_does(
-    runtime: evolve.Runtime, mlp: torch.nn.Module
-) -> None:
+def test_a_call_answers_as_the_model_does(runtime: evolve.Runtime, mlp: torch.nn.Module) -> None:
     x = torch.randn(3, 8)
     assert same(runtime(x), mlp(x))
     assert same(runtime(input=x), mlp(x))
@@ -222,9 +220,7 @@ def test_closing_fails_what_waits_and_refuses_what_comes(
         runtime(torch.randn(1, 8))
 
 
-def test_a_cancelled_request_is_not_answered(
-    mlp: torch.nn.Module, config: evolve.Config
-) -> None:
+def test_a_cancelled_request_is_not_answered(mlp: torch.nn.Module, config: evolve.Config) -> None:
     release = threading.Event()
     release.set()
     seen: list[float] = []

@@ -31,7 +31,9 @@ def tables(**changes: object) -> Tables:
     return replace(made, **changes)
 
 
-def request(at_ms: float = 0.0, *, length: int = 8, slo_ms: float = 50.0, group: int = 0) -> Request:
+def request(
+    at_ms: float = 0.0, *, length: int = 8, slo_ms: float = 50.0, group: int = 0
+) -> Request:
     cell = 0 if length <= 8 else 1
     return Request((), {}, [], 1, length, cell, group, at_ms, at_ms + slo_ms, True)
 

@@ -288,6 +288,8 @@ def test_seeding_nonsense_is_refused_and_keeps_the_old(clock: Clock) -> None:
         table.seed("plan", {})
     with pytest.raises(ValueError, match="finite and above 0, got nan"):
         table.seed("plan", {Shape(1, 8): float("nan")})
+    with pytest.raises(ValueError, match=r"finite and above 0, got -1\.0"):
+        table.seed("plan", {Shape(1, 8): -1.0})
     with pytest.raises(ValueError, match="quantile must be between 0 and 1"):
         table.matrix(["plan"], 1.0)
     assert table.estimate("plan", Shape(1, 8)).source == "measured"

@@ -51,6 +51,8 @@ def test_without_topology_every_cpu_is_a_core(tmp_path: Path) -> None:
         ({"sys/fs/cgroup/box/inner/cpu.max": "150000 100000"}, 1, 2),
         ({"sys/fs/cgroup/box/cpu.max": "50000 100000"}, 1, 1),  # a parent's limit binds, too
         ({"sys/fs/cgroup/cpu.max": "800000 100000"}, 2, 4),
+        ({"sys/fs/cgroup/cpu.max": "800000 100000",
+          "sys/fs/cgroup/box/cpu.max": "100000 100000"}, 1, 1),
         ({"proc/self/cgroup": "4:cpu,cpuacct:/box\n3:memory:/",
           "sys/fs/cgroup/cpu/box/cpu.cfs_quota_us": "120000",
           "sys/fs/cgroup/cpu/box/cpu.cfs_period_us": "100000"}, 1, 2),
@@ -128,6 +130,13 @@ def test_rates_between_one_and_all_cores_are_linear() -> None:
     assert device.gflop_per_s("fp32", cores=5) == 180.0
     assert device.gflop_per_s("fp32", cores=3) == 140.0
     assert replace(device, cores=1).gflop_per_s("fp32", cores=1) == 100.0
+
+
+def test_measured_means_all_of_it() -> None:
+    device = measured()
+    assert device.measured
+    assert not replace(device, matrix_gflop_per_s={}).measured
+    assert not replace(device, memory_bandwidth_gb_per_s=None).measured
 
 
 def test_a_rate_that_was_not_measured_is_refused_with_the_remedy() -> None:

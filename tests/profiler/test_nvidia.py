@@ -66,6 +66,13 @@ def test_without_cuda_the_rates_stay_unmeasured_and_a_note_says_why() -> None:
     assert device.notes == ("this torch has no CUDA or sees no GPU: rates not measured",)
 
 
+def test_without_torch_the_note_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    profiler = NvidiaProfiler(FakeNvml())
+    device = profiler.measured(profiler.devices()[0])
+    assert device.notes == ("torch is not installed: rates not measured",)
+
+
 @pytest.mark.gpu
 def test_a_real_gpu() -> None:
     if (reason := NvidiaProfiler().unavailable()) is not None:

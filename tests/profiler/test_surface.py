@@ -48,10 +48,15 @@ def test_one_point_is_off_by_at_most_its_own_overhead() -> None:
     assert surface[7, 3] == pytest.approx(5.0 + 5.0 * 16)
 
 
-def test_a_cost_that_falls_with_work_is_taken_as_flat() -> None:
-    surface = interpolated({Shape(1, 8): 4.0, Shape(8, 64): 1.0}, GRID)
-    assert np.isfinite(surface).all()
-    assert (surface > 0).all()
+def test_a_cost_that_falls_with_work_is_taken_as_flat_beyond() -> None:
+    surface = interpolated({Shape(2, 16): 4.0, Shape(4, 32): 1.0}, GRID)
+    assert surface[7, 3] == pytest.approx(1.0)
+    assert surface[0, 0] == pytest.approx(4.0)
+
+
+def test_a_cost_that_grows_faster_than_work_is_taken_as_proportional_beyond() -> None:
+    surface = interpolated({Shape(1, 8): 1.0, Shape(1, 16): 4.0}, GRID)
+    assert surface[0, 3] == pytest.approx(16.0)
 
 
 def test_no_points_is_an_error() -> None:
@@ -110,3 +115,5 @@ def test_a_roofline_without_measured_rates_is_refused() -> None:
         RooflinePrior(1.0, 1.0, 10.0, 0.0)
     with pytest.raises(ValueError, match="flops_per_token must be finite and at least 0, got nan"):
         RooflinePrior(float("nan"), 1.0, 10.0, 1.0)
+    with pytest.raises(ValueError, match="weight_bytes must be finite and at least 0, got -1"):
+        RooflinePrior(1.0, -1, 10.0, 1.0)

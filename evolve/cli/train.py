@@ -1,0 +1,69 @@
+"""`evolve train`: a tactical policy by PPO in the load gym, exported as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from policies.train import TrainConfig
+
+__all__ = ["train"]
+
+
+def train(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the exported policy.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Training settings in YAML: fields of TrainConfig."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Environment steps in all; over --config.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed; over --config.")] = None,
+) -> None:
+    """Train a tactical policy in evolve/Load-v0 and export it (safetensors and JSON)."""
+    settings = _settings(config, steps, seed)
+    if out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"must be a folder, got the file {out}", param_hint="--out")
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from evolve.cli.screen import screen
+    from policies.train import train as run
+    from sims.env import LoadEnv
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen(stderr=True)) as bar:
+        task = bar.add_task("Training", total=settings.steps)
+
+        def on_rollout(done: int, total: int, reward: float) -> None:
+            told = f"Training, {done:,} of {total:,} steps, reward {reward:+.4f}"
+            bar.update(task, completed=done, description=told)
+
+        trained = run(
+            LoadEnv, settings, progress=on_rollout, card={"environment": "evolve/Load-v0"}
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    trained.policy.save(out)
+    last = trained.rewards[-1] if trained.rewards else float("nan")
+    typer.echo(f"exported to {out}; mean reward of the last rollout {last:+.4f} (the rule: 0)")
+    typer.echo(f"compare it: evolve simulate --policies rule,static,{out}")
+
+
+def _settings(path: Path | None, steps: int | None, seed: int | None) -> TrainConfig:
+    from policies.train import TrainConfig
+
+    settings = TrainConfig()
+    if path is not None:
+        from evolve.config_yaml import load_flat
+
+        settings = load_flat(path, settings)
+    if steps is not None:
+        settings = replace(settings, steps=steps)
+    return settings if seed is None else replace(settings, seed=seed)
