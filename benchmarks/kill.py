@@ -30,9 +30,7 @@ def main() -> None:
             workers={"kind": "process"}, plans={"cache_dir": Path(cache)}
         )
         # Builds go on during the whole load, so that there are some to kill.
-        with evolve.wrap(
-            model, examples, slo=evolve.SLO(p99_ms=5000.0), config=config
-        ) as runtime:
+        with evolve.wrap(model, examples, slo=evolve.SLO(p99_ms=5000.0), config=config) as runtime:
 
             def reaper() -> None:
                 while not stop.wait(EVERY_S):

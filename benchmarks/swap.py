@@ -53,14 +53,14 @@ def main() -> None:
             )
             return future
 
-        before = runtime.controller.ticks
+        before = runtime.parts.controller.ticks
         sent_s = arrivals([Phase(SWITCHES * 0.02 * 1.3, RATE_PER_S)], seed=0)
         outcome = drive(submit, sent_s, keep=lambda index: True)
-        switches = runtime.controller.ticks - before
+        switches = runtime.parts.controller.ticks - before
         swap_us = np.empty(SWITCHES)
         for i in range(SWITCHES):
             began = time.perf_counter()
-            runtime.controller.refresh()
+            runtime.parts.controller.refresh()
             swap_us[i] = (time.perf_counter() - began) * 1e6
     wrong = sum(
         not torch.allclose(answer.last_hidden_state, wanted[index % len(examples)], atol=1e-3)

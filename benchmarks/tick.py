@@ -27,7 +27,7 @@ def main() -> None:
         times_us = np.empty(TICKS)
         for i in range(TICKS):
             began = time.perf_counter()
-            runtime.controller.tick()
+            runtime.parts.controller.tick()
             times_us[i] = (time.perf_counter() - began) * 1e6
             time.sleep(0.005)  # ticks apart, so that requests get their turn between them
         stop.set()

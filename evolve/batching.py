@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evolve.errors import PlanFault
+
 if TYPE_CHECKING:
     from evolve.queueing import Request
     from supernet.signature import Signature, TensorSpec
@@ -56,7 +58,11 @@ def _stack_leaf(
 def split(
     outputs: Sequence[torch.Tensor], requests: Sequence[Request], signature: Signature, length: int
 ) -> list[list[torch.Tensor]]:
-    """Each request's own output leaves: its rows, cropped to its length, contiguous."""
+    """Each request's own output leaves: its rows, cropped to its length, contiguous.
+
+    Raises `PlanFault` when the outputs are not those of the signature.
+    """
+    _check(outputs, signature, sum(request.rows for request in requests), length)
     if len(requests) == 1 and requests[0].length == length:
         return [list(outputs)]
     answers: list[list[torch.Tensor]] = []
@@ -70,6 +76,24 @@ def split(
         )
         at += request.rows
     return answers
+
+
+def _check(
+    outputs: Sequence[torch.Tensor], signature: Signature, rows: int, length: int
+) -> None:
+    if len(outputs) != len(signature.outputs):
+        raise PlanFault(f"{len(outputs)} outputs where {len(signature.outputs)} are due")
+    sizes = {"rows": rows, "length": length}
+    for leaf, spec in zip(outputs, signature.outputs, strict=True):
+        fits = leaf.ndim == len(spec.dims) and all(
+            dim == "any" or size == sizes.get(dim, dim)  # type: ignore[call-overload]
+            for size, dim in zip(leaf.shape, spec.dims, strict=True)
+        )
+        if not fits or str(leaf.dtype) != f"torch.{spec.dtype}":
+            raise PlanFault(
+                f"{spec.name} is {leaf.dtype} {tuple(leaf.shape)} where torch.{spec.dtype} "
+                f"{spec.dims} is due for {rows} rows of length {length}"
+            )
 
 
 def _crop(

@@ -148,14 +148,12 @@ class Controller:
             self._journal.append(
                 "plan", plan,
                 seen={"cost_ratio": drifts[plan].ratio},
-                reason=f"costs drifted: it now takes {drifts[plan].ratio:.2f} × what was predicted; "
+                reason=f"costs drifted to {drifts[plan].ratio:.2f} × what was predicted; "
                 "the cost table follows",
             )  # fmt: skip
         self._drifting = frozenset(drifts)
 
-    def _record(
-        self, signals: Signals, before: Choice, choice: Choice, veto: str | None
-    ) -> None:
+    def _record(self, signals: Signals, before: Choice, choice: Choice, veto: str | None) -> None:
         changed = choice.params != before.params
         now_s = self._clock()
         active = signals.arrival_per_s > 0 or signals.ended > 0 or signals.queue > 0
@@ -180,4 +178,3 @@ class Controller:
         self._plan_rows = rows
         total = sum(delta.values())
         return {f"plan:{plan}": n / total for plan, n in delta.items() if n} if total else {}
-

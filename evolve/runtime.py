@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from evolve.queueing import Request
 from supernet.errors import OutsideCapture
 
 if TYPE_CHECKING:
+    from evolve.admission import Admission
     from evolve.brain import Brain, Progress
     from evolve.config import Config
     from evolve.controller import Controller
@@ -33,9 +34,22 @@ if TYPE_CHECKING:
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan, PlanLibrary
 
-__all__ = ["Runtime"]
+__all__ = ["Parts", "Runtime"]
 
 CLOSE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a runtime is made of, for whoever looks inside (benchmarks, tests, its own methods)."""
+
+    serving: Serving
+    fleet: Fleet
+    library: PlanLibrary
+    controller: Controller
+    admission: Admission
+    brain: Brain
+    journal: Journal
 
 
 class Runtime:
@@ -45,27 +59,11 @@ class Runtime:
     carry no gradient.
     """
 
-    def __init__(
-        self,
-        *,
-        slo: SLO,
-        config: Config,
-        serving: Serving,
-        fleet: Fleet,
-        library: PlanLibrary,
-        controller: Controller,
-        journal: Journal,
-        brain: Brain,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, slo: SLO, config: Config, parts: Parts, clock: Callable[[], float]) -> None:
         self.slo = slo
         self.config = config
-        self._serving = serving
-        self._fleet = fleet
-        self._library = library
-        self.controller = controller
-        self._journal = journal
-        self._brain = brain
+        self.parts = parts
+        self._serving = parts.serving
         self._clock = clock
         self._alone = itertools.count(1)
         self._in_process = config.workers.kind == "thread"
@@ -76,9 +74,9 @@ class Runtime:
     def start(self) -> None:
         """Called once by `wrap`."""
         self._serving.scheduler.warm()
-        self._fleet.start()
-        self.controller.start()
-        self._brain.start()
+        self.parts.fleet.start()
+        self.parts.controller.start()
+        self.parts.brain.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -95,7 +93,7 @@ class Runtime:
             self._serving.scheduler.submit(request)
         else:
             try:
-                self._fleet.lanes[lane].answer_here(request)
+                self.parts.fleet.lanes[lane].answer_here(request)
             finally:
                 self._serving.scheduler.release(lane)
         return request.future.result()
@@ -122,7 +120,9 @@ class Runtime:
         """`submit` for asyncio: awaits the answer, raises what the future would."""
         return await asyncio.wrap_future(self.submit(*args, **kwargs))
 
-    def _request(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool) -> Request:
+    def _request(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool
+    ) -> Request:
         now_ms = self._clock() * 1e3
         deadline_ms = self.slo.deadline_ms(now_ms)
         capture = self._serving.capture
@@ -149,19 +149,21 @@ class Runtime:
     def _say_outside(self, reason: str) -> None:
         if reason not in self._outside_reasons and len(self._outside_reasons) < 100:
             self._outside_reasons.add(reason)
-            self._journal.append(
-                "request", ORIGINAL, reason=f"outside the capture, answered by the original: {reason}"
+            self.parts.journal.append(
+                "request",
+                ORIGINAL,
+                reason=f"outside the capture, answered by the original: {reason}",
             )
 
     # -- looking inside ----------------------------------------------------------------------
 
     def plans(self) -> tuple[Plan, ...]:
         """Every plan tried so far, with its state, error, memory and measured costs."""
-        return self._library.plans()
+        return self.parts.library.plans()
 
     def decisions(self, last: int = 20) -> tuple[Decision, ...]:
         """The latest decisions, oldest first."""
-        return self._journal.last(last)
+        return self.parts.journal.last(last)
 
     @property
     def grid(self) -> ShapeGrid:
@@ -171,14 +173,14 @@ class Runtime:
     @property
     def progress(self) -> Progress:
         """How far the building of plans is."""
-        return self._brain.progress
+        return self.parts.brain.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
         """Blocks until every plan was tried; False when `timeout_s` ran out first.
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
-        return self._brain.wait(timeout_s)
+        return self.parts.brain.wait(timeout_s)
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and monitors, JSON-able."""
@@ -188,20 +190,20 @@ class Runtime:
         return {
             "closed": self._closed,
             "capture": self._serving.capture.reason or "exported",
-            "policy": self.controller.choice.params.name,
+            "policy": self.parts.controller.choice.params.name,
             "queue": queue,
             "busy_lanes": busy,
             "lanes": [
                 {"worker": lane.worker.name, "pid": lane.worker.pid}
                 if (lane.worker is not None)
                 else {"worker": None, "pid": None}
-                for lane in self._fleet.lanes
+                for lane in self.parts.fleet.lanes
             ],
             "counts": computed,
             "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
             "rows_by_plan": tally.plan_rows(),
-            "plans": {plan.spec.key: plan.state.value for plan in self._library.plans()},
-            "journal_fault": self._journal.fault,
+            "plans": {plan.spec.key: plan.state.value for plan in self.parts.library.plans()},
+            "journal_fault": self.parts.journal.fault,
         }
 
     # -- ending ------------------------------------------------------------------------------
@@ -213,15 +215,15 @@ class Runtime:
             if self._closed:
                 return
             self._closed = True
-        self._brain.stop()
-        self.controller.stop()
+        self.parts.brain.stop()
+        self.parts.controller.stop()
         for request in self._serving.scheduler.close():
             if request.future.set_running_or_notify_cancel():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
-        self._fleet.close(CLOSE_TIMEOUT_S)
-        self._brain.join(CLOSE_TIMEOUT_S)
-        self._journal.append("runtime", "runtime", reason="closed")
-        self._journal.close()
+        self.parts.fleet.close(CLOSE_TIMEOUT_S)
+        self.parts.brain.join(CLOSE_TIMEOUT_S)
+        self.parts.journal.append("runtime", "runtime", reason="closed")
+        self.parts.journal.close()
 
     def __enter__(self) -> Runtime:
         return self

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from evolve.admission import Admission, warm_batches
 from evolve.brain import Brain, Workshop
 from evolve.config import Config, WorkersConfig, load_config
-from evolve.controller import Controller, tier_of
+from evolve.controller import Controller
 from evolve.faults import Faults
 from evolve.fleet import Fleet
 from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
-from evolve.residency import worth_keeping
-from evolve.runtime import Runtime
+from evolve.runtime import Parts, Runtime
 from evolve.scheduler import Scheduler, Tables
 from evolve.slo import SLO
 from evolve.tally import Tally
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.base import Choice, Policy
-from policies.baselines import RulePolicy, StaticPolicy, ThresholdPolicy
+from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.presets import DEFAULT
 from policies.tactical import TacticalPolicy
 from profiler.costs import CostTable
@@ -37,13 +37,10 @@ from supernet.capture import Capture, capture
 from supernet.plans import PlanLibrary
 
 if TYPE_CHECKING:
-    from evolve.workers.base import Inputs, Worker
+    from evolve.workers.base import Worker
     from profiler.fingerprint import DeviceFingerprint
-    from supernet.plans import Plan
 
 __all__ = ["wrap"]
-
-WARM_BUDGET_MS = 4000.0
 
 
 def wrap(
@@ -117,7 +114,9 @@ def _workers(config: WorkersConfig, cores: int) -> WorkersConfig:
             config, count=count, threads=config.threads or max(1, cores // count)
         )
     threads = config.threads or 1
-    return dataclasses.replace(config, count=config.count or max(1, cores // threads), threads=threads)
+    return dataclasses.replace(
+        config, count=config.count or max(1, cores // threads), threads=threads
+    )
 
 
 def _assemble(
@@ -159,12 +158,12 @@ def _assemble(
 
     fleet = Fleet(
         lanes, serving, hire=partial(_hire, workers), said=worker_said,
-        warm=partial(_warm_batches, captured, costs, slo),
+        warm=partial(warm_batches, captured.signature, costs, slo.p99_ms),
     )  # fmt: skip
     controller = Controller(
         scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
-        policy=policy, initial=Choice(DEFAULT, "the default rule"), period_s=config.tick_ms / 1e3, clock=clock,
-        check=fleet.check,
+        policy=policy, initial=Choice(DEFAULT, "the default rule"),
+        period_s=config.tick_ms / 1e3, clock=clock, check=fleet.check,
     )  # fmt: skip
     faults = Faults(
         library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
@@ -175,63 +174,18 @@ def _assemble(
             "plan", plan, before={"state": before}, after={"state": after}, reason=reason
         )
 
-    def admit(plan: Plan) -> None:
-        costs.seed(plan.key, plan.costs_ms)
-        keep = _worth_keeping(library, costs, slo, config)
-        if plan.key in keep:
-            fleet.load(plan)
-        for key in {plan.key, *fleet.held()} - keep:
-            fleet.unload(key)
-            plan_said(key, "admitted", "not resident", "another plan is as fast at every shape")
-        controller.refresh()
-
-    brain = Brain(
-        Workshop(captured, device, slo, config.plans, threads), library, admit, plan_said
-    )
-    return Runtime(
-        slo=slo, config=config, serving=serving, fleet=fleet, library=library,
-        controller=controller, journal=journal, brain=brain, clock=clock,
+    admission = Admission(
+        library, costs, fleet, slo_ms=slo.p99_ms, limit=config.plans.resident,
+        refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
-
-
-def _worth_keeping(
-    library: PlanLibrary, costs: CostTable, slo: SLO, config: Config
-) -> set[str]:
-    plans = library.admitted()
-    keys = [ORIGINAL, *(plan.key for plan in plans)]
-    tiers = [0, *(tier_of(plan.error) for plan in plans)]
-    kept = worth_keeping(
-        costs.matrix(keys), tiers, slo_ms=slo.p99_ms, limit=config.plans.resident
+    brain = Brain(
+        Workshop(captured, device, slo, config.plans, threads), library, admission.admit, plan_said
     )
-    return {keys[i] for i in kept}
+    parts = Parts(serving, fleet, library, controller, admission, brain, journal)
+    return Runtime(slo, config, parts, clock)
 
 
 def _hire(workers: WorkersConfig, name: str) -> Worker:
     if workers.kind == "thread":
         return ThreadWorker(name)
-    return ProcessWorker(
-        name, threads=workers.threads or 1, hang_timeout_s=workers.hang_timeout_s
-    )
-
-
-def _warm_batches(captured: Capture, costs: CostTable, slo: SLO, plan: Plan) -> list[Inputs]:
-    """The batches worth running once before `plan` serves: those that can meet the SLO.
-
-    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself.
-    """
-    matrix = costs.matrix([plan.key])[0]
-    grid = captured.grid
-    shapes = sorted(
-        (float(matrix[row, cell]), row + 1, length)
-        for row in range(grid.max_rows)
-        for cell, length in enumerate(grid.lengths)
-        if matrix[row, cell] <= slo.p99_ms
-    )
-    batches: list[Inputs] = []
-    spent_ms = 0.0
-    for cost_ms, rows, length in shapes:
-        spent_ms += cost_ms
-        if spent_ms > WARM_BUDGET_MS:
-            break
-        batches.append([(s.dtype, s.shape(rows, length)) for s in captured.signature.inputs])
-    return batches
+    return ProcessWorker(name, threads=workers.threads or 1, hang_timeout_s=workers.hang_timeout_s)

@@ -175,6 +175,11 @@ class TacticalPolicy:
         self._sane = network.sane
         self.card: Mapping[str, Any] = card or {}
 
+    @property
+    def network(self) -> Network:
+        """The arrays the policy is made of."""
+        return self._network
+
     def choose(self, signals: Signals, current: Choice) -> Choice:
         if not self._sane:
             return _fallback("the policy holds numbers that are not finite")

@@ -62,6 +62,12 @@ class Service:
             np.isfinite(self.factor).all() and (self.factor > 0).all()
         ):
             raise ValueError("factor must hold finite multipliers greater than 0")
+        for name, array in (("tier", self.tier), ("accuracy", self.accuracy)):
+            if array is not None and array.shape != self.cost_ms.shape[:1]:
+                raise ValueError(
+                    f"{name} must have one entry per plan ({self.cost_ms.shape[0]}), "
+                    f"got shape {array.shape}"
+                )
 
 
 @dataclass(frozen=True)

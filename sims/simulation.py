@@ -16,7 +16,7 @@ from sims import engine
 from sims.service import Result, Service
 from sims.traces import Trace
 
-__all__ = ["Moment", "Simulation", "simulate"]
+__all__ = ["Batches", "Moment", "Simulation", "simulate"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,6 +30,19 @@ class Moment:
     count: Ints
     free_ms: Floats
     queue: Ints
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a simulation so far, [B] each, in order of their start."""
+
+    start_ms: Floats
+    finish_ms: Floats
+    expected_ms: Floats
+    tokens: Floats
+    plan: Ints
+    rows: Ints
+    cell: Ints
 
 
 class Simulation:
@@ -203,6 +216,11 @@ class Simulation:
             ended=int(value[26]),
             batches=int(value[31]),
         )
+
+    def batches(self) -> Batches:
+        """What ran so far."""
+        b = int(self._count[engine.BATCHES])
+        return Batches(*self._log[:b].T.copy(), *self._log_shape[:b].T.copy())
 
     def result(self) -> Result:
         """Figures over all requests offered so far; those still waiting count as not met."""

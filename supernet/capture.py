@@ -268,10 +268,9 @@ class _Study:
             notes = [str(why)]
         else:
             notes.append(exported.note)
-            if exported.axes is not axes:
-                axes = exported.axes
-                self.examples = [e for e in self.examples if _fits(e, axes)]
-                self.longest = self.examples[-1]
+            axes = exported.axes
+        self.examples = [leaves for leaves in self.examples if _fits(leaves, axes)]
+        self.longest = self.examples[-1]
         return self._describe(axes, exported, "; ".join(filter(None, notes)) or None)
 
     def _describe(self, axes: Axes, exported: Exported | None, reason: str | None) -> Capture:

@@ -22,10 +22,10 @@ KINDS = ("poisson", "bursty", "surge")
 BURST_CV2 = 4.0
 SURGE_FACTOR = 5.0
 COLUMNS = ("goodput_per_s", "met_ratio", "refused_ratio", "p50_ms", "p99_ms", "padded_ratio")
-NOTE = (
-    "static: best of the fixed settings (plan, batch cap, wait), swept on each of these very "
-    "traces afterwards, so an upper mark for fixed settings. Costs: the reference encoder of "
-    "sims.reference, one thread per worker."
+COSTS = "Costs: the reference encoder of sims.reference, one thread per worker."
+STATIC = (
+    " static: the best of the fixed settings (plan, batch cap, wait), swept on each of these very "
+    "traces afterwards; nobody could have known it before."
 )
 
 
@@ -150,6 +150,10 @@ def _recorded(path: Path, rate: float | None, seconds: float, seed: int, service
     return replace(trace.head(seconds), lengths=trace.head(seconds).lengths.clip(1, longest))
 
 
+def _note(rows: Sequence[Row]) -> str:
+    return COSTS + (STATIC if any(row.policy == "static" for row in rows) else "")
+
+
 def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
     told = {
         "trace": traces[0].name,
@@ -157,7 +161,7 @@ def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_
         "requests": [len(one) for one in traces],
         "workers": workers,
         "slo_ms": slo_ms,
-        "note": NOTE,
+        "note": _note(rows),
         "policies": {
             row.policy: {"mean": row.figures(), "runs": [asdict(one) for one in row.results]}
             for row in rows
@@ -176,7 +180,7 @@ def _print_table(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo
         title=f"{traces[0].name}, {mean_rate:.0f} requests/s on average, {len(traces)} seeds, "
         f"{workers} workers, {slo_ms:g} ms",
         title_justify="left",
-        caption=NOTE,
+        caption=_note(rows),
         caption_justify="left",
     )
     table.add_column("policy", overflow="fold")

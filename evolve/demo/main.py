@@ -16,8 +16,8 @@ import evolve
 from evolve.demo import minilm, report
 from evolve.demo.contenders import Figures, Stream, run_plain, run_runtime
 from evolve.demo.load import Outcome, Phase, arrivals
-from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.plain import PlainLoop
+from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.text import sentences
 from profiler.fingerprint import fingerprint
 from supernet.plans import Plan, PlanState
@@ -160,7 +160,9 @@ def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:
             now = runtime.progress
             if now is not None:
                 done = (now.done + now.share) / max(now.total, 1)
-                progress.update(task, completed=done, description=f"{title}: {now.plan} {now.stage}")
+                progress.update(
+                    task, completed=done, description=f"{title}: {now.plan} {now.stage}"
+                )
         progress.update(task, completed=1.0, description=title)
 
 

@@ -42,7 +42,9 @@ def figures_table(results: Mapping[str, Figures], stream: Stream) -> Table:
     for name in results:
         table.add_column(name, justify="right")
     for title, field, form in ROWS:
-        table.add_row(title, *(form.format(getattr(figures, field)) for figures in results.values()))
+        table.add_row(
+            title, *(form.format(getattr(figures, field)) for figures in results.values())
+        )
     plain = results["plain"].surge_goodput_per_s
     if plain > 0:
         ratios = (f"{figures.surge_goodput_per_s / plain:.2f} ×" for figures in results.values())
@@ -145,6 +147,4 @@ def _plans(axes: Any, decisions: Sequence[Decision], began_s: float, seconds: fl
     if names:
         labels = [name.removeprefix("plan:") for name in names]
         axes.stackplot(times, shares, labels=labels, step="pre", alpha=0.8)
-    axes.set(
-        ylabel="share of rows", xlabel="seconds", ylim=(0, 1), title="Plans chosen by evolve"
-    )
+    axes.set(ylabel="share of rows", xlabel="seconds", ylim=(0, 1), title="Plans chosen by evolve")

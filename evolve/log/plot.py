@@ -121,6 +121,7 @@ def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.01)
+    axes[-1].set_xlim(*_limits(timeline))
     axes[-1].set_xlabel("seconds since the first decision shown")
     figure.align_ylabels(axes)
     try:
@@ -150,8 +151,11 @@ def _matplotlib() -> tuple[Any, Any]:
 
 
 def _draw_load(ax: Axes, timeline: Timeline) -> None:
-    key = "offered_per_s" if any("offered_per_s" in d.seen for _, d in timeline.ticks) else ""
-    ax.plot(*timeline.series(key or "arrival_per_s"), color=OFFERED, lw=1.4, label="arriving")
+    # `arrival_per_s` remembers 40 ms: seen once a second it is noise. All that ended within the
+    # window's second, answered or refused, follows the load as well, one latency later.
+    counted = any("offered_per_s" in d.seen for _, d in timeline.ticks)
+    key, label = ("offered_per_s", "arriving") if counted else ("ended", "answered or refused")
+    ax.plot(*timeline.series(key), color=OFFERED, lw=1.4, label=label)
     ax.plot(*timeline.series("served_per_s"), color=ANSWERED, lw=1.6, label="answered")
     ax.set_ylabel("requests/s")
     ax.set_ylim(bottom=0)
@@ -181,9 +185,10 @@ def _draw_met(ax: Axes, timeline: Timeline, ticker: Any) -> None:
 
 
 def _draw_plans(ax: Axes, timeline: Timeline, shares: list[str], ticker: Any) -> None:
+    # A tick's shares are those since the tick before it, hence steps that end at the tick.
     times = [at_s for at_s, _ in timeline.ticks]
     rows = [[d.seen.get(f"plan:{name}", 0.0) for _, d in timeline.ticks] for name in shares]
-    ax.stackplot(times, rows, labels=shares, colors=TONES, step="post", lw=0)
+    ax.stackplot(times, rows, labels=shares, colors=TONES, step="pre", lw=0)
     ax.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     ax.set_ylim(0, 1)
     ax.set_ylabel("of the rows")
@@ -213,6 +218,13 @@ def _legend(ax: Axes, title: str) -> None:
     ax.grid(axis="y", color="#e6e6e6", lw=0.8)
     ax.set_axisbelow(True)
     ax.legend(loc="upper left", bbox_to_anchor=(1.005, 1.03), frameon=False, fontsize=8.5)
+
+
+def _limits(timeline: Timeline) -> tuple[float, float]:
+    """From the first to the last tick; what was decided long before traffic came is left out."""
+    first_s, last_s = timeline.ticks[0][0], timeline.ticks[-1][0]
+    margin_s = max(0.02 * (last_s - first_s), 1e-3)
+    return first_s - margin_s, last_s + margin_s
 
 
 def _plan_shares(timeline: Timeline) -> list[str]:

@@ -99,7 +99,11 @@ class ProcessWorker:
         return Answer([torch.from_numpy(output) for output in outputs], reply["elapsed_ms"])
 
     def _exchange(
-        self, connection: Connection, header: dict[str, Any], arrays: Sequence[Any], timeout_s: float
+        self,
+        connection: Connection,
+        header: dict[str, Any],
+        arrays: Sequence[Any],
+        timeout_s: float,
     ) -> tuple[dict[str, Any], list[Any]]:
         try:
             send(connection, header, arrays)

@@ -14,6 +14,7 @@ import pytest
 from evolve.cli import main
 from evolve.errors import EvolveError
 from policies.baselines import RulePolicy
+from policies.presets import PRESETS
 from profiler.shapes import Shape
 from sims.reference import reference_service
 from sims.simulate import simulate
@@ -326,7 +327,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     asked: list[Any] = []
     names = tactical.observation_names()
-    width, presets = len(names), len(tactical.PRESETS)
+    width, presets = len(names), len(PRESETS)
     zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
     layer = (np.zeros((presets, width), np.float32), np.zeros(presets, np.float32))
     network = tactical.Network(zeros, ones, 10.0, -100 * ones, 100 * ones, (layer,))

@@ -94,7 +94,11 @@ def test_the_hash_follows_weights_graph_and_signature() -> None:
         ({1: torch.ones(1, 8)}, TypeError, "argument names as keys, got 1"),
         ((torch.ones(0, 8),), ValueError, r"example_inputs\[0\]: input must not be empty"),
         ((torch.ones(1, 9),), ValueError, r"a call the model accepts; it raised RuntimeError"),
-        ([(torch.ones(1, 8),), (torch.ones(8),)], ValueError, "must have dtype torch.float32 and 2"),
+        (
+            [(torch.ones(1, 8),), (torch.ones(8),)],
+            ValueError,
+            "must have dtype torch.float32 and 2",
+        ),
         ([(torch.ones(1, 8),), ()], ValueError, r"example_inputs\[1\] must be called as the first"),
     ],
 )

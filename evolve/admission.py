@@ -1,0 +1,101 @@
+"""From an admitted plan to one that serves: priced, worth its memory, loaded, on the tables.
+
+The other way round too: a plan that a better one made superfluous is let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from evolve.controller import tier_of
+from evolve.original import ORIGINAL
+from evolve.residency import worth_keeping
+
+if TYPE_CHECKING:
+    from evolve.fleet import Fleet
+    from evolve.workers.base import Inputs
+    from profiler.costs import CostTable
+    from supernet.plans import Plan, PlanLibrary
+    from supernet.signature import Signature
+
+__all__ = ["Admission", "warm_batches"]
+
+WARM_BUDGET_MS = 4000.0
+
+
+class Admission:
+    """Called by the brain for each plan that passed verification.
+
+    Args:
+        library, costs, fleet: Where plans are known, priced and held.
+        slo_ms: Shapes that cost more count for nothing.
+        limit: Plans held at once.
+        refresh: Puts the change on the scheduler's tables.
+        said: Told, for the journal, (plan key, before, after, reason).
+    """
+
+    def __init__(
+        self,
+        library: PlanLibrary,
+        costs: CostTable,
+        fleet: Fleet,
+        *,
+        slo_ms: float,
+        limit: int,
+        refresh: Callable[[], None],
+        said: Callable[[str, str, str, str], None],
+    ) -> None:
+        self._library = library
+        self._costs = costs
+        self._fleet = fleet
+        self._slo_ms = slo_ms
+        self._limit = limit
+        self._refresh = refresh
+        self._said = said
+
+    def admit(self, plan: Plan) -> None:
+        """Makes `plan`, which the library holds, serve if it is the best choice somewhere.
+
+        Raises `PlanFault` when a worker can't load it.
+        """
+        self._costs.seed(plan.key, plan.costs_ms)
+        keep = self._keep()
+        if plan.key in keep:
+            self._fleet.load(plan)
+        for key in {plan.key, *self._fleet.held()} - keep:
+            self._fleet.unload(key)
+            self._said(key, "admitted", "not resident", "another plan is as fast at every shape")
+        self._refresh()
+
+    def _keep(self) -> set[str]:
+        plans = self._library.admitted()
+        keys = [ORIGINAL, *(plan.key for plan in plans)]
+        tiers = [0, *(tier_of(plan.error) for plan in plans)]
+        kept = worth_keeping(
+            self._costs.matrix(keys), tiers, slo_ms=self._slo_ms, limit=self._limit
+        )
+        return {keys[i] for i in kept}
+
+
+def warm_batches(signature: Signature, costs: CostTable, slo_ms: float, plan: Plan) -> list[Inputs]:
+    """The batches worth running once before `plan` serves: those that can meet the SLO.
+
+    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself.
+    """
+    matrix = costs.matrix([plan.key])[0]
+    grid = costs.grid
+    shapes = sorted(
+        (float(matrix[row, cell]), row + 1, length)
+        for row in range(grid.max_rows)
+        for cell, length in enumerate(grid.lengths)
+        if matrix[row, cell] <= slo_ms
+    )
+    batches: list[Inputs] = []
+    spent_ms = 0.0
+    for cost_ms, rows, length in shapes:
+        spent_ms += cost_ms
+        if spent_ms > WARM_BUDGET_MS:
+            break
+        batches.append([(spec.dtype, spec.shape(rows, length)) for spec in signature.inputs])
+    return batches

@@ -1,0 +1,176 @@
+"""Whatever a plan or its worker does, every request gets the original's answer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import evolve
+from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.workers.base import Answer
+from profiler.shapes import Shape
+from supernet.plans import Plan, PlanSpec, PlanState
+
+Behaviour = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+
+
+class StagedWorker:
+    """Runs a Python function as its plan; `dies` makes it end like a process would."""
+
+    def __init__(self, name: str, behaviour: Behaviour) -> None:
+        self.name = name
+        self.pid = 1
+        self.alive = True
+        self.resident: frozenset[str] = frozenset()
+        self.runs = 0
+        self._behaviour = behaviour
+
+    def load(self, plan: Plan, warm: Sequence[Any] = ()) -> None:
+        self.resident = self.resident | {plan.key}
+
+    def unload(self, key: str) -> None:
+        self.resident = self.resident - {key}
+
+    def run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
+        self.runs += 1
+        return Answer(self._behaviour(leaves), 0.01)
+
+    def close(self) -> None:
+        self.alive = False
+
+
+def staged_plan() -> Plan:
+    spec = PlanSpec("graph", "staged", "fp32", 1, "weights", "torch", "1", "isa")
+    costs = {Shape(1, 1): 1e-3, Shape(16, 1): 2e-3}  # ms: always the fastest
+    return Plan(spec, PlanState.ADMITTED, error=0.0, costs_ms=costs)
+
+
+@pytest.fixture
+def serve(
+    mlp: torch.nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]]]:
+    """A runtime whose only plan does what the test says, on staged workers."""
+    runtimes: list[evolve.Runtime] = []
+
+    def make(behaviour: Behaviour) -> tuple[evolve.Runtime, list[StagedWorker], Plan]:
+        workers: list[StagedWorker] = []
+
+        def hire(settings: object, name: str) -> StagedWorker:
+            workers.append(StagedWorker(name, behaviour))
+            return workers[-1]
+
+        monkeypatch.setattr("evolve.wrapping._hire", hire)
+        runtime = evolve.wrap(mlp, (torch.randn(2, 8),), slo=evolve.SLO(60_000.0), config=config)
+        runtimes.append(runtime)
+        runtime.wait_for_plans(30)
+        plan = staged_plan()
+        runtime.parts.library.put(plan)
+        runtime.parts.admission.admit(plan)
+        return runtime, workers, plan
+
+    yield make
+    for runtime in runtimes:
+        runtime.close()
+
+
+def raises(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    raise PlanFault("staged")
+
+
+def crashes(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    raise WorkerCrashed("worker-0", -signal.SIGSEGV)
+
+
+def hangs(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    raise WorkerHung("worker-0 gave no answer")
+
+
+def gives_nan(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.full((leaves[0].shape[0], 4), float("nan"))]
+
+
+def gives_too_few_rows(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.zeros(0, 4)]
+
+
+def gives_too_few_outputs(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return []
+
+
+BAD = [raises, crashes, hangs, gives_nan, gives_too_few_rows, gives_too_few_outputs]
+
+
+@pytest.mark.parametrize("behaviour", BAD)
+def test_a_bad_plan_harms_nobody_and_is_quarantined(
+    serve: Callable[..., Any], mlp: torch.nn.Module, behaviour: Behaviour
+) -> None:
+    runtime, workers, plan = serve(behaviour)
+    calls = [torch.randn(1 + i % 3, 8) for i in range(20)]
+    futures = [runtime.submit(x) for x in calls]
+    for x, future in zip(calls, futures, strict=True):
+        assert torch.allclose(future.result(timeout=30), mlp(x), atol=1e-6)
+    assert sum(worker.runs for worker in workers) >= 1
+    assert runtime.parts.library.get(plan.key).state is PlanState.QUARANTINED
+    assert runtime.parts.library.admitted() == ()
+    reasons = [d for d in runtime.decisions() if d.after.get("state") == "quarantined"]
+    assert len(reasons) == 1
+    before = runtime.status()["rows_by_plan"]
+    runtime(torch.randn(1, 8))
+    assert runtime.status()["rows_by_plan"].get(plan.key) == before.get(plan.key)
+
+
+def test_a_plan_is_not_blamed_for_a_bad_request(
+    serve: Callable[..., Any], mlp: torch.nn.Module
+) -> None:
+    """NaN in, NaN out is what the original does too."""
+    runtime, _, plan = serve(lambda leaves: [mlp(leaves[0]).detach()])
+    bad = torch.full((1, 8), float("nan"))
+    assert torch.isnan(runtime.submit(bad).result(timeout=30)).all()
+    assert runtime.parts.library.get(plan.key).state is PlanState.ADMITTED
+
+
+def test_a_crashed_worker_is_replaced_and_loaded_again(
+    serve: Callable[..., Any], mlp: torch.nn.Module
+) -> None:
+    killed = threading.Event()
+
+    def killed_once(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if not killed.is_set():
+            killed.set()
+            raise WorkerCrashed("worker-0", -signal.SIGKILL)
+        return [mlp(leaves[0]).detach()]
+
+    runtime, workers, plan = serve(killed_once)
+    x = torch.randn(1, 8)
+    assert torch.allclose(runtime(x), mlp(x))
+    deadline = threading.Event()
+    for _ in range(3000):
+        if len(workers) == 2 and workers[1].resident == {plan.key}:
+            break
+        deadline.wait(0.01)
+    assert workers[1].resident == {plan.key}
+    assert not workers[0].alive
+    while runtime.status()["lanes"][0]["worker"] is None:
+        deadline.wait(0.001)
+    assert torch.allclose(runtime(x), mlp(x))
+    assert workers[1].runs >= 1
+    assert runtime.parts.library.get(plan.key).state is PlanState.ADMITTED
+    assert any(d.kind == "worker" for d in runtime.decisions())
+
+
+def test_a_worker_that_died_while_idle_is_replaced_by_the_next_tick(
+    serve: Callable[..., Any], mlp: torch.nn.Module
+) -> None:
+    _, workers, plan = serve(lambda leaves: [mlp(leaves[0]).detach()])
+    workers[0].alive = False
+    pause = threading.Event()
+    for _ in range(3000):
+        if len(workers) == 2 and workers[1].resident == {plan.key}:
+            break
+        pause.wait(0.01)
+    assert workers[1].resident == {plan.key}

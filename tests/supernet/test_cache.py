@@ -1,0 +1,201 @@
+"""Nothing damaged, half-written or touchable by others is ever handed out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from supernet import manifest
+from supernet.cache import ArtifactCache
+from supernet.errors import CacheFull, CacheUntrusted
+
+
+class Discards(list[tuple[str, str]]):
+    def __call__(self, entry: str, reason: str) -> None:
+        self.append((entry, reason))
+
+
+@pytest.fixture
+def discards() -> Discards:
+    return Discards()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, discards: Discards) -> ArtifactCache:
+    return ArtifactCache(tmp_path / "cache", discards)
+
+
+def fill(cache: ArtifactCache, key: str = "plan-1") -> Path:
+    with cache.adding("plans", key) as folder:
+        (folder / "model.bin").write_bytes(b"weights" * 100)
+        (folder / "parts").mkdir()
+        (folder / "parts" / "code.so").write_bytes(b"code")
+    found = cache.entry("plans", key)
+    assert found is not None
+    return found
+
+
+def files(cache: ArtifactCache) -> list[str]:
+    return sorted(str(p.relative_to(cache.root)) for p in cache.root.rglob("*") if p.is_file())
+
+
+def test_an_entry_is_owner_only_and_readable_again(cache: ArtifactCache) -> None:
+    folder = fill(cache)
+    assert (folder / "parts" / "code.so").read_bytes() == b"code"
+    for path in [cache.root, *cache.root.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert ArtifactCache(cache.root).entry("plans", "plan-1") == folder
+    assert cache.entry("plans", "plan-2") is None
+
+
+@pytest.mark.parametrize("name", ["model.bin", "parts/code.so", "manifest.json"])
+@pytest.mark.parametrize("position", [0, -2, 1000])
+def test_a_flipped_bit_in_any_file_discards_the_entry(
+    cache: ArtifactCache, discards: Discards, name: str, position: int
+) -> None:
+    path = fill(cache) / name
+    content = bytearray(path.read_bytes())
+    content[min(position, len(content) - 1)] ^= 1
+    path.write_bytes(content)
+    assert cache.entry("plans", "plan-1") is None
+    assert [entry for entry, _ in discards] == ["plans/plan-1"]
+    assert not (cache.root / "plans" / "plan-1").exists()
+    assert fill(cache) == cache.root / "plans" / "plan-1"  # it can be built again
+
+
+def test_what_else_is_wrong_with_an_entry(cache: ArtifactCache, discards: Discards) -> None:
+    def cut(folder: Path) -> None:
+        (folder / "model.bin").write_bytes(b"weights")
+
+    def plant(folder: Path) -> None:
+        (folder / "evil.so").write_bytes(b"")
+
+    def link(folder: Path) -> None:
+        (folder / "model.bin").unlink()
+        (folder / "model.bin").symlink_to("/etc/passwd")
+
+    def swap(folder: Path) -> None:
+        other = fill(cache, "plan-2")
+        (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+
+    harms = {
+        cut: "hash differs",
+        plant: "evil.so is not in its manifest",
+        link: "is a link",
+        swap: "belongs to another entry",
+        lambda folder: (folder / "model.bin").unlink(): "model.bin is missing",
+        lambda folder: (folder / "manifest.json").unlink(): "manifest cannot be read",
+        lambda folder: (folder / "manifest.json").write_text("[]"): "not a sealed record",
+        lambda folder: folder.chmod(0o777): "can be written by others",
+        lambda folder: (folder / "model.bin").chmod(0o606): "can be written by others",
+    }
+    for harm, reason in harms.items():
+        harm(fill(cache))  # type: ignore[no-untyped-call]
+        assert cache.entry("plans", "plan-1") is None, reason
+        assert reason in discards[-1][1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_of_another_user_are_discarded(cache: ArtifactCache, discards: Discards) -> None:
+    os.chown(fill(cache) / "model.bin", 12345, -1)
+    assert cache.entry("plans", "plan-1") is None
+    assert "belongs to user 12345" in discards[-1][1]
+
+
+def test_a_cache_folder_of_another_user_is_refused(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(CacheUntrusted, match="must be a folder of this user"):
+        ArtifactCache(cache.root)
+
+
+def test_a_world_writable_cache_is_emptied_and_closed(
+    cache: ArtifactCache, discards: Discards
+) -> None:
+    fill(cache)
+    cache.put_report("r", {"a": 1})
+    cache.root.chmod(0o777)
+    again = ArtifactCache(cache.root, discards)
+    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+    assert again.entry("plans", "plan-1") is None
+    assert again.report("r") is None
+    assert {reason for _, reason in discards} == {"others could write to the cache"}
+
+
+def test_a_build_that_fails_leaves_nothing(cache: ArtifactCache) -> None:
+    with pytest.raises(ZeroDivisionError), cache.adding("plans", "plan-1") as folder:
+        (folder / "model.bin").write_bytes(b"half")
+        raise ZeroDivisionError
+    assert files(cache) == []
+    assert not list(cache.root.glob(".tmp*"))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest.os, "fsync", full)
+    with pytest.raises(CacheFull, match="no room left for"):
+        fill(cache)
+    with pytest.raises(CacheFull, match="no room left for"):
+        cache.put_report("r", {"a": 1})
+    assert files(cache) == []
+    monkeypatch.undo()
+    fill(cache)
+
+
+def test_a_native_writer_on_a_full_disk_is_understood(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 0})
+    monkeypatch.setattr("supernet.cache.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(CacheFull), cache.adding("plans", "plan-1"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/1")
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError), cache.adding("plans", "plan-1"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/1")
+
+
+def test_the_faster_of_two_processes_wins(cache: ArtifactCache) -> None:
+    with cache.adding("plans", "plan-1") as folder:
+        (folder / "model.bin").write_bytes(b"slow")
+        fast = fill(cache)
+    assert cache.entry("plans", "plan-1") == fast
+    assert (fast / "model.bin").read_bytes() == b"weights" * 100
+
+
+def test_work_of_dead_processes_is_swept_and_of_live_ones_kept(cache: ArtifactCache) -> None:
+    dead, alive = (cache.root / f".tmp-{pid}-x" for pid in (2**22 + 1, os.getppid()))
+    dead.mkdir()
+    alive.mkdir()
+    ArtifactCache(cache.root)
+    assert (dead.exists(), alive.exists()) == (False, True)
+
+
+def test_reports_notice_a_flipped_bit(cache: ArtifactCache, discards: Discards) -> None:
+    cache.put_report("plan-1", {"error": 0.1, "worst": float("inf")})
+    assert cache.report("plan-1") == {"error": 0.1, "worst": float("inf")}
+    path = cache.root / "reports" / "plan-1.json"
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
+        path.chmod(0o600)
+        assert cache.report("plan-1") is None, position
+    assert len(discards) == len(content)
+
+
+@pytest.mark.parametrize("key", ["../x", "", "a/b", ".hidden", "x" * 65, "a\n"])
+def test_keys_stay_inside_the_cache(cache: ArtifactCache, key: str) -> None:
+    with pytest.raises(ValueError, match="key must match"):
+        cache.entry("plans", key)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        cache.entry("secrets", "x")
