@@ -16,7 +16,7 @@ from evolve.errors import PlanFault
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
-    from supernet.signature import Signature, TensorSpec
+    from supernet.signature import Dim, Signature, TensorSpec
 
 __all__ = ["all_finite", "split", "stack"]
 
@@ -78,15 +78,13 @@ def split(
     return answers
 
 
-def _check(
-    outputs: Sequence[torch.Tensor], signature: Signature, rows: int, length: int
-) -> None:
+def _check(outputs: Sequence[torch.Tensor], signature: Signature, rows: int, length: int) -> None:
     if len(outputs) != len(signature.outputs):
         raise PlanFault(f"{len(outputs)} outputs where {len(signature.outputs)} are due")
-    sizes = {"rows": rows, "length": length}
+    sizes: dict[Dim, int] = {"rows": rows, "length": length}
     for leaf, spec in zip(outputs, signature.outputs, strict=True):
         fits = leaf.ndim == len(spec.dims) and all(
-            dim == "any" or size == sizes.get(dim, dim)  # type: ignore[call-overload]
+            dim == "any" or size == sizes.get(dim, dim)
             for size, dim in zip(leaf.shape, spec.dims, strict=True)
         )
         if not fits or str(leaf.dtype) != f"torch.{spec.dtype}":

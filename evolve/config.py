@@ -28,7 +28,7 @@ __all__ = [
 
 BACKENDS = ("eager", "aoti", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "int8", "bf16")
-POLICIES = ("rule", "static", "threshold", "ppo")
+POLICIES = ("rule", "threshold", "ppo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +108,8 @@ class PolicyConfig:
 
     name: str = option(
         "rule",
-        "`rule`: the throughput-tiered rule with early drop. `static`: one plan, batch cap and "
-        "wait. `threshold`: presets by load with hysteresis. `ppo`: a trained policy.",
+        "`rule`: the throughput-tiered rule with early drop. "
+        "`threshold`: presets by load with hysteresis. `ppo`: a trained policy.",
         choices=POLICIES,
     )
     path: Path | None = option(  # noqa: RUF009

@@ -163,10 +163,14 @@ class Controller:
         self._journal.append(
             "tick", "dispatch",
             policy=self._policy.name,
-            seen={**signals.compact(), **self._plan_shares()},
+            seen={
+                **signals.compact(),
+                "offered_per_s": float(sum(signals.arrivals_100ms)),
+                **self._plan_shares(),
+            },
             before=before.params.to_json(),
             after=choice.params.to_json(),
-            reason=choice.reason if veto is None else f"vetoed: {veto}; proposed: {choice.reason}",
+            reason=_reason(signals, choice, veto),
             scores=choice.scores,
             applied=veto is None,
         )  # fmt: skip
@@ -178,3 +182,14 @@ class Controller:
         self._plan_rows = rows
         total = sum(delta.values())
         return {f"plan:{plan}": n / total for plan, n in delta.items() if n} if total else {}
+
+
+def _reason(signals: Signals, choice: Choice, veto: str | None) -> str:
+    """The policy's own words, then what it saw in a person's terms."""
+    seen = f"{sum(signals.arrivals_100ms)} requests/s offered, {signals.queue} waiting"
+    if signals.ended:
+        seen += (
+            f", {signals.met_ratio:.0%} met, p99 {signals.p99_ms:.0f} ms of {signals.slo_ms:g} ms"
+        )
+    words = f"{choice.reason}: {seen}"
+    return words if veto is None else f"vetoed, {veto}; proposed {words}"

@@ -4,6 +4,9 @@
     ├── DeadlineExceeded   (also TimeoutError)   refused: the deadline can no longer be met
     ├── QueueFull          (also a DeadlineExceeded)
     ├── RuntimeClosed      (also RuntimeError)   submitted after close()
+    ├── ConfigError        (also ValueError)     a setting breaks its rule (evolve.config)
+    ├── JournalError       the journal's file can't be used (evolve.log.file)
+    ├── PlotError          a journal can't be drawn (evolve.log.plot)
     └── PlanFault          a plan or its worker failed; never reaches the caller
         ├── WorkerCrashed  the worker process is gone
         └── WorkerHung     no answer within `workers.hang_timeout_s`

@@ -1,4 +1,4 @@
-"""What shapes cost: the cost table read once per decision, for the cells that are waiting.
+"""What shapes cost: the cost table read once per table and setting.
 
 Part of the compiled rule (`policies.compiled`).
 """
@@ -42,19 +42,15 @@ def ranks(tier: Ints, allowed: Flags, only: int, rank: Ints) -> int:
 
 
 @jit
-def tables(
-    cost_ms: Floats, rank: Ints, tiers: int, present: Flags, cap: int
-) -> tuple[Floats, Ints, Floats, Ints]:
-    """Per tier and over all of them (last index): fastest cost and plan at each shape present,
-    the work per row of each cell, and its efficient number of rows."""
+def tables(cost_ms: Floats, rank: Ints, tiers: int, cap: int) -> tuple[Floats, Ints, Floats, Ints]:
+    """Per tier and over all of them (last index): fastest cost and plan at each shape, the work
+    per row of each cell, and its efficient number of rows."""
     plans, max_rows, cells = cost_ms.shape
     fastest = np.full((tiers + 1, max_rows, cells), np.inf)
     plan = np.full((tiers + 1, max_rows, cells), -1, np.int64)
     work = np.full((tiers + 1, cells), np.inf)
     good = np.ones((tiers + 1, cells), np.int64)
     for c in range(cells):
-        if not present[c]:
-            continue
         for p in range(plans):
             if rank[p] < 0:
                 continue

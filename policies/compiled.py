@@ -5,8 +5,9 @@
               └─ drop what can no longer be answered in time; pass over (defer) the dearest
                  work when not everything can be
 
-The live dispatcher and the simulator call this very function, so what was simulated is what
-runs. Everything is a plain array: no objects, no clock, no randomness.
+The live dispatcher and the simulator call this very function (with the cost table prepared once,
+`decide_prepared`), so what was simulated is what runs. Everything is a plain array: no objects,
+no clock, no randomness.
 
 **Triage.** In order of deadline, request i is kept while
 
@@ -98,7 +99,18 @@ def _drain_ms(
 
 
 @jit
-def decide(
+def prepare(
+    cost_ms: Floats, tier: Ints, allowed: Flags, params: Floats
+) -> tuple[Floats, Ints, Floats, Ints]:
+    """What of a decision depends only on the cost table and the setting; see `tables`."""
+    rank = np.empty(cost_ms.shape[0], np.int64)
+    tiers = ranks(tier, allowed, int(params[PLAN]), rank)
+    cap = max(1, min(int(params[MAX_ROWS]), cost_ms.shape[1]))
+    return tables(cost_ms, rank, tiers, cap)
+
+
+@jit
+def decide_prepared(
     now_ms: float,
     deadline_ms: Floats,
     arrived_ms: Floats,
@@ -106,34 +118,23 @@ def decide(
     rows: Ints,
     group: Ints,
     refusable: Flags,
-    cost_ms: Floats,
     lengths: Floats,
-    tier: Ints,
-    allowed: Flags,
     workers: int,
     rate_per_ms: float,
     params: Floats,
+    fastest: Floats,
+    plan: Ints,
+    unit: Floats,
+    good: Ints,
     members: Ints,
     dropped: Ints,
 ) -> tuple[int, int, int, float]:
-    """What a worker that is free at `now_ms` should do with the queue of n requests.
-
-    Per request [n]: `deadline_ms`, `arrived_ms` (same clock as `now_ms`, any order), `cell` (index
-    into `lengths`), `rows` (1..R), `group` (only equal groups share a batch), `refusable`.
-    `cost_ms` [P, R, L]: cost of plan p at r + 1 rows padded to lengths[l]; NaN and inf are
-    "unknown". `lengths` [L] ascending. `tier` [P]: 0 is the most accurate. `allowed` [P].
-    `rate_per_ms`: recent arrivals per ms. `params`: `RuleParams.to_array()`.
-
-    Out: `members` [>= R], `dropped` [>= n] are filled with indices into the queue. Returns
-    `(plan, n_members, n_dropped, wake_ms)`: run members[:n_members] as one batch on `plan`, refuse
-    dropped[:n_dropped]. With no members `plan` is -1: ask again at `wake_ms` (inf: when something
-    arrives). Whoever is in neither list stays queued. Where no allowed plan has a known cost the
-    head runs alone on plan 0.
-    """
+    """`decide` with what `prepare` made of the cost table: both callers hold on to that."""
     n = deadline_ms.shape[0]
     if n == 0:
         return -1, 0, 0, np.inf
-    plans, max_rows, cells = cost_ms.shape
+    tiers = unit.shape[0] - 1
+    max_rows, cells = fastest.shape[1:]
     spread = params[SPREAD]
     margin = params[MARGIN]
     greedy = margin == np.inf
@@ -151,9 +152,6 @@ def decide(
     for i in range(n):
         present[cell[i]] = True
 
-    rank = np.empty(plans, np.int64)
-    tiers = ranks(tier, allowed, int(params[PLAN]), rank)
-    fastest, plan, unit, good = tables(cost_ms, rank, tiers, present, cap)
     within = np.empty(cells, np.int64)
     mates(cell, rows, lengths, spread, within)
     own, work, batch_ms = _prices(cell, rows, within, fastest[tiers], unit[tiers], good[tiers])
@@ -211,3 +209,43 @@ def decide(
     for k in range(count):
         members[k] = order[best[k]]
     return max(plan[chosen, total - 1, high], 0), count, n_dropped, np.inf
+
+
+@jit
+def decide(
+    now_ms: float,
+    deadline_ms: Floats,
+    arrived_ms: Floats,
+    cell: Ints,
+    rows: Ints,
+    group: Ints,
+    refusable: Flags,
+    cost_ms: Floats,
+    lengths: Floats,
+    tier: Ints,
+    allowed: Flags,
+    workers: int,
+    rate_per_ms: float,
+    params: Floats,
+    members: Ints,
+    dropped: Ints,
+) -> tuple[int, int, int, float]:
+    """What a worker that is free at `now_ms` should do with the queue of n requests.
+
+    Per request [n]: `deadline_ms`, `arrived_ms` (same clock as `now_ms`, any order), `cell` (index
+    into `lengths`), `rows` (1..R), `group` (only equal groups share a batch), `refusable`.
+    `cost_ms` [P, R, L]: cost of plan p at r + 1 rows padded to lengths[l]; NaN and inf are
+    "unknown". `lengths` [L] ascending. `tier` [P]: 0 is the most accurate. `allowed` [P].
+    `rate_per_ms`: recent arrivals per ms. `params`: `RuleParams.to_array()`.
+
+    Out: `members` [>= R], `dropped` [>= n] are filled with indices into the queue. Returns
+    `(plan, n_members, n_dropped, wake_ms)`: run members[:n_members] as one batch on `plan`, refuse
+    dropped[:n_dropped]. With no members `plan` is -1: ask again at `wake_ms` (inf: when something
+    arrives). Whoever is in neither list stays queued. Where no allowed plan has a known cost the
+    head runs alone on plan 0.
+    """
+    fastest, plan, unit, good = prepare(cost_ms, tier, allowed, params)
+    return decide_prepared(
+        now_ms, deadline_ms, arrived_ms, cell, rows, group, refusable, lengths, workers,
+        rate_per_ms, params, fastest, plan, unit, good, members, dropped,
+    )  # fmt: skip

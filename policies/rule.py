@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from policies.compiled import decide
+from policies.compiled import decide, decide_prepared, prepare
 from policies.params import RuleParams
 
 __all__ = ["DispatchRule", "Pick", "RuleParams", "Waiting", "decide"]
@@ -156,8 +156,8 @@ class DispatchRule:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self._workers = workers
         self._dropped: Ints = np.empty(256, np.int64)
+        self._params, self._array = params, params.to_array()
         self.retable(cost_ms, lengths, tier=tier, allowed=allowed)
-        self.use(params)
 
     @property
     def params(self) -> RuleParams:
@@ -166,8 +166,8 @@ class DispatchRule:
 
     def use(self, params: RuleParams) -> None:
         """Switch to another setting from the next pick on."""
-        self._params = params
-        self._array = params.to_array()
+        self._params, self._array = params, params.to_array()
+        self._prepared = prepare(self._cost, self._tier, self._allowed, self._array)
 
     def retable(
         self,
@@ -198,6 +198,7 @@ class DispatchRule:
             )
         self._cost, self._lengths, self._tier, self._allowed = cost, sizes, tiers, flags
         self._members = np.empty(max_rows, np.int64)
+        self._prepared = prepare(cost, tiers, flags, self._array)
 
     def pick(self, now_ms: float, waiting: Waiting, rate_per_ms: float) -> Pick:
         """What a worker free at `now_ms` should do; see `policies.compiled.decide`.
@@ -206,16 +207,14 @@ class DispatchRule:
         """
         if len(waiting) > self._dropped.shape[0]:
             self._dropped = np.empty(2 * len(waiting), np.int64)
-        plan, count, refused, wake_ms = decide(
+        plan, count, refused, wake_ms = decide_prepared(
             now_ms,
             *waiting.views(),
-            self._cost,
             self._lengths,
-            self._tier,
-            self._allowed,
             self._workers,
             rate_per_ms,
             self._array,
+            *self._prepared,
             self._members,
             self._dropped,
         )

@@ -1,8 +1,8 @@
 """The event-exact engine: queue, workers and clock of one simulated service, compiled.
 
-It calls the live dispatcher's own `policies.compiled.decide` at every instant at which the live
-one would ask: when a worker is free and something waits, on an arrival, at a hold's end. State is
-a few small arrays, so a moment can be copied, played forward and restored exactly.
+It calls the live dispatcher's own `policies.compiled.decide_prepared` at every instant at which
+the live one would ask: when a worker is free and something waits, on an arrival, at a hold's end.
+State is a few small arrays, so a moment can be copied, played forward and restored exactly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from policies.compiled import decide
+from policies.compiled import decide_prepared, prepare
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -93,6 +93,7 @@ def advance(
     n = arrivals_ms.shape[0]
     workers = free_ms.shape[0]
     members = np.empty(believed_ms.shape[1], np.int64)
+    fastest, runs, unit, good = prepare(believed_ms, tier, allowed, params)
     while True:
         now = clock[NOW]
         admit(clock, count, queue, arrivals_ms, now)
@@ -105,10 +106,10 @@ def advance(
             waiting = queue[:q]
             dropped = np.empty(q, np.int64)
             rate = clock[RATE] * np.exp((clock[RATE_AT] - now) / RATE_WINDOW_MS)
-            plan, n_members, n_dropped, wake_ms = decide(
+            plan, n_members, n_dropped, wake_ms = decide_prepared(
                 now, deadline_ms[waiting], arrivals_ms[waiting], cell[waiting],
                 np.ones(q, np.int64), np.zeros(q, np.int64), np.ones(q, np.bool_),
-                believed_ms, lengths, tier, allowed, workers, rate, params, members, dropped,
+                lengths, workers, rate, params, fastest, runs, unit, good, members, dropped,
             )  # fmt: skip
             for k in range(n_dropped):
                 i = waiting[dropped[k]]

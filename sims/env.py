@@ -47,7 +47,7 @@ class LoadDomain:
     load: tuple[float, float] = (0.3, 1.3)
     cv2: tuple[float, float] = (1.0, 8.0)
     surge: tuple[float, float] = (2.0, 6.0)
-    workers: tuple[int, int] = (1, 8)
+    workers: tuple[int, int] = (1, 4)
     slo_ms: tuple[float, float] = (25.0, 100.0)
     scale: tuple[float, float] = (0.7, 1.4)
     scatter: tuple[float, float] = (0.0, 0.2)

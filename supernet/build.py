@@ -136,14 +136,17 @@ def _make(
         }
         step = Step(job, scratch, spec.threads, limits.budget_s, on_progress, cancelled)
         if cache.entry("plans", spec.artifact_key) is None:
-            _run(step, "build")
+            _run(cache, step, "build")
             if cache.entry("plans", spec.artifact_key) is None:
                 raise BuildFailed("the artifact just built cannot be read back")
-        return _run(step, "check")
+        return _run(cache, step, "check")
 
 
-def _run(step: Step, name: str) -> dict[str, Any]:
-    outcome = run_step(step, name)
+def _run(cache: ArtifactCache, step: Step, name: str) -> dict[str, Any]:
+    try:
+        outcome = run_step(step, name)
+    finally:
+        cache.sweep()  # a process that was killed could not tidy up
     failure = outcome.get("failed")
     if failure is None:
         return outcome

@@ -56,7 +56,7 @@ class ArtifactCache:
             self._trust_root()
             for kind in _KINDS:
                 (self.root / kind).mkdir(mode=0o700, exist_ok=True)
-        self._sweep()
+        self.sweep()
 
     def entry(self, kind: str, key: str) -> Path | None:
         """The folder of an entry, hashes checked just now; None if absent or thrown away."""
@@ -136,6 +136,13 @@ class ArtifactCache:
             if report is not None:
                 yield report
 
+    def sweep(self) -> None:
+        """Remove what processes that are gone left behind."""
+        for path in self.root.glob(".tmp-*"):
+            pid = path.name.split("-")[1]
+            if pid.isdigit() and not _runs(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _place(self, kind: str, key: str) -> Path:
         if kind not in _KINDS:
             raise ValueError(f"kind must be one of {_KINDS}, got {kind!r}")
@@ -179,13 +186,6 @@ class ArtifactCache:
                     self._throw(path, f"{kind}/{path.name}", "others could write to the cache")
         if status.st_mode & 0o077:
             os.chmod(self.root, 0o700)
-
-    def _sweep(self) -> None:
-        """Remove what killed processes left."""
-        for path in self.root.glob(".tmp-*"):
-            pid = path.name.split("-")[1]
-            if pid.isdigit() and not _runs(int(pid)):
-                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

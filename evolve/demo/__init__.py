@@ -8,16 +8,3 @@
 - `report`: table, picture, JSON.
 - `main`: the order of it all.
 """
-
-from __future__ import annotations
-
-from typing import Any
-
-__all__ = ["main"]
-
-
-def main(**options: Any) -> None:
-    """Runs the demo; see `evolve.demo.main.main`."""
-    from evolve.demo.main import main as run
-
-    run(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def run_runtime(
     after = runtime.status()["counts"]
     tokens = after["tokens"] - before["tokens"]
     padded = (after["padded_tokens"] - before["padded_tokens"]) / max(tokens, 1)
-    return Figures(**{**figures.to_json(), "padded_token_ratio": padded}), outcome  # type: ignore[arg-type]
+    return replace(figures, padded_token_ratio=padded), outcome
 
 
 def _run(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,7 @@ def drive(
     second = 0
     for index, at_s in enumerate(sent_s):
         _sleep_until(start_s + at_s)
-        submit(index).add_done_callback(lambda future, index=index: ended(index, future))
+        submit(index).add_done_callback(partial(ended, index))
         if at_s >= second + 1:
             second = int(at_s)
             on_second(at_s)

@@ -34,8 +34,8 @@ def load() -> tuple[torch.nn.Module, Any]:
         from transformers.utils import logging
     except ImportError as error:
         raise MissingDemo(f"transformers must be installed, found none; {REMEDY}") from error
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: torch.nn.Module = AutoModel.from_pretrained(folder()).eval()
     return model, AutoTokenizer.from_pretrained(folder())
 

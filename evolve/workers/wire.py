@@ -26,7 +26,7 @@ def send(connection: Connection, header: Mapping[str, Any], arrays: Sequence[Arr
     connection.send_bytes(json.dumps({**header, "arrays": described}).encode())
     for array in arrays:
         if array.size:
-            connection.send_bytes(memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B"))
+            connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def receive(connection: Connection) -> tuple[dict[str, Any], list[Array]]:
@@ -38,6 +38,6 @@ def receive(connection: Connection) -> tuple[dict[str, Any], list[Array]]:
     for dtype, shape in header.pop("arrays", []):
         array = np.empty(math.prod(shape), np.dtype(dtype))
         if array.size:
-            connection.recv_bytes_into(memoryview(array).cast("B"))
+            connection.recv_bytes_into(array.view(np.uint8).data)
         arrays.append(array.reshape(shape))
     return header, arrays

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 
-from supernet.backends.base import Source
+from supernet.backends.base import Source, check_run, read_signature, write_signature
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -55,9 +55,11 @@ class AotiBackend:
             torch._inductor.aoti_compile_and_package(
                 source.program(), package_path=str(out / _FILE), inductor_configs=options
             )
+        write_signature(source.signature, out)
 
     def load(self, artifact: Path, spec: PlanSpec) -> AotiPlan:
-        return AotiPlan(_runner(str(artifact / _FILE)))
+        wanted = len(read_signature(artifact).inputs)
+        return AotiPlan(_runner(str(artifact / _FILE)), wanted)
 
 
 class AotiPlan:
@@ -65,12 +67,13 @@ class AotiPlan:
 
     arrays: Literal["torch"] = "torch"
 
-    def __init__(self, call: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, call: Callable[[list[Any]], Any], wanted: int) -> None:
+        self._wanted = wanted
         self._call: Callable[[list[Any]], Any] | None = call
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        if self._call is None:
-            raise ValueError("plan must be open to run, got a closed one")
+        check_run(inputs, self._wanted, is_open=self._call is not None)
+        assert self._call is not None  # for the type checker: just checked
         return list(self._call(list(inputs)))
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "LoadedPlan",
     "Source",
     "backend",
+    "check_run",
     "load_plan",
     "read_signature",
     "supports_numpy",
@@ -126,6 +127,14 @@ def load_plan(artifact: Path, spec: PlanSpec) -> LoadedPlan:
     ``artifact`` is a folder from ``ArtifactCache``, which has checked its hashes.
     """
     return backend(spec.backend).load(artifact, spec)
+
+
+def check_run(inputs: Sequence[Any], wanted: int, *, is_open: bool) -> None:
+    """What every plan checks before it runs: engines differ in what they let pass."""
+    if not is_open:
+        raise ValueError("plan must be open to run, got a closed one")
+    if len(inputs) != wanted:
+        raise ValueError(f"inputs must number {wanted}, got {len(inputs)}")
 
 
 NUMPY_DTYPES = frozenset(

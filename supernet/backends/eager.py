@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from supernet.backends.base import Source
+from supernet.backends.base import Source, check_run
 from supernet.errors import BuildFailed
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
@@ -55,10 +55,11 @@ class EagerPlan:
     def __init__(self, program: ExportedProgram) -> None:
         self._call: Callable[..., Any] | None = program.graph_module
         self._bound = [_bound(program, spec) for spec in program.graph_signature.input_specs]
+        self._wanted = sum(bound is None for bound in self._bound)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        if self._call is None:
-            raise ValueError("plan must be open to run, got a closed one")
+        check_run(inputs, self._wanted, is_open=self._call is not None)
+        assert self._call is not None  # for the type checker: just checked
         given = iter(inputs)
         arguments = [next(given) if bound is None else bound for bound in self._bound]
         with torch.no_grad():

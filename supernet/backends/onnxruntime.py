@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from supernet.backends.base import Source, supports_numpy
+from supernet.backends.base import Source, check_run, supports_numpy
 from supernet.backends.onnx_file import ONNX_FILE, missing_exporter
 from supernet.errors import BuildFailed
 from supernet.plans import PlanSpec
@@ -77,8 +77,7 @@ class OnnxRuntimePlan:
         self._names = [item.name for item in session.get_inputs()]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        if self._session is None:
-            raise ValueError("plan must be open to run, got a closed one")
+        check_run(inputs, len(self._names), is_open=self._session is not None)
         feed = dict(zip(self._names, inputs, strict=True))
         return list(self._session.run(None, feed))
 

@@ -10,7 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from supernet.backends.base import Source, read_signature, supports_numpy, write_signature
+from supernet.backends.base import (
+    Source,
+    check_run,
+    read_signature,
+    supports_numpy,
+    write_signature,
+)
 from supernet.backends.onnx_file import missing_exporter
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
@@ -76,11 +82,11 @@ class OpenVinoPlan:
     def __init__(self, compiled: Any, signature: Signature) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
+        self._wanted = len(signature.inputs)
         self._dtypes = [np.dtype(spec.dtype) for spec in signature.outputs]
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        if self._request is None:
-            raise ValueError("plan must be open to run, got a closed one")
+        check_run(inputs, self._wanted, is_open=self._request is not None)
         outputs = self._request.infer(list(inputs), share_inputs=True, share_outputs=True)
         # The request's own buffers are written by its next run: the caller gets copies.
         return [np.array(outputs[i], dtype, copy=True) for i, dtype in enumerate(self._dtypes)]

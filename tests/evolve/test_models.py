@@ -114,9 +114,7 @@ def test_killed_workers_and_builds_cost_no_request(tmp_path: Path) -> None:
     model = Encoder().eval()
     config = settings(tmp_path, kind="process", count=2)
     calls = [encoder_call(3 + i % 17, seed=i) for i in range(600)]
-    with evolve.wrap(
-        model, [encoder_call(3), encoder_call(19)], slo=SLO, config=config
-    ) as runtime:
+    with evolve.wrap(model, [encoder_call(3), encoder_call(19)], slo=SLO, config=config) as runtime:
         me = psutil.Process()
         first = [runtime.submit(**call) for call in calls[:200]]
         building = [p for p in me.children(recursive=True) if "supernet.build" in p.cmdline()]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policies.params import RuleParams
-from policies.rule import DispatchRule, Pick, Waiting
+from policies.rule import DispatchRule, Pick, Waiting, decide
 from tests.policies.slow_rule import Item, State, decide_slowly
 
 LENGTHS = [16.0, 32.0, 64.0]
@@ -275,6 +275,18 @@ def test_the_compiled_rule_is_the_slow_rule(state: State) -> None:
     got = pick(state)
     assert (got.plan, list(got.members), list(got.dropped)) == (plan, members, dropped)
     assert got.wake_ms == wake_ms
+    assert raw(state) == (plan, members, dropped, wake_ms)
+
+
+def raw(state: State) -> tuple[int, list[int], list[int], float]:
+    """The one-call form, from bare arrays."""
+    members, dropped = np.empty(state.max_rows, np.int64), np.empty(len(state.items), np.int64)
+    plan, count, refused, wake_ms = decide(
+        state.now_ms, *queue(state.items).views(), np.array(state.cost_ms),
+        np.array(state.lengths), np.array(state.tier), np.array(state.allowed), state.workers,
+        state.rate_per_ms, state.params.to_array(), members, dropped,
+    )  # fmt: skip
+    return plan, members[:count].tolist(), dropped[:refused].tolist(), wake_ms
 
 
 @settings(max_examples=200, deadline=None)

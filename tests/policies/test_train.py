@@ -45,18 +45,24 @@ class Busy(gymnasium.Env[Any, Any]):
 
 def test_it_learns_exports_and_reports(tmp_path: Path) -> None:
     config = TrainConfig(
-        steps=3072, environments=4, rollout_steps=128, minibatch=128, epochs=6, hidden=(16,)
+        steps=4096,
+        environments=4,
+        rollout_steps=128,
+        minibatch=64,
+        epochs=10,
+        learning_rate=3e-3,
+        hidden=(16,),
     )
     told: list[tuple[int, int, float]] = []
     trained = train(
         Busy, config, presets=FEW, progress=lambda *a: told.append(a), card={"suite": "busy"}
     )
-    assert [t[0] for t in told] == list(range(512, 3073, 512))
+    assert [t[0] for t in told] == list(range(512, 4097, 512))
     assert told[-1][2] > told[0][2]
     trained.policy.save(tmp_path)
     policy = TacticalPolicy.load(tmp_path)
     assert policy.card["suite"] == "busy"
-    assert policy.card["config"]["steps"] == 3072
+    assert policy.card["config"]["steps"] == 4096
     start = Choice(DEFAULT, "start")
     assert policy.choose(signals(queue=50), start).params == PRESETS[2]
     assert policy.choose(signals(queue=0), start).params == DEFAULT

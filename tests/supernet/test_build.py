@@ -1,0 +1,263 @@
+"""A build may fail in any way it likes: the plan is quarantined, and nobody else notices."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from supernet.backends import base
+from supernet.build import BuildLimits, build_plan, known_plans
+from supernet.cache import ArtifactCache
+from supernet.capture import capture
+from supernet.errors import BuildInterrupted, CacheFull
+from supernet.plans import Plan, PlanSpec, PlanState
+from tests.supernet import doubles
+from tests.supernet.models import noise
+
+TABLE = {
+    cls.__name__: f"tests.supernet.doubles:{cls.__name__}"
+    for cls in vars(doubles).values()
+    if isinstance(cls, type) and issubclass(cls, doubles.Doubling)
+}
+LIMITS = BuildLimits(budget_s=60, measure_s=0.2)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A cache that holds the capture of a model that doubles, and the capture's folder."""
+    model = nn.Linear(8, 8, bias=False).eval()
+    with torch.no_grad():
+        model.weight.copy_(2 * torch.eye(8))
+    cache = ArtifactCache(tmp_path_factory.mktemp("build") / "cache")
+    return cache.root, cache.stored(capture(model, (noise(1, 8),), max_rows=4))
+
+
+@pytest.fixture
+def cache(stored: tuple[Path, Path], tmp_path: Path) -> ArtifactCache:
+    return ArtifactCache(tmp_path / "cache")
+
+
+Build = Callable[..., Plan]
+
+
+@pytest.fixture
+def build(cache: ArtifactCache, stored: tuple[Path, Path], tmp_path: Path,
+          monkeypatch: pytest.MonkeyPatch) -> Build:  # fmt: skip
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+
+    def run(name: str, limits: BuildLimits = LIMITS, **kwargs: object) -> Plan:
+        return build_plan(cache, stored[1], spec(name), limits, table=TABLE, **kwargs)  # type: ignore[arg-type]
+
+    return run
+
+
+def spec(name: str) -> PlanSpec:
+    return PlanSpec("ab" * 32, name, "fp32", 1, "cd" * 32, "2", "1", "x86_64")
+
+
+def leftovers(cache: ArtifactCache) -> list[Path]:
+    return [*cache.root.glob(".tmp*"), *(cache.root / "plans").glob("*")]
+
+
+def test_a_good_plan_is_admitted_with_its_evidence(
+    build: Build, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, float]] = []
+    plan = build("Doubling", on_progress=lambda stage, share: told.append((stage, share)))
+    assert (plan.state, plan.error) == (PlanState.ADMITTED, 0.0)
+    assert plan.reason == "relative_l2 error 0 is within the limit 0.005"
+    assert {(shape.rows, shape.length) for shape in plan.costs_ms} == {(1, 1), (2, 1), (4, 1)}
+    assert all(cost > 0 for cost in plan.costs_ms.values())
+    assert plan.artifact == cache.entry("plans", plan.spec.artifact_key)
+    assert plan.artifact is not None
+    assert int((plan.artifact / "niceness").read_text()) >= 10
+    stages = list(dict.fromkeys(stage for stage, _ in told))
+    assert stages == ["building", "loading", "verifying", "measuring"]
+    assert all(0 <= share <= 1 for _, share in told)
+    assert told[-1] == ("measuring", 1.0)
+    assert not list(cache.root.glob(".tmp*"))
+
+    monkeypatch.setattr("supernet.build.run_step", None)  # a second start must not need it
+    assert build("Doubling") == plan
+    assert known_plans(cache, LIMITS) == (plan,)
+
+
+def test_measurements_of_another_device_do_not_count(build: Build) -> None:
+    build("Doubling", device="here")
+    told: list[str] = []
+    plan = build("Doubling", device="there", on_progress=lambda stage, _: told.append(stage))
+    assert plan.state is PlanState.ADMITTED
+    assert "measuring" in told
+    assert "building" not in told  # the files serve there, too
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Miscompiling", r"relative_l2 error 0\.0\d+ is over the limit 0\.005"),
+        ("Overwriting", r"relative_l2 error \S+ is over the limit 0\.005"),
+        ("NotANumber", "relative_l2 error inf is over"),
+        ("OtherDtype", "relative_l2 error inf is over"),
+        ("Raising", r"it cannot run 1 × 1: RuntimeError: no kernel for this shape$"),
+        ("Segfaulting", "it crashed with SIGSEGV"),
+        ("SegfaultingRun", "it crashed with SIGSEGV"),
+        ("Refusing", "^nothing to quantise$"),
+    ],
+)
+def test_a_bad_plan_is_quarantined_for_good(
+    build: Build, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    import re
+
+    plan = build(name)
+    assert plan.state is PlanState.QUARANTINED
+    assert re.search(reason, plan.reason), plan.reason
+    assert (plan.artifact, dict(plan.costs_ms)) == (None, {})
+    assert leftovers(cache) == []
+    monkeypatch.setattr("supernet.build.run_step", None)
+    again = build(name)
+    assert (again.state, again.reason) == (plan.state, plan.reason)
+
+
+def test_an_engines_own_mistake_is_tried_again_next_time(build: Build) -> None:
+    plan = build("Broken")
+    assert plan.state is PlanState.QUARANTINED
+    assert plan.reason == 'KeyError: "an engine\'s own mistake"'
+    told: list[str] = []
+    build("Broken", on_progress=lambda stage, _: told.append(stage))
+    assert told == ["building"]
+
+
+def test_a_looser_limit_builds_again_what_a_tighter_one_refused(build: Build) -> None:
+    assert build("Miscompiling").state is PlanState.QUARANTINED
+    assert build("Miscompiling", replace(LIMITS, max_error=0.1)).state is PlanState.ADMITTED
+    assert build("Miscompiling").state is PlanState.QUARANTINED
+
+
+def test_other_metrics_judge_otherwise(build: Build) -> None:
+    assert build("Miscompiling", replace(LIMITS, metric="cosine")).state is PlanState.ADMITTED
+    assert build("NotANumber", replace(LIMITS, metric="top1")).state is PlanState.QUARANTINED
+
+
+def test_a_killed_build_is_tried_once_more(build: Build, tmp_path: Path) -> None:
+    (tmp_path / "kills").write_text("1")
+    assert build("Killed").state is PlanState.ADMITTED
+
+
+def test_a_build_killed_twice_is_quarantined_but_not_for_ever(
+    build: Build, cache: ArtifactCache, tmp_path: Path
+) -> None:
+    (tmp_path / "kills").write_text("2")
+    plan = build("Killed")
+    assert plan.state is PlanState.QUARANTINED
+    assert plan.reason == "its process was killed (SIGKILL), 2 times (out of memory?)"
+    assert leftovers(cache) == []
+    assert build("Killed").state is PlanState.ADMITTED
+
+
+def test_a_build_that_hangs_is_ended_with_all_it_started(
+    build: Build, cache: ArtifactCache, tmp_path: Path
+) -> None:
+    plan = build("Hanging", replace(LIMITS, budget_s=3.0))
+    assert plan.state is PlanState.QUARANTINED
+    assert plan.reason == "it took longer than 3 s"
+    assert leftovers(cache) == []
+    for pid in (tmp_path / "pids").read_text().split():
+        assert _gone(int(pid))
+
+
+def test_a_cancelled_build_ends_at_once(build: Build, cache: ArtifactCache, tmp_path: Path) -> None:
+    with pytest.raises(BuildInterrupted, match="cancelled"):
+        build("Hanging", cancelled=(tmp_path / "pids").exists)
+    for pid in (tmp_path / "pids").read_text().split():
+        assert _gone(int(pid))
+    assert leftovers(cache) == []
+
+
+def test_a_full_disk_is_not_the_plans_fault(build: Build, cache: ArtifactCache) -> None:
+    with pytest.raises(CacheFull, match="no room left for"):
+        build("Filling")
+    assert leftovers(cache) == []
+    assert known_plans(cache, LIMITS) == ()
+
+
+def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -> None:
+    plan = build("Doubling")
+    assert plan.artifact is not None
+    (plan.artifact / "niceness").write_text("")
+    told: list[str] = []
+    again = build("Doubling", on_progress=lambda stage, _: told.append(stage))
+    assert again.state is PlanState.ADMITTED
+    assert "building" in told
+
+
+def test_the_build_process_ends_with_its_parent(
+    cache: ArtifactCache, stored: tuple[Path, Path], tmp_path: Path
+) -> None:
+    job = {
+        "step": "build", "cache": str(cache.root), "capture": str(stored[1]),
+        "spec": spec("Hanging").to_json(), "scratch": str(tmp_path), "table": TABLE,
+        "measure_s": 1.0, "metric": "relative_l2", "max_error": 0.005,
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    root = Path(base.__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supernet.build", str(tmp_path / "job.json")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(root), "DOUBLES_PLACE": str(tmp_path)},
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        started = threading.Event()
+        while not started.is_set():
+            started.wait(0.05)
+            if (tmp_path / "pids").exists() or process.poll() is not None:
+                started.set()
+        process.stdin.close()  # what the parent's death does
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    for pid in (tmp_path / "pids").read_text().split():
+        assert _gone(int(pid))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"metric": "l3"}, "metric must be one of"),
+        ({"budget_s": 0.0}, "budget_s must be positive, got 0.0"),
+        ({"max_error": -1.0}, "max_error must be at least 0, got -1.0"),
+        ({"max_error": float("nan")}, "max_error must be at least 0, got nan"),
+    ],
+)
+def test_limits_are_checked(change: dict[str, object], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        BuildLimits(**change)  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(ValueError, match=r"backend must be one of \['aoti', 'eager'.*got 'tvm'"):
+        base.backend("tvm")
+
+
+def _gone(pid: int) -> bool:
+    """Whether the process has ended (one that only waits to be reaped has)."""
+    for _ in range(200):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        threading.Event().wait(0.05)
+    return False
