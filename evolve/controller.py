@@ -156,7 +156,7 @@ class Controller:
     def _record(self, signals: Signals, before: Choice, choice: Choice, veto: str | None) -> None:
         changed = choice.params != before.params
         now_s = self._clock()
-        active = signals.arrival_per_s > 0 or signals.ended > 0 or signals.queue > 0
+        active = sum(signals.arrivals_100ms) + signals.ended + signals.queue > 0
         if not changed and (now_s - self._recorded_at_s < 1.0 or not active):
             return
         self._recorded_at_s = now_s

@@ -144,7 +144,7 @@ def device_key(kind: str, name: str, facts: Mapping[str, object]) -> str:
     """A short readable key: `kind`, the device's name, and a hash of its static `facts`.
 
     >>> device_key("cpu", "AMD EPYC", {"cores": 2})
-    'cpu-amd-epyc-87ae8e3e'
+    'cpu-amd-epyc-8bd18d50'
     """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-") or "unknown"
     text = json.dumps(facts, sort_keys=True, default=list)

@@ -18,6 +18,7 @@ from supernet.signature import Dim
 
 __all__ = [
     "Axes",
+    "check_constants",
     "crop",
     "infer_axes",
     "output_dims",
@@ -147,6 +148,20 @@ def _accepted(probe: Probe, leaves: Sequence[Tensor], seed: int) -> list[Tensor]
             continue
         return varied
     return vary(leaves, seed, boldness=0)
+
+
+def check_constants(probe: Probe, leaves: Sequence[Tensor]) -> None:
+    """``Uncapturable`` if numbers in the result follow the input: a plan would repeat the first.
+
+    (``x.mean().item()`` among the results is a plain float, which no tensor program returns.)
+    """
+    for seed in (1, 2):
+        try:
+            varied = probe.answer(_accepted(probe, leaves, seed))
+        except Exception:  # contents that the model refuses prove nothing
+            continue
+        if varied[1] != probe.structure:
+            raise Uncapturable("the structure or the constants of the result vary with the input")
 
 
 def vary(leaves: Sequence[Tensor], seed: int, boldness: int = 1) -> list[Tensor]:

@@ -18,10 +18,26 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from profiler.shapes import ShapeGrid
-from supernet.axes import Axes, infer_axes, output_dims, pads_harmlessly, resize, vary
+from supernet.axes import (
+    Axes,
+    check_constants,
+    infer_axes,
+    output_dims,
+    pads_harmlessly,
+    resize,
+    vary,
+)
 from supernet.calls import CallForm, Example, check_example
 from supernet.errors import OutsideCapture, Uncapturable
-from supernet.exporting import Exported, FixedByTrace, Range, digest_tensors, export, graph_text
+from supernet.exporting import (
+    Exported,
+    FixedByTrace,
+    Range,
+    digest_tensors,
+    export,
+    graph_text,
+    with_unknown,
+)
 from supernet.probe import Probe, one_line, structural_copy
 from supernet.references import Reference, make_references
 from supernet.signature import Signature, TensorSpec
@@ -177,7 +193,7 @@ class Capture:
 def capture(model: nn.Module, examples: Any, *, max_rows: int = 16) -> Capture:
     """Export ``model`` with the dims that the examples and experiments show to be free.
 
-    ``examples`` is anything ``Examples.of`` takes; ``max_rows`` the most rows in one batch. A
+    ``examples`` is anything ``Examples.of`` takes; ``max_rows`` the most rows in one batch (more if an example has more). A
     model that cannot be captured is no error: ``program`` is None and ``reason`` says why.
     Examples that contradict each other, or that the model itself refuses, are a ``ValueError``.
     """
@@ -258,6 +274,7 @@ class _Study:
 
     def capture(self) -> Capture:
         self._check_dtypes()
+        check_constants(self.probe, self.examples[0])
         axes = infer_axes(self.probe, self.examples)
         notes = [axes.note]
         exported: Exported | None = None
@@ -274,11 +291,15 @@ class _Study:
         return self._describe(axes, exported, "; ".join(filter(None, notes)) or None)
 
     def _describe(self, axes: Axes, exported: Exported | None, reason: str | None) -> Capture:
-        max_rows = self.max_rows if axes.batchable else 1
+        # The user's own calls are served, however many rows they have.
+        own_rows = max(axes.rows(leaves) for leaves in self.examples)
+        max_rows = max(self.max_rows, own_rows) if axes.batchable else 1
         least, most = self._lengths(axes, exported)
         if exported is not None:
             max_rows = self._valid_rows(axes, exported, max_rows)
         outputs = output_dims(axes, self._runs(axes))
+        if exported is not None:
+            outputs = with_unknown(outputs, exported.program)
         paddable = pads_harmlessly(self.probe, axes, outputs, self.examples, most)
         grid = ShapeGrid.covering(max_rows, least, most)
         signature = Signature(
@@ -315,7 +336,7 @@ class _Study:
             rows = max(own, 2)
             rows = rows + 1 if rows == length else rows
             leaves = resize(leaves, axes, rows, length)
-        return leaves
+        return [leaf.detach().contiguous() for leaf in leaves]
 
     def _lengths(self, axes: Axes, exported: Exported | None) -> tuple[int, int]:
         """The shortest and longest length to plan for, which the original itself accepts."""

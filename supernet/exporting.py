@@ -22,9 +22,18 @@ from supernet.axes import Axes
 from supernet.calls import CallForm
 from supernet.errors import Uncapturable
 from supernet.probe import one_line
+from supernet.signature import Dim
 from supernet.structure import take_apart
 
-__all__ = ["Exported", "FixedByTrace", "Range", "digest_tensors", "export", "graph_text"]
+__all__ = [
+    "Exported",
+    "FixedByTrace",
+    "Range",
+    "digest_tensors",
+    "export",
+    "graph_text",
+    "with_unknown",
+]
 
 
 _LOUD = ("torch.export", "torch.fx", "torch._dynamo", "torch._guards")
@@ -253,6 +262,27 @@ def _same_axis(condition: Any, meaning: dict[Any, str]) -> bool:
         and set(condition.args) == set(symbols)
         and meaning[symbols[0]] == meaning[symbols[1]] != ""
     )
+
+
+def with_unknown(
+    outputs: Sequence[tuple[Dim, ...]], program: ExportedProgram
+) -> tuple[tuple[Dim, ...], ...]:
+    """These output dims, ``"any"`` where the size depends on the values (``nonzero``)."""
+    node = next(n for n in reversed(program.graph.nodes) if n.op == "output")
+    changed = []
+    for dims, result in zip(outputs, node.args[0], strict=True):
+        shape = result.meta["val"].shape if isinstance(result, torch.fx.Node) else dims
+        changed.append(
+            tuple("any" if _by_value(size) else dim for dim, size in zip(dims, shape, strict=True))
+        )
+    return tuple(changed)
+
+
+def _by_value(size: Any) -> bool:
+    if not isinstance(size, torch.SymInt):
+        return False
+    shapes = size.node.shape_env
+    return any(shapes.is_unbacked_symint(symbol) for symbol in size.node.expr.free_symbols)
 
 
 def graph_text(program: ExportedProgram) -> str:

@@ -91,7 +91,8 @@ def main(
     )  # fmt: skip
     console.print(f"Saved {picture}, {journal} and {figures}. Next:")
     console.print(f"  evolve log {journal} --tail 5")
-    console.print(f"  evolve log {journal} --explain {decisions[-1].seq}")
+    busiest = max(decisions, key=lambda decision: decision.seen.get("offered_per_s", -1.0))
+    console.print(f"  evolve log {journal} --explain {busiest.seq}")
     console.print("  evolve profile")
     return 1 if any(figures.failed for figures in ordered.values()) else 0
 
@@ -167,14 +168,15 @@ def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:
 
 
 def _print_plans(runtime: evolve.Runtime, console: Console) -> None:
-    table = Table(title="Plans", title_justify="left")
-    for column in ("plan", "state", "error", "MiB", "ms, 1 short", "ms, 8 short"):
+    table = Table(title="Plans; ms for 1 and 8 of the shortest sentences", title_justify="left")
+    for column in ("plan", "state", "error", "MiB", "ms × 1", "ms × 8"):
         table.add_column(column, no_wrap=True)
     for plan in runtime.plans():
         error = "" if plan.error is None else f"{plan.error:.1e}"
         costs = {shape.rows: ms for shape, ms in sorted(plan.costs_ms.items(), reverse=True)}
         times = [f"{costs[rows]:.1f}" if rows in costs else "" for rows in (1, 8)]
-        table.add_row(plan.key, plan.state.value, error, f"{plan.memory_mib:.0f}", *times)
+        name = f"{plan.spec.backend} {plan.spec.precision}"
+        table.add_row(name, plan.state.value, error, f"{plan.memory_mib:.0f}", *times)
     console.print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,7 +119,6 @@ def test_measurements_of_another_device_do_not_count(build: Build) -> None:
 def test_a_bad_plan_is_quarantined_for_good(
     build: Build, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
-    import re
 
     plan = build(name)
     assert plan.state is PlanState.QUARANTINED

@@ -128,9 +128,13 @@ def test_a_world_writable_cache_is_emptied_and_closed(
 
 
 def test_a_build_that_fails_leaves_nothing(cache: ArtifactCache) -> None:
-    with pytest.raises(ZeroDivisionError), cache.adding("plans", "plan-1") as folder:
-        (folder / "model.bin").write_bytes(b"half")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with cache.adding("plans", "plan-1") as folder:
+            (folder / "model.bin").write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert files(cache) == []
     assert not list(cache.root.glob(".tmp*"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,8 @@ class Case:
 def _mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
 
+
+_X = noise(2, 8)
 
 CASES = {
     "mlp": Case(
@@ -135,6 +138,24 @@ CASES = {
         lambda: nn.Conv1d(3, 4, 3, stride=2), [(noise(1, 3, 16),), (noise(1, 3, 20),)],
         True, False, (("rows", 3, "length"),), (("rows", 4, "any"),), ((noise(2, 3, 33),),),
     ),
+    "size that depends on values": Case(
+        lambda: Wrapped(lambda m, x: x.nonzero()), (noise(2, 8),), False, False, ((2, 8),),
+        (("any", 2),), ((noise(2, 8).relu(),),),
+    ),
+    "the same tensor twice": Case(
+        lambda: Wrapped(lambda m, x, y: m.a(x) + y, a=nn.Linear(8, 8)), (_X, _X), True, False,
+        (("rows", 8), ("rows", 8)), (("rows", 8),), ((noise(3, 8), noise(3, 8) * 2),),
+    ),
+    "transposed and expanded inputs": Case(
+        lambda: Wrapped(lambda m, x, y: m.a(x) + y, a=nn.Linear(8, 8)),
+        (noise(8, 3).T, torch.ones(1, 8).expand(3, 8)), True, False,
+        (("rows", 8), ("rows", 8)), (("rows", 8),), ((noise(5, 8), noise(5, 8) * 2),),
+    ),
+    "attention and its weights": Case(
+        lambda: Wrapped(lambda m, x: m.a(x, x, x), a=nn.MultiheadAttention(8, 2, batch_first=True)),
+        [(noise(1, 5, 8),), (noise(1, 9, 8),)], True, False, (("rows", "length", 8),),
+        (("rows", "length", 8), ("rows", "length", "length")), ((noise(2, 6, 8),),),
+    ),
     "state of a recurrent cell": Case(
         lambda: nn.GRUCell(8, 6), (noise(2, 8), noise(2, 6)), True, False,
         (("rows", 8), ("rows", 6)), (("rows", 6),), ((noise(5, 8), noise(5, 6)),),
@@ -209,7 +230,12 @@ NO_PROGRAM = {
     "an opaque argument": (
         lambda: Wrapped(lambda m, x, o: x), (noise(2, 8), object()), "argument 1 is of type object",
     ),
-    "complex numbers": (lambda: Wrapped(lambda m, x: torch.fft.fft(x)), (noise(1, 8),), "complex64"),
+    "a number that follows the input": (
+        lambda: Wrapped(lambda m, x: (x, x.mean().item())), (noise(2, 8),), "constants of the res",
+    ),
+    "complex numbers": (
+        lambda: Wrapped(lambda m, x: torch.fft.fft(x)), (noise(1, 8),), "complex64",
+    ),
     "LSTM of two lengths": (
         lambda: nn.LSTM(8, 6, batch_first=True).eval(), [(noise(1, 5, 8),), (noise(1, 7, 8),)],
         "fixes the length",
@@ -228,7 +254,6 @@ def test_what_no_plan_can_stand_for_is_said_in_one_line(
     assert learned.program is None
     assert learned.reason is not None
     assert "\n" not in learned.reason
-    import re
 
     assert re.search(reason, learned.reason), learned.reason
     assert capfd.readouterr() == ("", "")  # torch prints the graph it stumbled over
@@ -259,6 +284,11 @@ def test_code_that_branches_on_the_rows_limits_the_rows() -> None:
 def test_lengths_end_where_the_original_does() -> None:
     learned = capture(seeded(Attention), [text(1, 5), text(1, 9)])
     assert learned.grid.lengths[-1] == 40  # the position table: no guard in the program says so
+
+
+def test_a_batch_larger_than_the_largest_widens_it() -> None:
+    model = seeded(_mlp)
+    assert capture(model, (noise(32, 8),), max_rows=16).grid.max_rows == 32
 
 
 def test_a_compiled_module_is_captured_as_what_it_wraps() -> None:

@@ -1,0 +1,67 @@
+"""Plans are proposed in a fixed order, and only where they can work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from profiler.fingerprint import DeviceFingerprint, fingerprint
+from supernet.backends.aoti import AotiBackend
+from supernet.capture import Capture, capture
+from supernet.proposals import propose, unavailable
+from tests.supernet.models import Wrapped, noise
+
+pytest.importorskip("onnxruntime", reason="the order is checked with every engine present")
+pytest.importorskip("openvino", reason="the order is checked with every engine present")
+
+
+@pytest.fixture(scope="module")
+def learned() -> Capture:
+    return capture(nn.Linear(4, 4).eval(), (noise(1, 4),))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceFingerprint]:
+    monkeypatch.setattr(AotiBackend, "unavailable", lambda self: None)
+    sets = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
+    yield dataclasses.replace(fingerprint(measure=False), instruction_sets=sets)
+
+
+def test_the_order_worth_building(learned: Capture, device: DeviceFingerprint) -> None:
+    specs = propose(learned, device, threads=2)
+    assert [(spec.backend, spec.precision) for spec in specs] == [
+        ("onnxruntime", "fp32"), ("openvino", "fp32"), ("onnxruntime", "int8"),
+        ("openvino", "bf16"), ("aoti", "fp32"),
+    ]  # fmt: skip
+    assert {spec.threads for spec in specs} == {2}
+    assert {spec.graph_hash for spec in specs} == {learned.graph_hash}
+    assert all("avx512_bf16" in spec.isa for spec in specs)
+
+
+def test_choices_narrow_it(learned: Capture, device: DeviceFingerprint) -> None:
+    specs = propose(learned, device, ("eager", "openvino"), ("fp32",))
+    assert [spec.backend for spec in specs] == ["openvino", "eager"]
+    plain = dataclasses.replace(device, instruction_sets=("avx2",))
+    assert {spec.precision for spec in propose(learned, plain)} == {"fp32", "int8"}
+    with pytest.raises(ValueError, match=r"backends must be among .* got \['tvm'\]"):
+        propose(learned, device, ("tvm",))
+
+
+def test_engines_that_cannot_are_left_out(
+    device: DeviceFingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = capture(nn.Linear(4, 4).bfloat16(), (noise(1, 4).bfloat16(),))
+    assert [spec.backend for spec in propose(small, device)] == ["aoti"]
+    assert unavailable("openvino", small) == "it has no bfloat16, the dtype of input"
+    monkeypatch.setattr(AotiBackend, "unavailable", lambda self: "no C++ compiler")
+    assert propose(small, device) == ()
+    assert unavailable("aoti", small) == "no C++ compiler"
+
+
+def test_nothing_is_proposed_without_a_program(device: DeviceFingerprint) -> None:
+    none = capture(Wrapped(lambda m, x: x + torch.rand_like(x)).eval(), (noise(1, 4),))
+    assert propose(none, device) == ()

@@ -1,0 +1,89 @@
+"""Costs are medians over the probe shapes, as far as the budget reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+
+from profiler.shapes import Shape, ShapeGrid
+from supernet.signature import Signature, TensorSpec
+from supernet.timing import measure, resize_batch
+
+SIGNATURE = Signature(
+    (TensorSpec("x", "float32", ("rows", "length", 3)), TensorSpec("t", "float32", (1,))),
+    (TensorSpec("output_0", "float32", ("rows", "length")),),
+    batchable=True,
+    paddable=True,
+)
+GRID = ShapeGrid.covering(4, 4, 16)
+INPUTS = [np.arange(15, dtype=np.float32).reshape(1, 5, 3), np.ones(1, np.float32)]
+
+
+class Clock:
+    """Moves only when a plan runs."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Slow:
+    """Takes 10 ms per token by the clock; every third run is a hundred times slower."""
+
+    arrays: Literal["numpy"] = "numpy"
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.runs = clock, 0
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        rows, length, _ = inputs[0].shape
+        self.runs += 1
+        self.clock.now_s += rows * length / 100 * (100 if self.runs % 3 == 0 else 1)
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def test_medians_by_shape() -> None:
+    clock = Clock()
+    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9, clock=clock)
+    assert set(costs) == set(GRID.probe_shapes())
+    for shape, cost_ms in costs.items():
+        assert cost_ms == pytest.approx(10 * shape.tokens), "the median ignores the outliers"
+
+
+def test_the_budget_ends_the_measuring_at_the_dear_end() -> None:
+    clock = Clock()
+    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=30, clock=clock)
+    assert 1 <= len(costs) < len(GRID.probe_shapes())
+    assert list(costs) == list(GRID.probe_shapes())[: len(costs)]
+
+
+def test_without_batching_one_row_is_all_there_is() -> None:
+    alone = Signature(SIGNATURE.inputs, SIGNATURE.outputs, batchable=False, paddable=True)
+    clock = Clock()
+    costs = measure(Slow(clock), INPUTS, alone, GRID, threads=2, budget_s=1e9, clock=clock)
+    assert {shape.rows for shape in costs} == {1}
+
+
+def test_one_thread_is_timed_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, processor = Clock(), Clock()
+    monkeypatch.setattr("supernet.timing.time.process_time", processor)
+    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9, clock=clock)
+    assert set(costs.values()) == {0.0}
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])
+def test_batches_are_repeated_and_cut(make: Any) -> None:
+    x, t = resize_batch([make(a) for a in INPUTS], SIGNATURE, Shape(2, 7))
+    assert (tuple(x.shape), tuple(t.shape)) == ((2, 7, 3), (1,))
+    x = np.asarray(x)
+    assert x.flags.c_contiguous
+    assert np.array_equal(x[1, :5], INPUTS[0][0])
+    assert np.array_equal(x[0, 5:], INPUTS[0][0, :2])
