@@ -11,7 +11,7 @@ no clock, no randomness.
 
 **Triage.** In order of deadline, request i is kept while
 
-    2 · beta · (work kept before it) / workers + delta · latency(its batch) <= slack(i)
+    3 · beta · (work kept before it) / workers + delta · latency(its batch) <= slack(i)
 
 where *work* is the cheapest cost per row of the request's cell (what it costs in a good batch)
 and *its batch* the smallest batch that reaches `EFFICIENT_SHARE` of the best rows/ms, no larger

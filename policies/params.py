@@ -35,7 +35,7 @@ class RuleParams:
     """
 
     name: str
-    margin: float = 0.75
+    margin: float = 0.7
     beta: float = 1.0
     alpha: float = 0.75
     delta: float = 0.75

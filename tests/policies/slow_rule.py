@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from policies.params import RuleParams
 
 GOOD_SHARE = 0.9
-CAUTION = 2.0
+CAUTION = 3.0
 
 
 @dataclass(frozen=True)

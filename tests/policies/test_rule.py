@@ -347,7 +347,7 @@ def test_waiting_keeps_its_columns_together() -> None:
 def test_parameters_survive_json_and_refuse_nonsense() -> None:
     for params in (RuleParams("a"), RuleParams.static(2, 4, 5.0), RuleParams("b", spread=1)):
         assert RuleParams.from_json(params.to_json()) == params
-    assert RuleParams("a").to_array().tolist() == [0.75, 1.0, 0.75, 0.75, 1.6, 16.0, 0.0, -1.0]
+    assert RuleParams("a").to_array().tolist() == [0.7, 1.0, 0.75, 0.75, 1.6, 16.0, 0.0, -1.0]
     for wrong, text in (
         ({"margin": 0.0}, "margin must be greater than 0, got 0.0"),
         ({"margin": math.nan}, "margin must be greater than 0, got nan"),

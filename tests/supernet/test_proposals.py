@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -25,10 +24,10 @@ def learned() -> Capture:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceFingerprint]:
+def device(monkeypatch: pytest.MonkeyPatch) -> DeviceFingerprint:
     monkeypatch.setattr(AotiBackend, "unavailable", lambda self: None)
     sets = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16")
-    yield dataclasses.replace(fingerprint(measure=False), instruction_sets=sets)
+    return dataclasses.replace(fingerprint(measure=False), instruction_sets=sets)
 
 
 def test_the_order_worth_building(learned: Capture, device: DeviceFingerprint) -> None:
