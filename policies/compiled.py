@@ -90,11 +90,9 @@ def _drain_ms(
     queued = 0.0
     number = 0
     for i in range(state.shape[0]):
-        if state[i] == KEPT:
+        if state[i] != DROPPED:  # who is passed over is waiting as well
             queued += work[i]
             number += 1
-    if number == 0:
-        return 0.0
     return beta * queued + alpha * rate_per_ms * max(slack, 0.0) * queued / number
 
 

@@ -87,6 +87,8 @@ class Study:
             notes.append(exported.note)
             axes = exported.axes
         self.examples = [leaves for leaves in self.examples if _fits(leaves, axes)]
+        if not self.examples:
+            raise Uncapturable(f"no example has the size that the trace fixed: {notes[-1]}")
         self.longest = self.examples[-1]
         return self._describe(axes, exported, "; ".join(filter(None, notes)) or None)
 

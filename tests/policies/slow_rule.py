@@ -227,14 +227,13 @@ def decide_slowly(state: State) -> tuple[int, list[int], list[int], float]:
     options = []
     for tier in tiers:
         members, rows, high, efficiency = batch_slowly(state, tier, head, fate, order)
+        waiting = [i for i in order if fate[i] != "dropped"]
         queued = 0.0
-        for i in kept:
+        for i in waiting:
             unit = state.unit(tier, state.items[i].cell)
             queued += state.items[i].rows * unit if unit < math.inf else 0.0
-        needed = 0.0
-        if kept:
-            needed = state.params.beta * queued
-            needed += state.params.alpha * state.rate_per_ms * max(slack, 0.0) * queued / len(kept)
+        needed = state.params.beta * queued
+        needed += state.params.alpha * state.rate_per_ms * max(slack, 0.0) * queued / len(waiting)
         drain = needed / efficiency if efficiency > 0 else math.inf
         ms, plan = state.fastest(tier, rows, high)
         options.append((not ms <= slack, drain, members, rows, high, plan, tier))

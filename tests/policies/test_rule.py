@@ -111,9 +111,10 @@ def test_a_request_that_cannot_make_it_is_dropped_and_no_other() -> None:
 
 
 def test_the_dearest_is_passed_over_when_not_all_can_be_served() -> None:
-    # One worker, 20 ms: 64 tokens (8 + of work) first would cost both short ones their deadline.
+    # Work ahead counts three times: 3 × 10 ms for the 64 tokens leave the short ones no time,
+    # 3 × 4 ms for one short request leave the other enough.
     params = plain(max_rows=1)
-    items = [Item(12, 0, 2), Item(13, 0, 0), Item(14, 0, 0)]
+    items = [Item(12, 0, 2), Item(23, 0, 0), Item(24, 0, 0)]
     got = pick(one_plan(items, params))
     assert got.members == (1,)
     assert got.dropped == ()  # it may still be lucky
