@@ -21,8 +21,6 @@ from evolve.errors import DeadlineExceeded
 
 __all__ = ["Outcome", "Phase", "arrivals", "drive"]
 
-SPIN_S = 0.0005  # below this a sleep overshoots more than it saves
-
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -99,7 +97,9 @@ def drive(
 
     second = 0
     for index, at_s in enumerate(sent_s):
-        _sleep_until(start_s + at_s)
+        # Never spins: that would take a core from whoever is measured.
+        if (early_s := start_s + at_s - time.perf_counter()) > 0:
+            time.sleep(early_s)
         submit(index).add_done_callback(partial(ended, index))
         if at_s >= second + 1:
             second = int(at_s)
@@ -113,8 +113,3 @@ def drive(
         sent_s, (done_s - sent_s) * 1e3, refused, failed | missing, kept,
         tuple(errors) + ("never answered",) * int(missing.sum()),
     )  # fmt: skip
-
-
-def _sleep_until(at_s: float) -> None:
-    while (left_s := at_s - time.perf_counter()) > 0:
-        time.sleep(left_s if left_s > SPIN_S else 0)
