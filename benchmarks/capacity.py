@@ -35,7 +35,7 @@ SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
 ROUNDS = 5
 SECONDS = 10.0
 SURGE = 5.0  # of what the plain loop carries
-FINALISTS = 4
+FINALISTS = 3
 STEADY_S = 8.0
 STEPS = 6
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "warm_batches"]
 
-WARM_BUDGET_MS = 4000.0
+WARM_BUDGET_MS = 2000.0
 
 
 class Admission:

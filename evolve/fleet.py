@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from evolve.errors import PlanFault
@@ -55,9 +56,11 @@ class Fleet:
         """Makes `plan` resident on every worker; raises the first `PlanFault`."""
         with self._lock:
             self._plans = (*self._plans, plan)
-        for lane in self.lanes:
-            if (worker := lane.worker) is not None:
-                worker.load(plan, self._warm(plan))
+        warm = self._warm(plan)
+        workers = [lane.worker for lane in self.lanes if lane.worker is not None]
+        with ThreadPoolExecutor(len(self.lanes), "load") as pool:
+            for loading in [pool.submit(worker.load, plan, warm) for worker in workers]:
+                loading.result()
 
     def held(self) -> frozenset[str]:
         """Keys of the plans that every worker is meant to hold."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -47,17 +48,12 @@ class PlanSpec:
     @property
     def key(self) -> str:
         """Short name for people and tables, e.g. ``"onnxruntime-fp32-t1-1a2b3c4d"``."""
-        return f"{self.backend}-{self.precision}-t{self.threads}-{self._digest()[:8]}"
+        return f"{self.backend}-{self.precision}-t{self.threads}-{_digest(self)[:8]}"
 
     @property
     def artifact_key(self) -> str:
         """Name of the stored files: plans that differ in threads only share them."""
-        return f"{self.backend}-{self.precision}-{self._digest()[:20]}"
-
-    def _digest(self) -> str:
-        data = self.to_json()
-        del data["threads"]
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        return f"{self.backend}-{self.precision}-{_digest(self)[:20]}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,6 +64,13 @@ class PlanSpec:
         if set(data) != names:
             raise ValueError(f"plan spec must have the fields {sorted(names)}, got {sorted(data)}")
         return PlanSpec(**{**data, "threads": int(data["threads"])})
+
+
+@lru_cache(maxsize=1024)  # asked for on every tick, and a spec never changes
+def _digest(spec: PlanSpec) -> str:
+    data = spec.to_json()
+    del data["threads"]
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 class PlanState(str, Enum):
