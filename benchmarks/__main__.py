@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "capacity")
+NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from evolve.errors import EvolveError
 from evolve.workers.base import Answer
+from profiler.flops import flops_per_row
 from supernet.structure import take_apart
 
 if TYPE_CHECKING:
@@ -64,3 +65,18 @@ class Original:
             spent_ms += sum(runs)
             timed[reference.shape] = min(runs[1:])
         return timed
+
+    def flops(self) -> dict[Shape, float]:
+        """FLOPs of one captured row at up to three lengths; empty where they can't be counted."""
+        lengths = {r.shape.length: r for r in self._capture.references if r.shape.rows == 1}
+        chosen = sorted(lengths)[:: max(1, len(lengths) // 3)][:3]
+        try:
+            return {
+                lengths[n].shape: flops_per_row(self._run_leaves, lengths[n].inputs, rows=1)
+                for n in chosen
+            }
+        except Exception:  # a module that refuses the counter's mode is served all the same
+            return {}
+
+    def _run_leaves(self, *leaves: torch.Tensor) -> None:
+        self.run(leaves)

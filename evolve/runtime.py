@@ -12,7 +12,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +183,11 @@ class Runtime:
         return self.parts.brain.wait(timeout_s)
 
     def status(self) -> dict[str, Any]:
-        """A snapshot for people and monitors, JSON-able."""
+        """A snapshot for people and monitors, JSON-able.
+
+        `flops` holds what requests really cost in arithmetic (`profiler.FlopsReading`); None
+        until `evolve profile` has measured this machine's peak.
+        """
         queue, _, busy = self._serving.scheduler.depth()
         tally = self._serving.tally
         computed = tally.counts()
@@ -202,6 +206,7 @@ class Runtime:
             "counts": computed,
             "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
             "rows_by_plan": tally.plan_rows(),
+            "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
             "plans": {plan.spec.key: plan.state.value for plan in self.parts.library.plans()},
             "journal_fault": self.parts.journal.fault,
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evolve.queueing import Request
     from profiler.costs import CostTable
+    from profiler.flops import DynamicFlops
     from profiler.shapes import Shape
     from profiler.signals import Window
 
@@ -25,9 +26,16 @@ class Tally:
     and `padded_tokens` (computed, and of these thrown away).
     """
 
-    def __init__(self, window: Window, costs: CostTable, now_ms: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        window: Window,
+        costs: CostTable,
+        flops: DynamicFlops | None,
+        now_ms: Callable[[], float],
+    ) -> None:
         self.window = window
         self.costs = costs
+        self.flops = flops
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -65,6 +73,8 @@ class Tally:
             self._counts["tokens"] += shape.rows * shape.length
             self._counts["padded_tokens"] += shape.rows * shape.length - tokens
         self.costs.record(plan, shape, elapsed_ms)
+        if self.flops is not None:
+            self.flops.ran(shape, elapsed_ms, tokens)
         self.window.ran(plan, shape, elapsed_ms, predicted_ms, tokens)
 
     def waited_ms(self, request: Request) -> float:

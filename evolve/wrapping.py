@@ -31,8 +31,9 @@ from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.presets import DEFAULT
 from policies.tactical import TacticalPolicy
 from profiler.costs import CostTable
-from profiler.fingerprint import fingerprint
+from profiler.flops import DynamicFlops
 from profiler.signals import Window
+from profiler.units import FingerprintDatabase, host_database
 from supernet.capture import Capture, capture
 from supernet.plans import PlanLibrary
 
@@ -83,7 +84,7 @@ def wrap(
     slo = SLO() if slo is None else slo
     settings = _settings(config)
     chosen = _policy(settings) if policy is None else policy
-    device = fingerprint("cpu", measure=False)
+    device = _device(model)
     captured = capture(model, example_inputs, max_rows=settings.plans.max_rows)
     runtime = _assemble(model, captured, device, slo, settings, chosen)
     runtime.start()
@@ -119,6 +120,26 @@ def _workers(config: WorkersConfig, cores: int) -> WorkersConfig:
     )
 
 
+def _device(model: torch.nn.Module) -> DeviceFingerprint:
+    """The fingerprint of where the model lives, with its rates if this machine was measured."""
+    tensor = next(iter(model.parameters()), next(iter(model.buffers()), None))
+    kind = "nvidia" if tensor is not None and tensor.is_cuda else "cpu"
+    index = tensor.get_device() if tensor is not None and tensor.is_cuda else 0
+    # Measuring takes seconds and both cores: `evolve profile` does it, not a start.
+    known = FingerprintDatabase(host_database().path, measure=False).fingerprints()
+    devices = [device for device in known if device.kind == kind]
+    return devices[index] if index < len(devices) else known[0]
+
+
+def _flops(original: Original, device: DeviceFingerprint, threads: int) -> DynamicFlops | None:
+    """None where FLOPs can't be counted, or the machine's peak was never measured."""
+    counted = original.flops()
+    if not counted or "fp32" not in device.matrix_gflop_per_s:
+        return None
+    cores = min(threads, max(1, device.cores))
+    return DynamicFlops(counted, device.gflop_per_s("fp32", cores=cores))
+
+
 def _assemble(
     model: torch.nn.Module,
     captured: Capture,
@@ -140,7 +161,7 @@ def _assemble(
     if timed := original.timings():
         costs.seed(ORIGINAL, timed)
     window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
-    tally = Tally(window, costs, lambda: clock() * 1e3)
+    tally = Tally(window, costs, _flops(original, device, threads), lambda: clock() * 1e3)
     library = PlanLibrary()
     scheduler = Scheduler(
         Tables(

@@ -6,7 +6,7 @@ from policies.params import RuleParams
 from policies.presets import DEFAULT
 from sims.service import Service
 from sims.simulation import simulate
-from sims.traces import natural_lengths, surge
+from sims.traces import surge
 
 # Milliseconds of one plan, by rows 1..8 and padded length: what a cost table would hold.
 lengths = np.array([16.0, 32.0, 64.0, 128.0, 280.0])

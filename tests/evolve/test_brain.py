@@ -1,0 +1,60 @@
+"""The control plane may fail in any way; the service goes on and the journal says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import evolve
+from supernet.errors import CacheFull
+
+
+def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_path: Path) -> None:
+    taken = tmp_path / "cache"
+    taken.write_text("a file, not a folder")
+    config = evolve.Config().replace(plans={"cache_dir": taken})
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        x = torch.randn(2, 8)
+        assert torch.allclose(runtime(x), mlp(x))
+        (said,) = (d for d in runtime.decisions() if d.kind == "plan")
+        assert said.reason.startswith("no more plans are built")
+        assert str(taken) in said.reason
+
+
+def test_a_full_disk_stops_building_only(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise CacheFull("no room left for plans/x")
+
+    monkeypatch.setattr("evolve.brain.build_plan", full)
+    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        x = torch.randn(2, 8)
+        assert torch.allclose(runtime(x), mlp(x))
+        assert any("no room left" in d.reason for d in runtime.decisions())
+
+
+def test_without_building_the_journal_says_who_serves(
+    mlp: torch.nn.Module, config: evolve.Config
+) -> None:
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        assert [d.reason for d in runtime.decisions() if d.kind == "plan"] == [
+            "the original model serves: plans.build is off"
+        ]
+        assert runtime.plans() == ()
+
+
+def test_closing_ends_a_build_under_way(mlp: torch.nn.Module, tmp_path: Path) -> None:
+    import psutil
+
+    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    runtime = evolve.wrap(mlp, (torch.randn(1, 8),), config=config)
+    runtime.close()
+    left = [p.cmdline() for p in psutil.Process().children(recursive=True) if p.is_running()]
+    assert not any("supernet.build" in command for command in left)
