@@ -29,7 +29,7 @@ from profiler.fingerprint import fingerprint
 from supernet.plans import PlanState
 
 SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
-FINALISTS = 3
+FINALISTS = 4
 FAMILIES = (("static", math.inf), ("static, grouped", 1.5))
 
 Contender = Callable[[Stream], Figures]
@@ -108,9 +108,9 @@ def _admitted(runtime: evolve.Runtime) -> list[Any]:
 
 
 def _finalists(found: list[StaticSetting]) -> list[StaticSetting]:
-    """The best few that differ in more than the strictness of refusal."""
+    """The best few that differ."""
     chosen: dict[tuple[Any, ...], StaticSetting] = {}
     for setting in found:
         plan, params = setting.plan, setting.params
-        chosen.setdefault((plan.key, params.max_rows, params.wait_ms, setting.workers), setting)
+        chosen.setdefault((plan.key, params, setting.workers), setting)
     return list(chosen.values())[:FINALISTS]

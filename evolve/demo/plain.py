@@ -20,14 +20,17 @@ from evolve.errors import DeadlineExceeded
 
 __all__ = ["PlainLoop"]
 
+LEARN = 0.05  # of the distance to the latest request, as in TCP's estimate of round trips
+FORGET = 0.002
+
 
 class PlainLoop:
     """First come, first served; refuses what can't be answered by its deadline any more.
 
     Args:
         model: Called with the keyword arguments of one request, without gradients.
-        calibration: Requests to learn the duration by length from (a straight line, raised to
-            the 95th percentile).
+        calibration: Requests to learn the duration by length from (a straight line); while
+            serving, its error is followed and allowed for.
         length_of: The length of a request.
         slo_ms: Deadline from submission.
     """
@@ -43,6 +46,7 @@ class PlainLoop:
         self._model = model
         self._length_name = length_name
         self._slo_ms = slo_ms
+        self._ratio, self._deviation = 1.0, 0.0
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.service_ms = self._calibrate(calibration)
         self._thread = threading.Thread(target=self._run, name="plain-loop", daemon=True)
@@ -74,9 +78,7 @@ class PlainLoop:
                         lengths.append(request[self._length_name].shape[1])
                         times_ms.append((time.perf_counter() - began) * 1e3)
         slope, base = np.polyfit(lengths, times_ms, 1)
-        # Refusing by the mean would serve the requests that half the time come just too late.
-        over = float(np.quantile(np.array(times_ms) / (base + slope * np.array(lengths)), 0.95))
-        self._slope, self._base = slope * over, base * over
+        self._slope, self._base = slope, base
         return float(np.mean(times_ms))
 
     def _run(self) -> None:
@@ -85,10 +87,21 @@ class PlainLoop:
                 request, arrived_s, future = item
                 left_ms = self._slo_ms - (time.perf_counter() - arrived_s) * 1e3
                 length = request[self._length_name].shape[1]
-                if left_ms < self._base + self._slope * length:
+                expected_ms = self._base + self._slope * length
+                if left_ms < expected_ms * (self._ratio + 2.0 * self._deviation):
                     future.set_exception(DeadlineExceeded("refused: too late"))
+                    self._ratio += FORGET * (
+                        1.0 - self._ratio
+                    )  # else one slow spell lasts for ever
                     continue
+                began_s = time.perf_counter()
                 try:
                     future.set_result(self._model(**request))
                 except Exception as error:
                     future.set_exception(error)
+                self._learn((time.perf_counter() - began_s) * 1e3 / expected_ms)
+
+    def _learn(self, ratio: float) -> None:
+        """Follows how much longer requests take under load than in the calibration."""
+        self._deviation += LEARN * (abs(ratio - self._ratio) - self._deviation)
+        self._ratio += LEARN * (ratio - self._ratio)
