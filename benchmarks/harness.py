@@ -18,7 +18,7 @@ from rich.table import Table
 import evolve
 from evolve.demo import minilm
 from evolve.demo.text import sentences
-from profiler.fingerprint import fingerprint
+from profiler.units import host_database
 
 OUT = Path("out/bench")
 PACKAGES = ("evolve-runtime", "torch", "onnxruntime", "openvino", "numpy", "numba", "transformers")
@@ -64,7 +64,7 @@ def publish(name: str, question: str, rows: Mapping[str, Any], **settings: Any) 
         "question": question,
         "figures": dict(rows),
         "settings": settings,
-        "fingerprint": fingerprint("cpu").to_json(),
+        "fingerprint": host_database().fingerprints()[0].to_json(),
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in PACKAGES},
     }

@@ -19,13 +19,13 @@ from evolve.demo.load import Outcome, Phase, arrivals
 from evolve.demo.plain import PlainLoop
 from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.text import sentences
-from profiler.fingerprint import fingerprint
+from profiler.units import host_database
 from supernet.plans import Plan, PlanState
 
 __all__ = ["main"]
 
 SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
-SECONDS = 16.0
+SECONDS = 12.0
 CALM = 0.5  # of what the plain loop carries
 SURGE = 5.0
 EXAMPLES = 24  # sentences that `wrap` learns from
@@ -43,13 +43,14 @@ def main(
     Args:
         json_path: Where the figures go as JSON; default `figures.json` in `out_dir`.
         out_dir: Where plot and journal go; default `out/demo`.
-        seconds: Length of the stream for each contender; default 16.
+        seconds: Length of the stream for each contender; default 12.
         seed: Of arrivals and of the order of the sentences.
     """
     console = Console()
     out = out_dir or Path("out/demo")
     out.mkdir(parents=True, exist_ok=True)
-    device = fingerprint("cpu")
+    with console.status("Looking at this machine (measured once, then remembered)"):
+        device = host_database().fingerprints()[0]
     console.print(f"[bold]evolve demo[/] on {device.name}, {device.cores} cores")
     with console.status("Loading MiniLM-L6 with its real weights"):
         model, tokenizer = minilm.load()
@@ -137,7 +138,7 @@ def _static_setting(
     console: Console,
 ) -> StaticSetting:
     """Measures the plans with all cores in one worker too, then sweeps."""
-    cores = fingerprint("cpu").cores
+    cores = host_database().fingerprints()[0].cores
     wide = config.replace(workers={"count": 1, "threads": cores})
     with evolve.wrap(model, examples, slo=SLO, config=wide) as runtime:
         _wait(runtime, console, f"timing the plans with {cores} threads")
