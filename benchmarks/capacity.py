@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.contest import SLO, contest
 from benchmarks.harness import publish
 
-STEPS = 5
+STEPS = 4
 RUNS = 3
 SECONDS = 8.0
 TRIAL = 2.0  # × plain: about where the static settings begin to miss

@@ -29,7 +29,7 @@ from profiler.fingerprint import fingerprint
 from supernet.plans import PlanState
 
 SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
-FINALISTS = 4
+FINALISTS = 3
 FAMILIES = (("static", math.inf), ("static, grouped", 1.5))
 
 Contender = Callable[[Stream], Figures]

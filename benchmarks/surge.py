@@ -11,7 +11,7 @@ from benchmarks.contest import SLO, contest
 from benchmarks.harness import publish
 from evolve.demo.contenders import Figures
 
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 10.0
 SURGE = 5.0  # of what the plain loop carries
 

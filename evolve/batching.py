@@ -7,10 +7,10 @@ original model (`Signature.batchable`, `Signature.paddable`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from evolve.errors import PlanFault
@@ -30,11 +30,24 @@ def stack(requests: Sequence[Request], signature: Signature, length: int) -> lis
     """
     if len(requests) == 1 and requests[0].length == length:
         return [leaf.contiguous() for leaf in requests[0].leaves]
+    if len(requests) == 1:
+        return [
+            _pad_leaf(leaf, spec, length)
+            for leaf, spec in zip(requests[0].leaves, signature.inputs, strict=True)
+        ]
     rows = sum(request.rows for request in requests)
     return [
         _stack_leaf([request.leaves[i] for request in requests], spec, rows, length)
         for i, spec in enumerate(signature.inputs)
     ]
+
+
+def _pad_leaf(leaf: torch.Tensor, spec: TensorSpec, length: int) -> torch.Tensor:
+    """One call instead of three: it counts where a single caller waits."""
+    room: list[int] = []  # torch wants (before, after) from the last dimension to the first
+    for dim, size in zip(reversed(spec.dims), reversed(leaf.shape), strict=True):
+        room += (0, length - size if dim == "length" else 0)
+    return torch.constant_pad_nd(leaf, room) if any(room) else leaf.contiguous()
 
 
 def _stack_leaf(
@@ -113,18 +126,14 @@ def _crop(
 def all_finite(leaves: Sequence[Any]) -> bool:
     """Whether no floating leaf holds a NaN or an infinity.
 
-    The sum is finite whenever every entry is, unless it overflows; only then is each entry
-    looked at. On the CPU numpy adds: torch would wake all cores for it, which the workers need.
+    On the CPU numpy looks for the extremes, which a NaN takes part in: torch would wake all
+    cores for it, which the workers need.
     """
-    return all(
-        _sum_is_finite(leaf) or bool(torch.isfinite(leaf).all())
-        for leaf in leaves
-        if leaf.is_floating_point() or leaf.is_complex()
-    )
+    return all(_finite(leaf) for leaf in leaves if leaf.is_floating_point() or leaf.is_complex())
 
 
-def _sum_is_finite(leaf: torch.Tensor) -> bool:
-    if leaf.is_cpu and leaf.dtype in (torch.float32, torch.float64):
-        with np.errstate(all="ignore"):
-            return bool(np.isfinite(leaf.detach().numpy().sum()))
-    return bool(torch.isfinite(leaf.sum()))
+def _finite(leaf: torch.Tensor) -> bool:
+    if leaf.is_cpu and leaf.dtype in (torch.float32, torch.float64) and leaf.numel():
+        array = leaf.detach().numpy()
+        return math.isfinite(array.max()) and math.isfinite(array.min())
+    return bool(torch.isfinite(leaf).all())

@@ -31,6 +31,8 @@ __all__ = [
 
 _SCALES = (1.0, 0.7, -0.4)
 
+_PADDED_EXAMPLES = 8  # each is run three times
+
 
 @dataclass(frozen=True, slots=True)
 class Axes:
@@ -254,6 +256,9 @@ def pads_harmlessly(
     """Whether zero-padded inputs, alone and stacked, give every row the answer it had."""
     if not axes.has_length or any("any" in dims for dims in outputs):
         return False
+    # Spread over the lengths; a model to which padding matters shows it at any of them.
+    ordered = sorted(examples, key=axes.length)
+    examples = ordered[:: -(-len(ordered) // _PADDED_EXAMPLES)]
     try:
         for leaves in examples:
             near = min(axes.length(leaves) + 3, longest)
