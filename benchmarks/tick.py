@@ -24,18 +24,24 @@ def main() -> None:
 
         sender = threading.Thread(target=load)
         sender.start()
-        times_us = np.empty(TICKS)
+        wall_us, cpu_us = np.empty(TICKS), np.empty(TICKS)
         for i in range(TICKS):
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.thread_time()
             runtime.parts.controller.tick()
-            times_us[i] = (time.perf_counter() - began) * 1e6
+            wall_us[i] = (time.perf_counter() - began) * 1e6
+            cpu_us[i] = (time.thread_time() - began_cpu) * 1e6
             time.sleep(0.005)  # ticks apart, so that requests get their turn between them
         stop.set()
         sender.join()
-    times = summary(times_us)
+    wall, cpu = summary(wall_us), summary(cpu_us)
     publish(
         "tick", "One tick under 150 requests/s (target: < 1 ms at p99)",
-        {"median µs": times["median"], "p99 µs": times["p99"], "max µs": times["max"]},
+        {
+            "processor time, median µs": cpu["median"],
+            "processor time, p99 µs": cpu["p99"],
+            "on the wall, median µs": wall["median"],
+            "on the wall, p99 µs": wall["p99"],
+        },
         repeats=TICKS, policy="rule",
     )  # fmt: skip
 

@@ -69,6 +69,10 @@ class Lane:
         while (batch := scheduler.take(self.index, self.resident)) is not None:
             try:
                 self._serve(batch)
+            except Exception as error:  # a fault of our own must not lose a request, nor the lane
+                for request in batch.requests:
+                    if not request.future.done():
+                        request.future.set_exception(error)
             finally:
                 scheduler.release(self.index)
 
@@ -121,6 +125,7 @@ class Lane:
         """
         works = self._answer_alone(requests)
         if plan != ORIGINAL:
+            self._serving.tally.retried(len(requests))
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
             self._serving.on_fault(self, plan, fault, works)
 

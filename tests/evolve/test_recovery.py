@@ -117,6 +117,7 @@ def test_a_bad_plan_harms_nobody_and_is_quarantined(
     assert sum(worker.runs for worker in workers) >= 1
     assert runtime.parts.library.get(plan.key).state is PlanState.QUARANTINED
     assert runtime.parts.library.admitted() == ()
+    assert runtime.status()["counts"]["retried"] >= 1
     reasons = [d for d in runtime.decisions() if d.after.get("state") == "quarantined"]
     assert len(reasons) == 1
     before = runtime.status()["rows_by_plan"]
@@ -174,3 +175,19 @@ def test_a_worker_that_died_while_idle_is_replaced_by_the_next_tick(
             break
         pause.wait(0.01)
     assert workers[1].resident == {plan.key}
+
+
+def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
+    serve: Callable[..., Any], mlp: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, _, _ = serve(lambda leaves: [mlp(leaves[0]).detach()])
+    x = torch.randn(1, 8)
+    with monkeypatch.context() as broken:
+
+        def fails(*args: object) -> None:
+            raise RuntimeError("bookkeeping failed")
+
+        broken.setattr(runtime.parts.serving.tally.costs, "record", fails)
+        with pytest.raises(RuntimeError, match="bookkeeping failed"):
+            runtime.submit(x).result(timeout=30)
+    assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)
