@@ -83,10 +83,7 @@ class PlansConfig:
         "and those over the SLO's error limit are never admitted.",
         choices=PRECISIONS,
     )
-    build: bool = option(
-        True, "Whether to build plans at all; without, the cached ones and the original serve."
-    )
-    parallel_builds: int = option(1, "Build processes at once.", low=1, high=64)
+    build: bool = option(True, "Whether to build plans at all; without, the original serves.")
     budget_s: float = option(
         300.0, "Seconds that building and measuring one plan may take.", low=1, high=86_400
     )

@@ -46,7 +46,6 @@ def test_defaults() -> None:
         backends=None,
         precisions=("fp32", "int8", "bf16"),
         build=True,
-        parallel_builds=1,
         budget_s=300.0,
         cache_dir=None,
         max_rows=16,
