@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 from evolve.errors import PlanFault
+from supernet.backends.base import BACKENDS
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildInterrupted
 from supernet.plans import PlanState
-from supernet.proposals import propose
+from supernet.proposals import propose, unavailable
 from supernet.stored import store
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class Workshop:
         return propose(
             self.capture, self.device, self.config.backends, self.config.precisions, self.threads
         )
+
+    def left_out(self) -> dict[str, str]:
+        """Backends that could have been asked for and can't be used here, and why."""
+        wanted = self.config.backends or tuple(name for name in BACKENDS if name != "eager")
+        reasons = {name: unavailable(name, self.capture) for name in wanted}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:
         """The cache; raises `CacheError` or `OSError` where its folder can't be used."""
@@ -130,6 +137,8 @@ class Brain:
             self._done.set()
 
     def _build_all(self) -> None:
+        for backend, reason in self._workshop.left_out().items():
+            self._said(backend, "", "left out", reason)
         specs = self._workshop.specs()
         self.progress = Progress(0, len(specs), "", "storing the capture", 0.0)
         cache = self._workshop.open_cache(

@@ -58,3 +58,17 @@ def test_closing_ends_a_build_under_way(mlp: torch.nn.Module, tmp_path: Path) ->
     runtime.close()
     left = [p.cmdline() for p in psutil.Process().children(recursive=True) if p.is_running()]
     assert not any("supernet.build" in command for command in left)
+
+
+def test_a_backend_that_cannot_be_used_is_left_out_and_said(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supernet.backends.aoti.AotiBackend.unavailable", lambda self: "no g++")
+    config = evolve.Config().replace(
+        plans={"cache_dir": tmp_path / "cache", "backends": ("aoti",), "precisions": ("fp32",)}
+    )
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        assert runtime.plans() == ()
+        (said,) = (d for d in runtime.decisions() if d.kind == "plan")
+    assert (said.subject, said.after["state"], said.reason) == ("aoti", "left out", "no g++")

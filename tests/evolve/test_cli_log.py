@@ -350,7 +350,6 @@ def test_explain_from_the_command_line(path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_picture_is_drawn(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
     out_path = path.with_name("journal.png")
     status, out, err = run(capsys, "log", path, "--plot", out_path)
     assert (status, out, err) == (0, f"drawn: {out_path}\n", "")
@@ -358,7 +357,6 @@ def test_the_picture_is_drawn(path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_journal_without_plan_shares_is_drawn_too(path: Path) -> None:
-    pytest.importorskip("matplotlib")
     bare = {k: v for k, v in CALM.items() if not k.startswith("plan:")}
     with Journal(None, device="d", clock=lambda: 0.0, wall=lambda: 0.0) as journal:
         ticks = [journal.append("tick", "x", seen=bare | {"ended": i}, reason="") for i in range(3)]
@@ -371,7 +369,6 @@ def test_a_plot_needs_ticks(path: Path) -> None:
 
 
 def test_a_plot_needs_a_place_it_can_write(path: Path) -> None:
-    pytest.importorskip("matplotlib")
     for name in ("missing/x.png", "x.unknown"):
         with pytest.raises(PlotError, match="plot file must be one that can be written, got"):
             plot(list(read(path)), path.parent / name)
