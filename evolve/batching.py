@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from evolve.errors import PlanFault
@@ -70,21 +71,27 @@ def _stack_leaf(
 
 
 def split(
-    outputs: Sequence[torch.Tensor], requests: Sequence[Request], signature: Signature, length: int
+    outputs: Sequence[torch.Tensor],
+    requests: Sequence[Request],
+    signature: Signature,
+    length: int,
+    *,
+    lent: bool = False,
 ) -> list[list[torch.Tensor]]:
     """Each request's own output leaves: its rows, cropped to its length, contiguous.
 
+    Where the outputs are `lent` all are copied, otherwise only what is a part of a batch.
     Raises `PlanFault` when the outputs are not those of the signature.
     """
     _check(outputs, signature, sum(request.rows for request in requests), length)
     if len(requests) == 1 and requests[0].length == length:
-        return [list(outputs)]
+        return [[leaf.clone() for leaf in outputs] if lent else list(outputs)]
     answers: list[list[torch.Tensor]] = []
     at = 0
     for request in requests:
         answers.append(
             [
-                _crop(leaf, spec, at, request, alone=len(requests) == 1)
+                _crop(leaf, spec, at, request, owned=len(requests) == 1 and not lent)
                 for leaf, spec in zip(outputs, signature.outputs, strict=True)
             ]
         )
@@ -109,18 +116,16 @@ def _check(outputs: Sequence[torch.Tensor], signature: Signature, rows: int, len
 
 
 def _crop(
-    leaf: torch.Tensor, spec: TensorSpec, at: int, request: Request, *, alone: bool
+    leaf: torch.Tensor, spec: TensorSpec, at: int, request: Request, *, owned: bool
 ) -> torch.Tensor:
-    where = tuple(
-        slice(at, at + request.rows)
-        if dim == "rows"
-        else slice(0, request.length)
-        if dim == "length"
-        else slice(None)
-        for dim in spec.dims
-    )
-    # A clone, so that one kept answer does not keep its whole batch in memory.
-    return leaf if alone and "length" not in spec.dims else leaf[where].clone()
+    part = leaf
+    for index, dim in enumerate(spec.dims):
+        if dim == "rows":
+            part = part.narrow(index, at, request.rows)
+        elif dim == "length":
+            part = part.narrow(index, 0, request.length)
+    # A copy, so that one kept answer does not keep its whole batch in memory.
+    return part if owned and "length" not in spec.dims else part.clone()
 
 
 def all_finite(leaves: Sequence[Any]) -> bool:
@@ -135,5 +140,6 @@ def all_finite(leaves: Sequence[Any]) -> bool:
 def _finite(leaf: torch.Tensor) -> bool:
     if leaf.is_cpu and leaf.dtype in (torch.float32, torch.float64) and leaf.numel():
         array = leaf.detach().numpy()
-        return math.isfinite(array.max()) and math.isfinite(array.min())
+        most, least = np.maximum.reduce(array, axis=None), np.minimum.reduce(array, axis=None)
+        return math.isfinite(most) and math.isfinite(least)
     return bool(torch.isfinite(leaf).all())

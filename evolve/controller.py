@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from evolve.original import ORIGINAL
 from evolve.scheduler import Scheduler, Tables
 from policies.base import Choice, Policy
+from supernet.backends.base import backend
 
 if TYPE_CHECKING:
     from evolve.journal import Journal
     from evolve.tally import Tally
     from profiler.costs import CostTable
     from profiler.signals import Signals
-    from supernet.plans import PlanLibrary
+    from supernet.plans import Plan, PlanLibrary
 
 __all__ = ["Controller", "tier_of"]
 
@@ -37,6 +40,26 @@ def tier_of(error: float | None) -> int:
     return 1 + int(math.log2(error / EXACT_ERROR))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What the tables say of the admitted plans, made anew only when those change."""
+
+    admitted: tuple[Plan, ...]
+    plans: tuple[str, ...]
+    tier: npt.NDArray[np.int64]
+    cells_only: frozenset[str]
+
+    @classmethod
+    def of(cls, admitted: tuple[Plan, ...], *, pads: bool) -> _Held:
+        wants = (plan for plan in admitted if pads and backend(plan.spec.backend).recompiles)
+        return cls(
+            admitted,
+            (ORIGINAL, *(plan.key for plan in admitted)),
+            np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
+            frozenset(plan.key for plan in wants),
+        )
+
+
 class Controller:
     """Sets what the scheduler decides by, once per tick. Builds and trains nothing.
 
@@ -47,6 +70,7 @@ class Controller:
         period_s: Between two ticks, seconds.
         clock: Seconds, monotonic.
         check: Called first in every tick (the fleet's look at its workers).
+        pads: Whether the model allows requests to be padded.
     """
 
     def __init__(
@@ -62,6 +86,7 @@ class Controller:
         period_s: float,
         clock: Callable[[], float],
         check: Callable[[], None],
+        pads: bool,
     ) -> None:
         self._scheduler = scheduler
         self._library = library
@@ -73,6 +98,8 @@ class Controller:
         self._period_s = period_s
         self._clock = clock
         self._check = check
+        self._pads = pads
+        self._held = _Held.of((), pads=pads)
         self.ticks = 0
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
@@ -113,11 +140,12 @@ class Controller:
         veto = self._veto(choice)
         if veto is None:
             self._choice = choice
-        self.refresh(signals.arrival_per_s / 1e3)
+        self.refresh()
         self._say_drifts()
         self._record(signals, before, choice, veto)
 
     def _see(self) -> Signals:
+        self._tally.settle()
         queue, head_slack_ms, busy = self._scheduler.depth()
         return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
 
@@ -127,19 +155,23 @@ class Controller:
             return "the proposed parameters hold a NaN"
         return None
 
-    def refresh(self, rate_per_ms: float | None = None) -> None:
-        """Replaces the scheduler's tables by the plans, costs and parameters of now."""
+    def refresh(self) -> None:
+        """Has the scheduler decide by the plans, costs and parameters of now."""
         old = self._scheduler.tables
+        held = self._held
         admitted = self._library.admitted()
-        plans = (ORIGINAL, *(plan.spec.key for plan in admitted))
-        self._scheduler.tables = Tables(
-            plans=plans,
-            cost_ms=self._costs.matrix(plans),
-            lengths=old.lengths,
-            tier=np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
-            params=self._choice.params,
-            rate_per_ms=old.rate_per_ms if rate_per_ms is None else rate_per_ms,
-            lanes=old.lanes,
+        if held.admitted is not admitted:
+            held = self._held = _Held.of(admitted, pads=self._pads)
+        self._scheduler.use(
+            Tables(
+                plans=held.plans,
+                cost_ms=self._costs.matrix(held.plans),
+                lengths=old.lengths,
+                tier=held.tier,
+                cells_only=held.cells_only,
+                params=self._choice.params,
+                lanes=old.lanes,
+            )
         )
 
     def _say_drifts(self) -> None:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evolve.batching import all_finite, split, stack
 from evolve.errors import DeadlineExceeded, PlanFault
 from evolve.original import ORIGINAL
-from evolve.scheduler import Batch
-from profiler.shapes import Shape
+from evolve.tally import Ran
 from supernet.errors import Uncapturable
 from supernet.structure import take_apart
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from evolve.original import Original
     from evolve.queueing import Request
-    from evolve.scheduler import Scheduler
+    from evolve.scheduler import Batch, Scheduler
     from evolve.tally import Tally
     from evolve.workers.base import Answer, Worker
     from supernet.capture import Capture
@@ -76,14 +75,27 @@ class Lane:
             finally:
                 scheduler.release(self.index)
 
-    def answer_here(self, request: Request) -> None:
-        """Answers one request on the caller's thread; the caller has claimed this lane."""
-        scheduler = self._serving.scheduler
-        tables = scheduler.tables
+    def answer_here(self, request: Request) -> Any:
+        """Answers one request on the caller's thread; the caller has claimed this lane.
+
+        Raises what the user's model raises.
+        """
+        tables = self._serving.scheduler.tables
         plan = tables.fastest(request.rows, request.cell, self.resident())
+        length = tables.padded_length(plan, (request,))
         predicted_ms = tables.cost_of(plan, request.rows, request.cell)
-        length = scheduler.padded_length((request,))
-        self._serve(Batch(plan, (request,), (), length, predicted_ms))
+        if request.outside is None:
+            try:
+                (leaves,) = self._run_batch(plan, (request,), length, predicted_ms)
+                answer = self._serving.capture.rebuild(leaves)
+            except Exception as error:
+                self._recover(plan, (request,), error)
+            else:
+                self._serving.tally.ended(request)
+                return answer
+        else:
+            self._answer_alone((request,))
+        return request.future.result()
 
     def _serve(self, batch: Batch) -> None:
         for request in batch.refused:
@@ -94,18 +106,30 @@ class Lane:
         if requests[0].outside is not None:
             self._answer_alone(requests)
             return
-        began_s = time.perf_counter()
         try:
-            inputs = stack(requests, self._serving.capture.signature, batch.length)
-            answer = self.compute(batch.plan, inputs)
-            answers = split(answer.leaves, requests, self._serving.capture.signature, batch.length)
+            answers = self._run_batch(batch.plan, requests, batch.length, batch.predicted_ms)
         except Exception as error:
             self._recover(batch.plan, requests, error)
             return
-        # What the batch cost this lane: stacking, the way to the worker and back included.
-        self._record(batch, requests, (time.perf_counter() - began_s) * 1e3)
         for request, leaves in zip(requests, answers, strict=True):
             self._finish(request, leaves)
+
+    def _run_batch(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> list[list[Any]]:
+        """Each request's output leaves. Notes what the batch cost this lane, from stacking to
+        splitting, the way to the worker and back included."""
+        signature = self._serving.capture.signature
+        began_s = time.perf_counter()
+        answer = self.compute(plan, stack(requests, signature, length))
+        answers = split(answer.leaves, requests, signature, length, lent=answer.lent)
+        elapsed_ms = (time.perf_counter() - began_s) * 1e3
+        rows = tokens = 0
+        for request in requests:
+            rows += request.rows
+            tokens += request.rows * request.length
+        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens))
+        return answers
 
     def compute(self, plan: str, inputs: Sequence[Any]) -> Answer:
         """Input leaves through `plan` on this lane's worker; raises `PlanFault`."""
@@ -144,11 +168,6 @@ class Lane:
                 self._serving.tally.ended(request)
                 request.future.set_result(answer)
         return works
-
-    def _record(self, batch: Batch, requests: Sequence[Request], elapsed_ms: float) -> None:
-        shape = Shape(sum(request.rows for request in requests), batch.length)
-        tokens = sum(request.rows * request.length for request in requests)
-        self._serving.tally.ran(batch.plan, shape, elapsed_ms, batch.predicted_ms, tokens)
 
     def _finish(self, request: Request, leaves: list[Any]) -> None:
         try:

@@ -32,7 +32,14 @@ class Request:
     deadline_ms: float
     refusable: bool
     outside: str | None = None
-    future: Future[Any] = field(default_factory=Future)
+    _future: Future[Any] | None = field(default=None, init=False, repr=False)
+
+    @property
+    def future(self) -> Future[Any]:
+        """Made when first asked for, by who sends the request: one who computes needs none."""
+        if self._future is None:
+            self._future = Future()
+        return self._future
 
 
 class RequestQueue:

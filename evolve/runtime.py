@@ -90,13 +90,13 @@ class Runtime:
         self._serving.tally.arrived(request)
         lane = self._serving.scheduler.claim() if self._in_process else None
         if lane is None:
+            future = request.future
             self._serving.scheduler.submit(request)
-        else:
-            try:
-                self.parts.fleet.lanes[lane].answer_here(request)
-            finally:
-                self._serving.scheduler.release(lane)
-        return request.future.result()
+            return future.result()
+        try:
+            return self.parts.fleet.lanes[lane].answer_here(request)
+        finally:
+            self._serving.scheduler.release(lane)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queues one request, due `slo.p99_ms` from now, and returns its future.
@@ -107,14 +107,15 @@ class Runtime:
         """
         request = self._request(args, kwargs, refusable=True)
         self._serving.tally.arrived(request)
+        future = request.future
         try:
             self._serving.scheduler.submit(request)
         except EvolveError as error:
             if isinstance(error, RuntimeClosed):
                 raise
             self._serving.tally.refused(request)
-            request.future.set_exception(error)
-        return request.future
+            future.set_exception(error)
+        return future
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""

@@ -2,7 +2,7 @@
 
 Lanes pull: a lane that is free calls `take` and gets a batch, or sleeps until there is one.
 What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by the
-tick and read once per decision.
+tick (`Scheduler.use`) and read once per decision.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ class Tables:
     """What a decision is made by. `plans[0]` is always the original model.
 
     `cost_ms` is float64 `[plans, max_rows, cells]`, `tier` int64 `[plans]` (0 is the most
-    accurate), `lengths` the padded length of each cell.
+    accurate), `lengths` the padded length of each cell, `cells_only` the plans for which every
+    new length costs extra, so that their batches are padded to one of `lengths`.
     """
 
     plans: tuple[str, ...]
     cost_ms: npt.NDArray[np.float64]
     lengths: tuple[int, ...]
     tier: npt.NDArray[np.int64]
+    cells_only: frozenset[str]
     params: RuleParams
-    rate_per_ms: float
     lanes: int
 
     def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
@@ -49,6 +50,12 @@ class Tables:
     def cost_of(self, plan: str, rows: int, cell: int) -> float:
         """Predicted milliseconds of a batch; inf where nothing is known."""
         return float(self.cost_ms[self.plans.index(plan), rows - 1, cell])
+
+    def padded_length(self, plan: str, requests: Sequence[Request]) -> int:
+        """The length at which `requests` run together on `plan`."""
+        if plan in self.cells_only:
+            return self.lengths[max(request.cell for request in requests)]
+        return max(request.length for request in requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +75,47 @@ class Scheduler:
     Args:
         tables: What the first decisions are made by.
         limit: Requests that may wait; more are refused on arrival.
-        pads: Whether requests may be padded to their cell's length.
+        rate_per_s: Requests arriving per second, of this moment.
         now_ms: The runtime's clock, milliseconds.
     """
 
     def __init__(
-        self, tables: Tables, *, limit: int, pads: bool, now_ms: Callable[[], float]
+        self,
+        tables: Tables,
+        *,
+        limit: int,
+        rate_per_s: Callable[[], float],
+        now_ms: Callable[[], float],
     ) -> None:
-        self.tables = tables
-        self.pads = pads
+        self._tables = tables
+        # By resident plans. All lanes share a rule: it decides under the lock.
+        self._rules: dict[frozenset[str], DispatchRule] = {}
+        self._rate_per_s = rate_per_s
         self._now_ms = now_ms
         self._queue = RequestQueue(limit)
         self._ready = threading.Condition()
-        self._rules: dict[int, _BoundRule] = {}
         self._busy: set[int] = set()
         self._closed = False
 
+    @property
+    def tables(self) -> Tables:
+        """What decisions are made by now."""
+        return self._tables
+
     def warm(self) -> None:
         """Loads the compiled rule, or compiles it the first time on this machine (seconds)."""
-        _BoundRule.of(self.tables, frozenset()).rule.warm()
+        _rule(self._tables, frozenset()).warm()
+
+    def use(self, tables: Tables) -> None:
+        """Decides by `tables` from the next batch on; a decision under way keeps the old ones.
+
+        The rule is set up here, on the caller's thread: lanes find it ready.
+        """
+        with self._ready:
+            known = list(self._rules)
+        rules = {resident: _rule(tables, resident) for resident in known}
+        with self._ready:
+            self._tables, self._rules = tables, rules
 
     def submit(self, request: Request) -> None:
         """Queues `request`; raises `QueueFull` when `limit` already wait."""
@@ -133,7 +162,7 @@ class Scheduler:
                 if lane in self._busy or not len(self._queue):
                     self._ready.wait()
                     continue
-                pick = self._pick(lane, resident())
+                pick = self._pick(resident())
                 if pick.members or pick.dropped:
                     self._busy.add(lane)
                     return self._batch(pick)
@@ -141,33 +170,28 @@ class Scheduler:
                 self._ready.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
             return None
 
-    def _pick(self, lane: int, resident: frozenset[str]) -> Pick:
-        bound = self._rules.get(lane)
-        if bound is None or bound.tables is not self.tables or bound.resident != resident:
-            bound = self._rules[lane] = _BoundRule.of(self.tables, resident)
-        return bound.rule.pick(self._now_ms(), self._queue.waiting, self.tables.rate_per_ms)
+    def _pick(self, resident: frozenset[str]) -> Pick:
+        rule = self._rules.get(resident)
+        if rule is None:
+            rule = self._rules[resident] = _rule(self._tables, resident)
+        return rule.pick(self._now_ms(), self._queue.waiting, self._rate_per_s() / 1e3)
 
     def _batch(self, pick: Pick) -> Batch:
-        tables = self.tables
+        tables = self._tables
         taken = self._queue.take((*pick.members, *pick.dropped))
-        members = tuple(taken[: len(pick.members)])
-        cell = max((request.cell for request in members), default=0)
+        members, refused = taken[: len(pick.members)], taken[len(pick.members) :]
+        plan = tables.plans[max(pick.plan, 0)]
+        if not members:
+            return Batch(plan, (), tuple(refused), 0, 0.0)
+        cell = max(request.cell for request in members)
         rows = sum(request.rows for request in members)
         return Batch(
-            plan=tables.plans[max(pick.plan, 0)],
-            requests=members,
-            refused=tuple(taken[len(pick.members) :]),
-            length=self.padded_length(members),
-            predicted_ms=float(tables.cost_ms[pick.plan, rows - 1, cell]) if rows else 0.0,
+            plan=plan,
+            requests=tuple(members),
+            refused=tuple(refused),
+            length=tables.padded_length(plan, members),
+            predicted_ms=tables.cost_of(plan, rows, cell),
         )
-
-    def padded_length(self, requests: Sequence[Request]) -> int:
-        """The length at which `requests` run together."""
-        if not requests:
-            return 0
-        if not self.pads:
-            return requests[0].length
-        return self.tables.lengths[max(request.cell for request in requests)]
 
     def depth(self) -> tuple[int, float, int]:
         """(requests waiting, slack of the earliest in ms or inf, busy lanes)."""
@@ -183,23 +207,13 @@ class Scheduler:
             return self._queue.take(range(len(self._queue)))
 
 
-@dataclass(frozen=True, slots=True)
-class _BoundRule:
-    """The rule with the tables and the resident plans that it was set up for."""
-
-    tables: Tables
-    resident: frozenset[str]
-    rule: DispatchRule
-
-    @classmethod
-    def of(cls, tables: Tables, resident: frozenset[str]) -> _BoundRule:
-        allowed = [i == 0 or plan in resident for i, plan in enumerate(tables.plans)]
-        rule = DispatchRule(
-            tables.cost_ms,
-            tables.lengths,
-            workers=tables.lanes,
-            params=tables.params,
-            tier=tables.tier,
-            allowed=allowed,
-        )
-        return cls(tables, resident, rule)
+def _rule(tables: Tables, resident: frozenset[str]) -> DispatchRule:
+    """The rule set up for `tables`, where the worker holds the plans `resident`."""
+    return DispatchRule(
+        tables.cost_ms,
+        tables.lengths,
+        workers=tables.lanes,
+        params=tables.params,
+        tier=tables.tier,
+        allowed=[i == 0 or plan in resident for i, plan in enumerate(tables.plans)],
+    )

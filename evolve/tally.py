@@ -1,20 +1,37 @@
-"""What happened to every request: counters since the start, and the window of the last second."""
+"""What happened to every request: counters since the start, and the window of the last second.
+
+A lane only notes what its batches cost; the tick learns from the notes (`Tally.settle`).
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from profiler.shapes import Shape
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
     from profiler.costs import CostTable
     from profiler.flops import DynamicFlops
-    from profiler.shapes import Shape
     from profiler.signals import Window
 
-__all__ = ["Tally"]
+__all__ = ["Ran", "Tally"]
+
+MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a minute
+
+
+class Ran(NamedTuple):
+    """A batch that ran: `tokens` of its `rows` × `length` positions were real."""
+
+    plan: str
+    rows: int
+    length: int
+    elapsed_ms: float
+    predicted_ms: float
+    tokens: int
 
 
 class Tally:
@@ -40,6 +57,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._plan_rows: Counter[str] = Counter()
+        self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
 
     def arrived(self, request: Request) -> None:
         self._count("arrived")
@@ -64,18 +82,27 @@ class Tally:
     def retried(self, requests: int) -> None:
         self._count("retried", requests)
 
-    def ran(
-        self, plan: str, shape: Shape, elapsed_ms: float, predicted_ms: float, tokens: int
-    ) -> None:
-        with self._lock:
-            self._plan_rows[plan] += shape.rows
-            self._counts["rows"] += shape.rows
-            self._counts["tokens"] += shape.rows * shape.length
-            self._counts["padded_tokens"] += shape.rows * shape.length - tokens
-        self.costs.record(plan, shape, elapsed_ms)
-        if self.flops is not None:
-            self.flops.ran(shape, elapsed_ms, tokens)
-        self.window.ran(plan, shape, elapsed_ms, predicted_ms, tokens)
+    def ran(self, note: Ran) -> None:
+        """A batch ran. Only noted here: `settle` learns from it, off the request path."""
+        self._ran.append(note)
+
+    def settle(self) -> None:
+        """Learns from the batches noted so far: counters, cost table, window, FLOPs."""
+        while self._ran:
+            try:
+                note = self._ran.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            shape = Shape(note.rows, note.length)
+            with self._lock:
+                self._plan_rows[note.plan] += note.rows
+                self._counts["rows"] += note.rows
+                self._counts["tokens"] += shape.tokens
+                self._counts["padded_tokens"] += shape.tokens - note.tokens
+            self.costs.record(note.plan, shape, note.elapsed_ms)
+            if self.flops is not None:
+                self.flops.ran(shape, note.elapsed_ms, note.tokens)
+            self.window.ran(note.plan, shape, note.elapsed_ms, note.predicted_ms, note.tokens)
 
     def waited_ms(self, request: Request) -> float:
         """How long `request` has been here."""
@@ -83,6 +110,7 @@ class Tally:
 
     def counts(self) -> dict[str, int]:
         """All counters, absent ones as 0."""
+        self.settle()
         names = ("arrived", "met", "late", "refused", "raised", "outside", "retried")
         with self._lock:
             return {
@@ -91,6 +119,7 @@ class Tally:
 
     def plan_rows(self) -> dict[str, int]:
         """Rows answered per plan since the start."""
+        self.settle()
         with self._lock:
             return dict(self._plan_rows)
 

@@ -166,10 +166,9 @@ def _assemble(
     scheduler = Scheduler(
         Tables(
             plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
-            tier=np.zeros(1, np.int64), params=DEFAULT, rate_per_ms=0.0,
-            lanes=lanes,
+            tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
         ),
-        limit=config.queue_limit, pads=captured.signature.paddable, now_ms=lambda: clock() * 1e3,
+        limit=config.queue_limit, rate_per_s=window.arrival_per_s, now_ms=lambda: clock() * 1e3,
     )  # fmt: skip
     # A lane tells of a fault only once it runs, when `faults` below exists.
     serving = Serving(scheduler, original, captured, tally, lambda *heard: faults.heard(*heard))
@@ -185,6 +184,7 @@ def _assemble(
         scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
         policy=policy, initial=Choice(DEFAULT, "the default rule"),
         period_s=config.tick_ms / 1e3, clock=clock, check=fleet.check,
+        pads=captured.signature.paddable,
     )  # fmt: skip
     faults = Faults(
         library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh

@@ -63,6 +63,7 @@ class Evidence:
         self._prior: RooflinePrior | None = None
         self._base: Floats | None = None
         self._base_rows: list[list[float]] = []  # the same: list items are read 3 × faster
+        self._surface: tuple[tuple[float, int, float], Floats] | None = None
         self._level = 0.0
         self._recent = 0.0
         self._last_s = 0.0
@@ -118,17 +119,26 @@ class Evidence:
             self._watch(ratio, gain, now_s)
 
     def surface(self, quantile: float, now_s: float) -> Floats:
-        """Milliseconds `[max_rows, cells]` at `quantile`, corrected and monotone."""
+        """Milliseconds `[max_rows, cells]` at `quantile`, corrected, monotone; read only.
+
+        Kept until something is learnt or fades: most plans of a table rest at any one tick.
+        """
         if self._base is None:
             return np.full((self.grid.max_rows, len(self.grid.lengths)), np.inf)
         freshness = self._freshness(now_s)
+        seen = (quantile, self.samples, freshness)
+        if self._surface is None or self._surface[0] != seen:
+            self._surface = seen, self._corrected(self._base, quantile, freshness)
+        return self._surface[1]
+
+    def _corrected(self, base: Floats, quantile: float, freshness: float) -> Floats:
         spread = _shrunk(self._noise, quantile, _SIGMA * NormalDist().inv_cdf(quantile))
         log_ratio = np.full(len(self.grid.lengths), freshness * self._level + spread)
         for index, cell in self._cells.items():
             log_ratio[index] = freshness * (self._level + cell.offset) + _shrunk(
                 cell.noise, quantile, spread
             )
-        return monotone(self._base * np.exp(log_ratio))
+        return monotone(base * np.exp(log_ratio))
 
     def _learn(self, here: _Cell, surprise: float) -> float:
         """Split one surprise between level, offset and noise; returns the level's gain."""
@@ -178,10 +188,11 @@ class Evidence:
 
         A plan that was slow for a bad minute and is then avoided yields no new evidence; without
         fading it would be avoided for ever. A guess (roofline) is no better for being old.
+        In steps of a hundredth, so that prices stand still between them.
         """
         if self.origin != "timed" or not self.samples:
             return 1.0
-        return exp(-max(0.0, now_s - self._last_s) / _FADE_S)
+        return round(exp(-max(0.0, now_s - self._last_s) / _FADE_S), 2)
 
     def _drop_stale(self, now_s: float) -> None:
         """Evidence half faded is let go when a batch arrives, rather than revived by it."""
@@ -195,6 +206,7 @@ class Evidence:
     def _set_base(self, base: Floats) -> None:
         self._base = base
         self._base_rows = base.tolist()
+        self._surface = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -235,6 +247,8 @@ def _shrunk(noise: RunningQuantiles, quantile: float, otherwise: float) -> float
 
     Of n batches only about 2 n (1 - q) lie where an upper quantile q is decided.
     """
+    if quantile == 0.5:
+        return 0.0
     if not len(noise):
         return otherwise
     telling = 2.0 * len(noise) * min(quantile, 1.0 - quantile)

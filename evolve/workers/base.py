@@ -17,10 +17,15 @@ Inputs: TypeAlias = Sequence[tuple[str, tuple[int, ...]]]
 
 
 class Answer(NamedTuple):
-    """What a plan returned: flat output leaves in signature order, and how long it took."""
+    """What a plan returned: flat output leaves in signature order, and how long it took.
+
+    `lent`: the leaves lie in the worker's own memory and hold until its next `run`; what is to
+    be kept must be copied.
+    """
 
     leaves: list[torch.Tensor]
     elapsed_ms: float
+    lent: bool = False
 
 
 class Worker(Protocol):

@@ -1,8 +1,8 @@
 """The worker process: loads plans on one socket, runs batches on another.
 
-Started by `evolve.workers.process` as ``python -m evolve.workers.child DATA CONTROL``, both
-file descriptors of connected sockets. It imports torch only when a plan needs it, and ends
-when its parent closes the sockets or dies.
+Started by `evolve.workers.process` as ``python -m evolve.workers.child DATA CONTROL INPUTS
+OUTPUTS``: file descriptors of two connected sockets and of two files of shared memory. It
+imports torch only when a plan needs it, and ends when its parent closes the sockets or dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evolve.workers.wire import receive, send
+from evolve.workers.wire import SharedArrays, receive, send
 from supernet.backends.base import load_plan
 from supernet.plans import PlanSpec
 
@@ -34,9 +34,13 @@ __all__ = ["main"]
 class Child:
     """The plans of one worker process. Values in `plans` are only ever replaced."""
 
-    def __init__(self, data: Connection, control: Connection) -> None:
+    def __init__(
+        self, data: Connection, control: Connection, inputs: SharedArrays, outputs: SharedArrays
+    ) -> None:
         self.data = data
         self.control = control
+        self.inputs = inputs
+        self.outputs = outputs
         self.plans: dict[str, LoadedPlan] = {}
 
     def serve(self) -> None:
@@ -44,23 +48,22 @@ class Child:
         threading.Thread(target=self._control, name="control", daemon=True).start()
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
-                header, arrays = receive(self.data)
-                reply, outputs = self._run(header["plan"], arrays)
-                send(self.data, reply, outputs)
+                header = receive(self.data)
+                send(self.data, self._run(header["plan"], header["arrays"]))
 
-    def _run(self, key: str, arrays: Sequence[Any]) -> tuple[dict[str, Any], Sequence[Any]]:
+    def _run(self, key: str, places: Sequence[Any]) -> dict[str, Any]:
         began = time.perf_counter()
         try:
-            outputs = _run_loaded(self.plans[key], arrays)
+            outputs = _run_loaded(self.plans[key], self.inputs.read(places))
+            elapsed_ms = (time.perf_counter() - began) * 1e3
+            return {"ok": True, "elapsed_ms": elapsed_ms, "arrays": self.outputs.write(outputs)}
         except Exception as error:
-            return {"ok": False, "why": f"{type(error).__name__}: {error}"}, ()
-        return {"ok": True, "elapsed_ms": (time.perf_counter() - began) * 1e3}, outputs
+            return {"ok": False, "why": f"{type(error).__name__}: {error}"}
 
     def _control(self) -> None:
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
-                header, _ = receive(self.control)
-                send(self.control, self._change(header))
+                send(self.control, self._change(receive(self.control)))
 
     def _change(self, header: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -91,12 +94,13 @@ def _run_loaded(plan: LoadedPlan, arrays: Sequence[Any]) -> list[Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serves on the two descriptors named in `argv` until they close."""
+    """Serves on the descriptors named in `argv` until the sockets among them close."""
     # Ctrl-C goes to the whole terminal group; the parent decides when a worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    data, control = (Connection(int(fd)) for fd in argv)
+    data, control = (Connection(int(fd)) for fd in argv[:2])
+    inputs, outputs = (SharedArrays(int(fd)) for fd in argv[2:])
     try:
-        Child(data, control).serve()
+        Child(data, control, inputs, outputs).serve()
     finally:
         # No native library's exit handlers: they would run beside the control thread, and
         # there is nothing to save.

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, reached over two local sockets."""
+"""A worker in a process of its own, reached over two local sockets and shared memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 import evolve
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
-from evolve.workers.wire import receive, send
+from evolve.workers.wire import SharedArrays, memory_file, receive, send
 
 if TYPE_CHECKING:
     from supernet.plans import Plan
@@ -44,10 +44,13 @@ class ProcessWorker:
         self._resident: frozenset[str] = frozenset()
         self._data, data_fd = _pair()
         self._control, control_fd = _pair()
+        inputs_fd, outputs_fd = memory_file(), memory_file()
+        self._inputs, self._outputs = SharedArrays(inputs_fd), SharedArrays(outputs_fd)
+        theirs = (data_fd, control_fd, inputs_fd, outputs_fd)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "evolve.workers.child", str(data_fd), str(control_fd)],
-                pass_fds=(data_fd, control_fd),
+                [sys.executable, "-m", "evolve.workers.child", *map(str, theirs)],
+                pass_fds=theirs,
                 stdin=subprocess.DEVNULL,
                 env=_environment(threads),
             )
@@ -87,26 +90,23 @@ class ProcessWorker:
 
     def _ask(self, header: dict[str, Any], *, what: str) -> None:
         with self._control_lock:
-            reply, _ = self._exchange(self._control, header, (), LOAD_TIMEOUT_S)
+            reply = self._exchange(self._control, header, LOAD_TIMEOUT_S)
         if not reply["ok"]:
             raise PlanFault(f"{what}: {reply['why']}")
 
     def run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
-        arrays = [leaf.detach().numpy() for leaf in leaves]
-        reply, outputs = self._exchange(self._data, {"plan": key}, arrays, self._hang_timeout_s)
+        places = self._inputs.write([leaf.detach().numpy() for leaf in leaves])
+        reply = self._exchange(self._data, {"plan": key, "arrays": places}, self._hang_timeout_s)
         if not reply["ok"]:
             raise PlanFault(f"plan {key} raised {reply['why']}")
-        return Answer([torch.from_numpy(output) for output in outputs], reply["elapsed_ms"])
+        outputs = self._outputs.read(reply["arrays"])
+        return Answer([torch.from_numpy(o) for o in outputs], reply["elapsed_ms"], lent=True)
 
     def _exchange(
-        self,
-        connection: Connection,
-        header: dict[str, Any],
-        arrays: Sequence[Any],
-        timeout_s: float,
-    ) -> tuple[dict[str, Any], list[Any]]:
+        self, connection: Connection, header: dict[str, Any], timeout_s: float
+    ) -> dict[str, Any]:
         try:
-            send(connection, header, arrays)
+            send(connection, header)
             if not connection.poll(timeout_s):
                 self._process.kill()
                 raise WorkerHung(f"worker {self.name} gave no answer within {timeout_s:g} s")

@@ -29,6 +29,7 @@ class AotiBackend:
 
     name = "aoti"
     needs_torch = True
+    recompiles = False
 
     def unavailable(self) -> str | None:
         if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):

@@ -88,6 +88,14 @@ class Backend(Protocol):
         """Whether loading and running a plan imports torch."""
         ...
 
+    @property
+    def recompiles(self) -> bool:
+        """Whether the first run at a new shape costs much more than the next (milliseconds).
+
+        Its batches are then padded to the few lengths of the grid; others run as they are.
+        """
+        ...
+
     def unavailable(self) -> str | None:
         """Why it cannot be used here, in one line with the remedy; None if it can."""
         ...

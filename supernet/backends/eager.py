@@ -27,6 +27,7 @@ class EagerBackend:
 
     name = "eager"
     needs_torch = True
+    recompiles = False
 
     def unavailable(self) -> str | None:
         return None

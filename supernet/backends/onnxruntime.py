@@ -27,6 +27,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     needs_torch = False
+    recompiles = False
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("onnxruntime") is None:

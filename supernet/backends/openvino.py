@@ -32,6 +32,7 @@ class OpenVinoBackend:
 
     name = "openvino"
     needs_torch = False
+    recompiles = True
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:

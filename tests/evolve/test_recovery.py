@@ -187,7 +187,7 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
         def fails(*args: object) -> None:
             raise RuntimeError("bookkeeping failed")
 
-        broken.setattr(runtime.parts.serving.tally.costs, "record", fails)
+        broken.setattr(runtime.parts.serving.tally, "ended", fails)
         with pytest.raises(RuntimeError, match="bookkeeping failed"):
             runtime.submit(x).result(timeout=30)
     assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)

@@ -25,7 +25,7 @@ def tables(**changes: object) -> Tables:
         lengths=(8, 16),
         tier=np.zeros(2, np.int64),
         params=DEFAULT,
-        rate_per_ms=0.0,
+        cells_only=frozenset({"quick"}),
         lanes=1,
     )
     return replace(made, **changes)
@@ -38,8 +38,8 @@ def request(
     return Request((), {}, [], 1, length, cell, group, at_ms, at_ms + slo_ms, True)
 
 
-def scheduler(now_ms: float = 0.0, limit: int = 64, *, pads: bool = True) -> Scheduler:
-    return Scheduler(tables(), limit=limit, pads=pads, now_ms=lambda: now_ms)
+def scheduler(now_ms: float = 0.0, limit: int = 64, **changes: object) -> Scheduler:
+    return Scheduler(tables(**changes), limit=limit, rate_per_s=lambda: 0.0, now_ms=lambda: now_ms)
 
 
 def take(one: Scheduler, resident: frozenset[str] = NOBODY) -> Batch:
@@ -55,21 +55,18 @@ def test_only_resident_plans_are_chosen() -> None:
         assert take(one, resident).plan == plan
 
 
-def test_a_batch_is_predicted_and_padded_by_its_longest_member() -> None:
-    one = scheduler()
-    members = [request(length=16), request(length=12)]
+@pytest.mark.parametrize(("cells_only", "length"), [({"original"}, 16), (set(), 13)])
+def test_a_batch_is_padded_to_a_cell_only_where_new_lengths_cost(
+    cells_only: set[str], length: int
+) -> None:
+    one = scheduler(cells_only=frozenset(cells_only))
+    members = [request(length=13), request(length=12)]
     for member in members:
         one.submit(member)
     batch = take(one)
     assert set(batch.requests) == set(members)
-    assert batch.length == 16
+    assert batch.length == length
     assert batch.predicted_ms == one.tables.cost_of("original", 2, 1)
-
-
-def test_without_padding_the_batch_has_its_requests_own_length() -> None:
-    one = scheduler(pads=False)
-    one.submit(request(length=5, group=-5))
-    assert take(one).length == 5
 
 
 def test_the_hopeless_are_handed_back_as_refused() -> None:
@@ -127,7 +124,7 @@ def test_new_tables_hold_from_the_next_batch_on() -> None:
     resident = frozenset({"quick"})
     assert take(one, resident).plan == "quick"
     one.release(0)
-    one.tables = tables(params=replace(DEFAULT, name="only-original", plan=0))
+    one.use(tables(params=replace(DEFAULT, name="only-original", plan=0)))
     assert take(one, resident).plan == "original"
 
 
