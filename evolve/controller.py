@@ -137,7 +137,7 @@ class Controller:
         signals = self._see()
         before = self._choice
         choice = self._policy.choose(signals, before)
-        veto = self._veto(choice)
+        veto = None if choice is before else self._veto(choice)
         if veto is None:
             self._choice = choice
         self.refresh()
@@ -162,17 +162,16 @@ class Controller:
         admitted = self._library.admitted()
         if held.admitted is not admitted:
             held = self._held = _Held.of(admitted, pads=self._pads)
-        self._scheduler.use(
-            Tables(
-                plans=held.plans,
-                cost_ms=self._costs.matrix(held.plans),
-                lengths=old.lengths,
-                tier=held.tier,
-                cells_only=held.cells_only,
-                params=self._choice.params,
-                lanes=old.lanes,
-            )
+        tables = Tables(
+            plans=held.plans,
+            cost_ms=self._costs.matrix(held.plans),
+            lengths=old.lengths,
+            tier=held.tier,
+            cells_only=held.cells_only,
+            params=self._choice.params,
+            lanes=old.lanes,
         )
+        self._scheduler.use(self._scheduler.prepare(tables))
 
     def _say_drifts(self) -> None:
         drifts = {drift.plan: drift for drift in self._costs.drifts()}

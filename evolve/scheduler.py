@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from evolve.errors import QueueFull, RuntimeClosed
 from evolve.queueing import Request, RequestQueue
 from policies.rule import DispatchRule, Pick, RuleParams
 
-__all__ = ["Batch", "Scheduler", "Tables"]
+__all__ = ["Batch", "Ready", "Scheduler", "Tables"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +70,16 @@ class Batch:
     predicted_ms: float
 
 
+class Ready(NamedTuple):
+    """Tables with the rule set up for them, by resident plans.
+
+    All lanes share a rule: it decides under the scheduler's lock.
+    """
+
+    tables: Tables
+    rules: dict[frozenset[str], DispatchRule]
+
+
 class Scheduler:
     """An earliest-deadline-first queue that lanes pull batches from.
 
@@ -87,39 +98,41 @@ class Scheduler:
         rate_per_s: Callable[[], float],
         now_ms: Callable[[], float],
     ) -> None:
-        self._tables = tables
-        # By resident plans. All lanes share a rule: it decides under the lock.
-        self._rules: dict[frozenset[str], DispatchRule] = {}
+        self._ready = Ready(tables, {})
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
         self._queue = RequestQueue(limit)
-        self._ready = threading.Condition()
+        self._changed = threading.Condition()
         self._busy: set[int] = set()
         self._closed = False
 
     @property
     def tables(self) -> Tables:
         """What decisions are made by now."""
-        return self._tables
+        return self._ready.tables
 
     def warm(self) -> None:
         """Loads the compiled rule, or compiles it the first time on this machine (seconds)."""
-        _rule(self._tables, frozenset()).warm()
+        _rule(self.tables, frozenset()).warm()
 
-    def use(self, tables: Tables) -> None:
-        """Decides by `tables` from the next batch on; a decision under way keeps the old ones.
+    def prepare(self, tables: Tables) -> Ready:
+        """`tables` with the rule set up for them, on the caller's thread: lanes find it ready."""
+        old = self._ready
+        with self._changed:
+            known = dict(old.rules)
+        if tables.plans == old.tables.plans and tables.tier is old.tables.tier:
+            made = {r: rule.repriced(tables.cost_ms, tables.params) for r, rule in known.items()}
+        else:
+            made = {resident: _rule(tables, resident) for resident in known}
+        return Ready(tables, made)
 
-        The rule is set up here, on the caller's thread: lanes find it ready.
-        """
-        with self._ready:
-            known = list(self._rules)
-        rules = {resident: _rule(tables, resident) for resident in known}
-        with self._ready:
-            self._tables, self._rules = tables, rules
+    def use(self, ready: Ready) -> None:
+        """Decides by `ready` from the next batch on; a decision under way keeps the old one."""
+        self._ready = ready
 
     def submit(self, request: Request) -> None:
         """Queues `request`; raises `QueueFull` when `limit` already wait."""
-        with self._ready:
+        with self._changed:
             if self._closed:
                 raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
             if len(self._queue) >= self._queue.limit:
@@ -128,14 +141,14 @@ class Scheduler:
                     "send less, or raise queue_limit in the configuration"
                 )
             self._queue.append(request)
-            self._ready.notify_all()
+            self._changed.notify_all()
 
     def claim(self) -> int | None:
         """Takes an idle lane for a caller that computes on its own thread; None when none is.
 
         Only when nothing waits, so that nobody is overtaken. Pair with `release`.
         """
-        with self._ready:
+        with self._changed:
             if self._closed or len(self._queue):
                 return None
             for lane in range(self.tables.lanes):
@@ -146,10 +159,10 @@ class Scheduler:
 
     def release(self, lane: int) -> None:
         """The lane is free again."""
-        with self._ready:
+        with self._changed:
             self._busy.discard(lane)
             if len(self._queue):
-                self._ready.notify_all()
+                self._changed.notify_all()
 
     def take(self, lane: int, resident: Callable[[], frozenset[str]]) -> Batch | None:
         """The next batch for `lane`, which is busy until `release`; None once closed.
@@ -157,27 +170,27 @@ class Scheduler:
         `resident` names the plans that the lane's worker can run now. A batch may hold
         refusals alone.
         """
-        with self._ready:
+        with self._changed:
             while not self._closed:
                 if lane in self._busy or not len(self._queue):
-                    self._ready.wait()
+                    self._changed.wait()
                     continue
-                pick = self._pick(resident())
+                ready = self._ready
+                pick = self._pick(ready, resident())
                 if pick.members or pick.dropped:
                     self._busy.add(lane)
-                    return self._batch(pick)
+                    return self._batch(ready.tables, pick)
                 wait_ms = pick.wake_ms - self._now_ms()
-                self._ready.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
+                self._changed.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
             return None
 
-    def _pick(self, resident: frozenset[str]) -> Pick:
-        rule = self._rules.get(resident)
+    def _pick(self, ready: Ready, resident: frozenset[str]) -> Pick:
+        rule = ready.rules.get(resident)
         if rule is None:
-            rule = self._rules[resident] = _rule(self._tables, resident)
+            rule = ready.rules[resident] = _rule(ready.tables, resident)
         return rule.pick(self._now_ms(), self._queue.waiting, self._rate_per_s() / 1e3)
 
-    def _batch(self, pick: Pick) -> Batch:
-        tables = self._tables
+    def _batch(self, tables: Tables, pick: Pick) -> Batch:
         taken = self._queue.take((*pick.members, *pick.dropped))
         members, refused = taken[: len(pick.members)], taken[len(pick.members) :]
         plan = tables.plans[max(pick.plan, 0)]
@@ -195,15 +208,15 @@ class Scheduler:
 
     def depth(self) -> tuple[int, float, int]:
         """(requests waiting, slack of the earliest in ms or inf, busy lanes)."""
-        with self._ready:
+        with self._changed:
             slack_ms = self._queue.waiting.head_slack_ms(self._now_ms())
             return len(self._queue), slack_ms, len(self._busy)
 
     def close(self) -> list[Request]:
         """Wakes every lane to end; returns what still waited."""
-        with self._ready:
+        with self._changed:
             self._closed = True
-            self._ready.notify_all()
+            self._changed.notify_all()
             return self._queue.take(range(len(self._queue)))
 
 

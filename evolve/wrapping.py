@@ -26,8 +26,8 @@ from evolve.slo import SLO
 from evolve.tally import Tally
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
-from policies.base import Choice, Policy
-from policies.baselines import RulePolicy, ThresholdPolicy
+from policies.base import Policy
+from policies.baselines import DEFAULT_CHOICE, RulePolicy, ThresholdPolicy
 from policies.presets import DEFAULT
 from policies.tactical import TacticalPolicy
 from profiler.costs import CostTable
@@ -182,7 +182,7 @@ def _assemble(
     )  # fmt: skip
     controller = Controller(
         scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
-        policy=policy, initial=Choice(DEFAULT, "the default rule"),
+        policy=policy, initial=DEFAULT_CHOICE,
         period_s=config.tick_ms / 1e3, clock=clock, check=fleet.check,
         pads=captured.signature.paddable,
     )  # fmt: skip

@@ -12,10 +12,11 @@ from policies.presets import DEFAULT, PRESETS, preset_index
 if TYPE_CHECKING:
     from profiler.signals import Signals
 
-__all__ = ["RulePolicy", "StaticPolicy", "ThresholdPolicy"]
+__all__ = ["DEFAULT_CHOICE", "RulePolicy", "StaticPolicy", "ThresholdPolicy"]
 
 
 SPEED = PRESETS[preset_index("speed")]
+DEFAULT_CHOICE = Choice(DEFAULT, "the default rule")
 
 
 class RulePolicy:
@@ -24,7 +25,7 @@ class RulePolicy:
     name = "rule"
 
     def choose(self, signals: Signals, current: Choice) -> Choice:
-        return Choice(DEFAULT, "the default rule")
+        return DEFAULT_CHOICE
 
 
 class StaticPolicy:

@@ -154,30 +154,6 @@ class DispatchRule:
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
-        self._workers = workers
-        self._dropped: Ints = np.empty(256, np.int64)
-        self._params, self._array = params, params.to_array()
-        self.retable(cost_ms, lengths, tier=tier, allowed=allowed)
-
-    @property
-    def params(self) -> RuleParams:
-        """The setting in force."""
-        return self._params
-
-    def use(self, params: RuleParams) -> None:
-        """Switch to another setting from the next pick on."""
-        self._params, self._array = params, params.to_array()
-        self._prepared = prepare(self._cost, self._tier, self._allowed, self._array)
-
-    def retable(
-        self,
-        cost_ms: ArrayLike,
-        lengths: ArrayLike,
-        *,
-        tier: ArrayLike | None = None,
-        allowed: ArrayLike | None = None,
-    ) -> None:
-        """Switch to another cost table (plans came or went, or costs were corrected)."""
         cost = np.array(cost_ms, np.float64, order="C", ndmin=3)
         if cost.ndim != 3 or 0 in cost.shape:
             raise ValueError(f"cost_ms must be [plans, rows, lengths], got shape {cost.shape}")
@@ -196,9 +172,36 @@ class DispatchRule:
                 f"tier and allowed must have one entry per plan ({plans}), "
                 f"got shapes {tiers.shape} and {flags.shape}"
             )
+        self._workers = workers
         self._cost, self._lengths, self._tier, self._allowed = cost, sizes, tiers, flags
+        self._dropped: Ints = np.empty(256, np.int64)
         self._members = np.empty(max_rows, np.int64)
-        self._prepared = prepare(cost, tiers, flags, self._array)
+        self.use(params)
+
+    @property
+    def params(self) -> RuleParams:
+        """The setting in force."""
+        return self._params
+
+    def use(self, params: RuleParams) -> None:
+        """Switch to another setting from the next pick on."""
+        self._params, self._array = params, params.to_array()
+        self._prepared = prepare(self._cost, self._tier, self._allowed, self._array)
+
+    def repriced(self, cost_ms: Floats, params: RuleParams) -> DispatchRule:
+        """A rule of its own for the same plans and lengths, at other costs and another setting.
+
+        For a dispatcher that gets new prices many times a second: only the shape of `cost_ms` is
+        checked, so hand in what a cost table made.
+        """
+        if cost_ms.shape != self._cost.shape:
+            raise ValueError(f"cost_ms must have shape {self._cost.shape}, got {cost_ms.shape}")
+        made = object.__new__(DispatchRule)
+        made.__dict__.update(self.__dict__)
+        made._dropped, made._members = self._dropped.copy(), self._members.copy()
+        made._cost = cost_ms
+        made.use(params)
+        return made
 
     def pick(self, now_ms: float, waiting: Waiting, rate_per_ms: float) -> Pick:
         """What a worker free at `now_ms` should do; see `policies.compiled.decide`.

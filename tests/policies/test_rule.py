@@ -384,11 +384,23 @@ def test_a_rule_refuses_tables_that_make_no_sense(
         DispatchRule(np.ones((1, 1, 1)), [1], workers=0, params=RuleParams("a"))
 
 
-def test_a_rule_changes_its_setting_and_its_tables() -> None:
+def test_a_rule_changes_its_setting() -> None:
     rule = DispatchRule([costs()], LENGTHS, workers=1, params=plain(max_rows=1))
     waiting = queue((Item(90, 0, 0),) * 3)
     assert len(rule.pick(0.0, waiting, 0.0).members) == 1
     rule.use(plain())
     assert len(rule.pick(0.0, waiting, 0.0).members) == 3
-    rule.retable([costs(), costs(fixed=1.0)], LENGTHS)
-    assert rule.pick(0.0, waiting, 0.0).plan == 1
+
+
+def test_a_repriced_rule_decides_as_one_made_from_the_new_prices() -> None:
+    old, new = [costs(), costs(fixed=9.0)], np.stack([costs(fixed=9.0), costs()])
+    rule = DispatchRule(old, LENGTHS, workers=1, params=plain())
+    waiting = queue((Item(90, 0, 0),) * 3)
+    repriced = rule.repriced(new, plain(max_rows=2))
+    made = DispatchRule(new, LENGTHS, workers=1, params=plain(max_rows=2))
+    assert repriced.pick(0.0, waiting, 0.0) == made.pick(0.0, waiting, 0.0)
+    assert repriced.pick(0.0, waiting, 0.0).plan == 1
+    before = rule.pick(0.0, waiting, 0.0)  # goes on as it was
+    assert (before.plan, len(before.members)) == (0, 3)
+    with pytest.raises(ValueError, match="must have shape"):
+        rule.repriced(new[:1], plain())
