@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 MAX_BACKOFF_S = 30.0
+FORGIVEN_AFTER_S = 60.0
 
 
 class Fleet:
@@ -38,6 +40,7 @@ class Fleet:
         hire: Callable[[str], Worker],
         warm: Callable[[Plan], Sequence[Inputs]],
         said: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hire = hire
         self._warm = warm
@@ -45,7 +48,8 @@ class Fleet:
         self._plans: tuple[Plan, ...] = ()
         self._closed = threading.Event()
         self._lock = threading.Lock()
-        self._deaths = [0] * count
+        self._clock = clock
+        self._deaths_s: list[list[float]] = [[] for _ in range(count)]
         self.lanes = tuple(Lane(i, hire(f"worker-{i}"), serving) for i in range(count))
 
     def start(self) -> None:
@@ -84,7 +88,9 @@ class Fleet:
             dead, lane.worker = lane.worker, None
             if dead is None or self._closed.is_set():
                 return
-            self._deaths[lane.index] += 1
+            now_s = self._clock()
+            recent = [at for at in self._deaths_s[lane.index] if now_s - at < FORGIVEN_AFTER_S]
+            self._deaths_s[lane.index] = [*recent, now_s]
         self._said(dead.name, f"{reason}; the original model serves this lane until it is replaced")
         threading.Thread(
             target=self._rehire, args=(lane, dead), name=f"hire-{lane.index}", daemon=True
@@ -92,20 +98,23 @@ class Fleet:
 
     def _rehire(self, lane: Lane, dead: Worker) -> None:
         dead.close()
-        # The first replacement is immediate; a worker that keeps dying waits ever longer.
-        deaths = self._deaths[lane.index]
+        # The first replacements are immediate; a worker that keeps dying waits ever longer.
+        deaths = len(self._deaths_s[lane.index])
         if deaths > 3 and self._closed.wait(min(0.1 * 2.0 ** (deaths - 3), MAX_BACKOFF_S)):
             return
         worker = self._hire(dead.name)
-        for plan in self._plans:
+        for number, plan in enumerate(self._plans):
             try:
                 worker.load(plan, self._warm(plan))
             except PlanFault as fault:
                 self._said(worker.name, str(fault))
+            if number == 0:
+                lane.worker = worker  # on duty with its first plan; the others follow
+        if not self._plans:
+            lane.worker = worker
         if self._closed.is_set():
             worker.close()
             return
-        lane.worker = worker
         self._said(worker.name, f"replaced (process {worker.pid}), {len(worker.resident)} plans")
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ import torch
 
 import evolve
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.fleet import Fleet
 from evolve.workers.base import Answer
 from profiler.shapes import Shape
 from supernet.plans import Plan, PlanSpec, PlanState
@@ -191,3 +192,27 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
         with pytest.raises(RuntimeError, match="bookkeeping failed"):
             runtime.submit(x).result(timeout=30)
     assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("apart_s", "waits"), [(1.0, 3), (61.0, 0)])
+def test_only_a_worker_that_keeps_dying_waits_to_be_replaced(
+    monkeypatch: pytest.MonkeyPatch, apart_s: float, waits: int
+) -> None:
+    now_s, waited = [0.0], []
+    hired = threading.Semaphore(0)
+
+    def said(worker: str, what: str) -> None:
+        if what.startswith("replaced"):
+            hired.release()
+
+    fleet = Fleet(
+        1, None, lambda name: StagedWorker(name, raises), lambda plan: [], said,
+        clock=lambda: now_s[0],
+    )  # fmt: skip
+    monkeypatch.setattr(fleet._closed, "wait", lambda timeout: waited.append(timeout))
+    for _ in range(6):
+        fleet.replace(fleet.lanes[0], "it died")
+        assert hired.acquire(timeout=30)
+        now_s[0] += apart_s
+    assert len(waited) == waits
+    assert waited == sorted(waited)
