@@ -19,6 +19,7 @@ from supernet.backends.base import BACKENDS
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildInterrupted
+from supernet.fidelity import Limit
 from supernet.plans import PlanState
 from supernet.proposals import propose, unavailable
 from supernet.stored import store
@@ -62,8 +63,9 @@ class Workshop:
 
     def specs(self) -> tuple[PlanSpec, ...]:
         return propose(
-            self.capture, self.device, self.config.backends, self.config.precisions, self.threads
-        )
+            self.capture, self.device, self.config.backends, self.config.precisions, self.threads,
+            Limit(self.slo.metric, self.slo.max_error),
+        )  # fmt: skip
 
     def left_out(self) -> dict[str, str]:
         """Backends that could have been asked for and can't be used here, and why."""

@@ -26,8 +26,8 @@ __all__ = [
     "load_config",
 ]
 
-BACKENDS = ("eager", "aoti", "onnxruntime", "openvino")
-PRECISIONS = ("fp32", "int8", "bf16")
+BACKENDS = ("fused", "onnxruntime", "openvino", "aoti", "eager")
+PRECISIONS = ("fp32", "mixed", "int8", "bf16")
 POLICIES = ("rule", "threshold", "ppo")
 
 

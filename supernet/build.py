@@ -173,6 +173,7 @@ def _judged(
     passes = error <= limits.max_error  # False for NaN, too
     costs = {Shape(int(rows), int(length)): float(ms) for rows, length, ms in found["costs_ms"]}
     verb = "is within" if passes else "is over"
+    about = f"; {found['about']}" if found["about"] else ""
     return Plan(
         spec=spec,
         state=PlanState.ADMITTED if passes else PlanState.QUARANTINED,
@@ -181,7 +182,7 @@ def _judged(
         memory_mib=float(found["memory_mib"]),
         costs_ms=costs,
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
-        reason=f"{limits.metric} error {error:.2g} {verb} the limit {limits.max_error:g}",
+        reason=f"{limits.metric} error {error:.2g} {verb} the limit {limits.max_error:g}{about}",
     )
 
 

@@ -19,13 +19,36 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Fidelity", "error", "judge"]
+__all__ = ["METRICS", "Fidelity", "Limit", "error", "judge"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
 # An output whose reference is (nearly) zero is judged against the size of all outputs
 # together; relative to its own it would be condemned for rounding.
 _FLOOR = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The largest error that answers may have, by a metric.
+
+    >>> Limit.parse(str(Limit("cosine", 0.005)))
+    Limit(metric='cosine', most=0.005)
+    """
+
+    metric: str
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}<={self.most!r}"
+
+    @staticmethod
+    def parse(text: str) -> Limit:
+        """What ``str`` wrote; a ``ValueError`` for anything else."""
+        metric, found, most = text.partition("<=")
+        if not found or metric not in METRICS:
+            raise ValueError(f"limit must be METRIC<=NUMBER, got {text!r}")
+        return Limit(metric, float(most))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["broken", "sealed", "sync_folder", "unseal", "write_manifest"]
 
 _MANIFEST = "manifest.json"
-_SCHEMA = 1
+_SCHEMA = 2
 _CHUNK = 1 << 20
 
 

@@ -30,6 +30,9 @@ class PlanSpec:
 
     ``isa`` names the instruction sets compiled code may use; ``weights_version`` is the
     digest of the weights, so that moved weights never meet an artifact made from old ones.
+    ``fusion`` are the rules that the fused backend applies, in order and joined by "+"
+    (``supernet.fusion.rules``); ``limit`` the error within which a mixed precision was chosen
+    (``supernet.fidelity.Limit``). Both are empty for engines that decide by themselves.
     """
 
     graph_hash: str
@@ -40,6 +43,8 @@ class PlanSpec:
     torch_version: str
     backend_version: str
     isa: str
+    fusion: str = ""
+    limit: str = ""
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -12,13 +12,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from supernet.backends.base import Backend, backend
+from supernet.backends.base import ABOUT, Backend, backend
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fidelity import METRICS, judge
@@ -123,6 +123,7 @@ def _check(job: Job, say: Say) -> None:
             "costs_ms": costs,
             "memory_mib": memory_mib,
             "examples": len(batches),
+            "about": _about(artifact),
         }
     )
 
@@ -169,6 +170,9 @@ class _Source:
         from supernet.backends.eager import load_program
 
         return load_program(self._capture.folder / PROGRAM)
+
+    def references(self) -> list[tuple[Sequence[Any], Sequence[Any]]]:
+        return [(batch.inputs, batch.outputs) for batch in self._capture.batches("torch")]
 
     def onnx(self) -> Path:
         from supernet.backends.onnx_file import ONNX_FILE, export_onnx
@@ -229,6 +233,11 @@ def _resident_mib() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def _about(artifact: Path) -> str:
+    path = artifact / ABOUT
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _size_mib(folder: Path) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 __all__ = [
+    "ABOUT",
     "BACKENDS",
     "NUMPY_DTYPES",
     "Backend",
@@ -28,6 +29,7 @@ __all__ = [
     "write_signature",
 ]
 
+ABOUT = "about.txt"
 _SIGNATURE = "signature.json"
 
 BACKENDS: dict[str, str] = {
@@ -35,6 +37,7 @@ BACKENDS: dict[str, str] = {
     "aoti": "supernet.backends.aoti:AotiBackend",
     "onnxruntime": "supernet.backends.onnxruntime:OnnxRuntimeBackend",
     "openvino": "supernet.backends.openvino:OpenVinoBackend",
+    "fused": "supernet.backends.fused:FusedBackend",
 }
 """Where each backend lives; imported only when asked for."""
 
@@ -66,6 +69,10 @@ class Source(Protocol):
 
     def program(self) -> ExportedProgram:
         """The captured program (imports torch)."""
+        ...
+
+    def references(self) -> Sequence[tuple[Sequence[Any], Sequence[Any]]]:
+        """Batches with the original's answers: flat inputs and outputs as torch tensors."""
         ...
 
     def onnx(self) -> Path:
@@ -111,7 +118,10 @@ class Backend(Protocol):
         ...
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
-        """Write the artifact's files into the empty folder ``out``."""
+        """Write the artifact's files into the empty folder ``out``.
+
+        What a person should know of it goes in one line to ``out / ABOUT``.
+        """
         ...
 
     def load(self, artifact: Path, spec: PlanSpec) -> LoadedPlan:

@@ -44,7 +44,7 @@ def test_defaults() -> None:
     assert config.workers == WorkersConfig("thread", None, None, 30.0)
     assert config.plans == PlansConfig(
         backends=None,
-        precisions=("fp32", "int8", "bf16"),
+        precisions=("fp32", "mixed", "int8", "bf16"),
         build=True,
         budget_s=300.0,
         cache_dir=None,

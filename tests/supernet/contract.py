@@ -14,6 +14,7 @@ from supernet.backends.base import LoadedPlan, backend
 from supernet.backends.onnx_file import ONNX_FILE, export_onnx
 from supernet.capture import Capture
 from supernet.plans import PlanSpec
+from supernet.proposals import FUSION
 from supernet.signature import Signature
 
 
@@ -30,6 +31,9 @@ class MemorySource:
     def program(self) -> Any:
         return self._capture.program
 
+    def references(self) -> Any:
+        return [(reference.inputs, reference.outputs) for reference in self._capture.references]
+
     def onnx(self) -> Path:
         path = self._folder / ONNX_FILE
         return path if path.exists() else export_onnx(self.program(), self.signature, self._folder)
@@ -43,7 +47,7 @@ def make_spec(
 ) -> PlanSpec:
     return PlanSpec(
         capture.graph_hash, name, precision, 1, capture.weights_version, str(torch.__version__),
-        backend(name).version(), isa,
+        backend(name).version(), isa, "+".join(FUSION) if name == "fused" else "",
     )  # fmt: skip
 
 

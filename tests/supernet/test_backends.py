@@ -47,7 +47,7 @@ MODELS: dict[str, Callable[[], Capture]] = {
         seeded(lambda: Wrapped(lambda m, x: m.a(x).sum(), a=nn.Linear(8, 5))), (noise(2, 8),)
     ),
 }  # fmt: skip
-ENGINES = ("eager", "onnxruntime", "openvino")
+ENGINES = ("eager", "fused", "onnxruntime", "openvino")
 
 Built = tuple[Capture, PlanSpec, Path]
 

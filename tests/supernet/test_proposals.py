@@ -11,6 +11,8 @@ from torch import nn
 from profiler.fingerprint import DeviceFingerprint, fingerprint
 from supernet.backends.aoti import AotiBackend
 from supernet.capture import Capture, capture
+from supernet.fidelity import Limit
+from supernet.fusion.rules import FusionChoice
 from supernet.proposals import propose, unavailable
 from tests.supernet.models import Wrapped, noise
 
@@ -33,12 +35,21 @@ def device(monkeypatch: pytest.MonkeyPatch) -> DeviceFingerprint:
 def test_the_order_worth_building(learned: Capture, device: DeviceFingerprint) -> None:
     specs = propose(learned, device, threads=2)
     assert [(spec.backend, spec.precision) for spec in specs] == [
-        ("onnxruntime", "fp32"), ("openvino", "fp32"), ("onnxruntime", "int8"),
-        ("openvino", "bf16"), ("aoti", "fp32"),
+        ("fused", "fp32"), ("onnxruntime", "fp32"), ("openvino", "fp32"),
+        ("onnxruntime", "int8"), ("openvino", "bf16"), ("aoti", "fp32"),
     ]  # fmt: skip
     assert {spec.threads for spec in specs} == {2}
     assert {spec.graph_hash for spec in specs} == {learned.graph_hash}
     assert all("avx512_bf16" in spec.isa for spec in specs)
+
+
+def test_mixed_precision_is_proposed_within_a_limit_only(
+    learned: Capture, device: DeviceFingerprint
+) -> None:
+    assert not propose(learned, device, precisions=("mixed",))
+    (spec,) = propose(learned, device, precisions=("mixed",), limit=Limit("cosine", 0.01))
+    assert (spec.backend, Limit.parse(spec.limit)) == ("fused", Limit("cosine", 0.01))
+    assert FusionChoice(tuple(spec.fusion.split("+"))).rules
 
 
 def test_choices_narrow_it(learned: Capture, device: DeviceFingerprint) -> None:

@@ -1,0 +1,157 @@
+"""From regions to a program that runs them: what a region allows, oneDNN's kernels do.
+
+Inside one region, linears that read the same value become one matrix product, an activation
+moves into the product or convolution before it, and a batch norm into the convolution's weights.
+Nothing crosses the border of a region; what has no fused kernel stays torch's own.
+
+    program ─► weights bound ─► no-ops out ─► per region: merge, fold, fuse, pack ─► GraphModule
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import GraphModule, Node
+
+from supernet.errors import BuildFailed
+from supernet.fusion.kernels import (
+    Rewrite,
+    is_convolution,
+    is_product,
+    lower_convolution,
+    lower_product,
+    merge_products,
+    weight_of,
+)
+
+__all__ = ["Lowered", "functional", "lower", "products"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """The program as one module of flat tensors, and what was done to which op.
+
+    ``kernels``: of each fused kernel, the ops of the captured program that it stands for.
+    """
+
+    module: GraphModule
+    kernels: tuple[tuple[str, ...], ...]
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """The same program without in-place ops (``relu_``), which no region may hold."""
+    mutates = any(
+        node.op == "call_function"
+        and getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        for node in program.graph.nodes
+    )
+    if not mutates:
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns about its own pytree
+        pure: ExportedProgram = program.run_decompositions({})
+    return pure
+
+
+def lower(
+    program: ExportedProgram,
+    regions: Sequence[Sequence[str]],
+    bf16: Collection[str] = (),
+) -> Lowered:
+    """``program`` with each region (names of its ops) on the fewest kernels.
+
+    ``bf16`` names the linears computed in bfloat16: inputs and weights are
+    rounded, sums stay in float. Weights that were packed are let go; ``program`` is not changed.
+    """
+    work = Rewrite(_bound(program), frozenset(bf16))
+    _drop_no_ops(work.module)
+    for region in regions:
+        _lower_region(work, [work.nodes[name] for name in region if name in work.nodes])
+    work.module.graph.eliminate_dead_code()
+    work.module.delete_all_unused_submodules()
+    _drop_unused_tensors(work.module)
+    work.module.recompile()
+    return Lowered(work.module, tuple(work.kernels))
+
+
+def products(program: ExportedProgram) -> dict[str, int]:
+    """The linears that ``lower`` can put on a kernel, and how many weights each has."""
+    work = Rewrite(_bound(program), frozenset())
+    return {
+        node.name: weight_of(work, node).numel()
+        for node in work.graph.nodes
+        if is_product(work, node)
+    }
+
+
+def _bound(program: ExportedProgram) -> GraphModule:
+    """A copy in which weights are attributes, so that only the user's tensors are arguments."""
+    module = copy.copy(program.graph_module)
+    graph = copy.deepcopy(program.graph_module.graph)
+    root: dict[str, Any] = dict(module.named_children())
+    tensors: Mapping[str, Any] = {**program.constants, **program.state_dict}
+    kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    for node in list(graph.nodes):
+        if node.op != "placeholder" or kinds[node.name].kind is InputKind.USER_INPUT:
+            continue
+        spec = kinds[node.name]
+        held = tensors.get(spec.target)
+        if not isinstance(held, Tensor):
+            raise BuildFailed(
+                f"the program must take tensors only, got {spec.kind} {spec.target!r}"
+            )
+        name = f"weight_{node.name}"
+        root[name] = held.detach()
+        with graph.inserting_before(node):
+            weight = graph.get_attr(name)
+        weight.meta = dict(node.meta)
+        node.replace_all_uses_with(weight)
+        graph.erase_node(node)
+    return GraphModule(root, graph)
+
+
+def _drop_no_ops(module: GraphModule) -> None:
+    """Dropout outside training, and checks that the trace has made once for all.
+
+    Views become reshapes: after q, k and v are one product each is a part of its rows, which a
+    view may refuse to see another way.
+    """
+    for node in list(module.graph.nodes):
+        target = str(node.target)
+        if target == "aten.dropout.default" and node.args[2] is False:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif target == "aten._assert_tensor_metadata.default":
+            module.graph.erase_node(node)
+        elif target == "aten.view.default":
+            node.target = torch.ops.aten.reshape.default
+
+
+def _lower_region(work: Rewrite, nodes: Sequence[Node]) -> None:
+    inside = set(nodes)
+    groups: dict[tuple[Node, bool], list[Node]] = {}
+    for node in nodes:
+        if is_product(work, node):
+            groups.setdefault((node.args[0], node.name in work.bf16), []).append(node)  # type: ignore[arg-type]
+        elif is_convolution(work, node):
+            lower_convolution(work, node, inside)
+    for (_, rounded), linears in groups.items():
+        if len(linears) == 1:
+            lower_product(work, linears[0], inside, rounded)
+        else:
+            merge_products(work, linears, rounded)
+
+
+def _drop_unused_tensors(module: GraphModule) -> None:
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*module.named_buffers(), *module.named_parameters()]:
+        if name not in used:
+            delattr(module, name)

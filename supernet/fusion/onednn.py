@@ -1,0 +1,134 @@
+"""The one door to torch's private oneDNN operators: packed weights, fused activations.
+
+They are what TorchInductor itself calls for frozen models (torch/_inductor/fx_passes/
+mkldnn_fusion.py); oneDNN's post-ops are described at
+https://uxlfoundation.github.io/oneDNN/dev_guide_attributes_post_ops.html. Looked up, not assumed:
+`unavailable` says why a torch or a machine is without them, and the eager ops stay in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+__all__ = [
+    "Activation",
+    "activation_of",
+    "convolution",
+    "linear",
+    "pack_convolution",
+    "pack_linear",
+    "unavailable",
+]
+
+_NAMES = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_convolution_pointwise",
+    "_reorder_convolution_weight",
+)
+
+
+def unavailable() -> str | None:
+    """Why oneDNN operators cannot be used here, in one line; None if they can."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return "this torch was built without oneDNN"
+    missing = [name for name in _NAMES if not hasattr(torch.ops.mkldnn, name)]
+    if missing:
+        return f"torch {torch.__version__} has no mkldnn.{missing[0]}"
+    try:
+        _trial()
+    except (RuntimeError, TypeError) as error:
+        return f"torch {torch.__version__} takes other arguments: {str(error).splitlines()[0]}"
+    return None
+
+
+def _trial() -> None:
+    x = torch.ones(2, 16)
+    linear()(x, pack_linear(torch.ones(16, 16)), None, *Activation("relu").arguments())
+    image, weight = torch.ones(1, 8, 4, 4), torch.ones(8, 8, 3, 3)
+    where = ([1, 1], [1, 1], [1, 1], 1)
+    convolution()(image, pack_convolution(weight, *where), None, *where, *Activation().arguments())
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise function that oneDNN applies while the result is still in a register."""
+
+    name: str = "none"
+    scalars: tuple[float, ...] = ()
+    algorithm: str = ""
+
+    def arguments(self) -> tuple[str, list[float], str]:
+        return self.name, list(self.scalars), self.algorithm
+
+
+def activation_of(node: Node) -> Activation | None:
+    """The fused form of an activation node of a captured graph; None for any other node."""
+    make = _ACTIVATIONS.get(str(node.target))
+    return None if make is None else make(node)
+
+
+def _gelu(node: Node) -> Activation:
+    approximate = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
+    return Activation("gelu", algorithm=str(approximate))
+
+
+def _hardtanh(node: Node) -> Activation | None:
+    given = dict(zip(("input", "min_val", "max_val"), node.args, strict=False)) | node.kwargs
+    return _clipped(given.get("min_val", -1.0), given.get("max_val", 1.0))
+
+
+def _clipped(least: Any, most: Any) -> Activation | None:
+    numbers = isinstance(least, (int, float)) and isinstance(most, (int, float))
+    if not numbers or not (math.isfinite(least) and math.isfinite(most)):
+        return None
+    return Activation("hardtanh", (float(least), float(most)))
+
+
+def _plain(name: str) -> Callable[[Node], Activation]:
+    return lambda node: Activation(name)
+
+
+_ACTIVATIONS: dict[str, Callable[[Node], Activation | None]] = {
+    "aten.relu.default": _plain("relu"),
+    "aten.sigmoid.default": _plain("sigmoid"),
+    "aten.tanh.default": _plain("tanh"),
+    "aten.silu.default": _plain("swish"),
+    "aten.hardswish.default": _plain("hardswish"),
+    "aten.gelu.default": _gelu,
+    "aten.relu6.default": lambda node: Activation("hardtanh", (0.0, 6.0)),
+    "aten.hardtanh.default": _hardtanh,
+}
+
+
+def linear() -> Any:
+    """``(x, packed, bias, activation, scalars, algorithm) -> y``."""
+    return torch.ops.mkldnn._linear_pointwise.default
+
+
+def convolution() -> Any:
+    """``(x, packed, bias, padding, stride, dilation, groups, activation, …) -> y``."""
+    return torch.ops.mkldnn._convolution_pointwise.default
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    """``[out, in]`` in the layout that oneDNN's matrix product reads fastest."""
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
+def pack_convolution(
+    weight: Tensor, padding: list[int], stride: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    """``[out, in / groups, *kernel]`` in the layout that oneDNN's convolution reads fastest."""
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.contiguous(), padding, stride, dilation, groups, None
+    )
+    return packed
