@@ -26,6 +26,8 @@ __all__ = [
 
 _LINEAR = "aten.linear.default"
 _CONVOLUTIONS = ("aten.conv2d.default", "aten.conv3d.default")
+# The layout that oneDNN's convolutions read and write without reordering; what follows keeps it.
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _BATCH_NORM = "aten.batch_norm.default"
 _BATCH_NORM_PARTS = "aten._native_batch_norm_legit_no_training.default"
 
@@ -160,13 +162,28 @@ def lower_convolution(work: Rewrite, node: Node, inside: set[Node]) -> None:
     last, activation = _with_activation(last, inside)
     name = f"packed_{node.name}"
     with work.graph.inserting_before(node):
-        packed = work.keep(name, onednn.pack_convolution(weight, *where))
+        packed = work.keep(name, onednn.pack_convolution(weight, *where, _sizes(node.args[0])))
         held = work.keep(f"{name}_bias", bias)
-        made = work.graph.call_function(
-            onednn.convolution(), (node.args[0], packed, held, *where, *activation.arguments())
+        x = work.graph.call_function(
+            torch.ops.aten.contiguous.default,
+            (node.args[0],),
+            {"memory_format": _CHANNELS_LAST[weight.ndim]},
         )
+        made = work.graph.call_function(
+            onednn.convolution(), (x, packed, held, *where, *activation.arguments())
+        )
+    made.meta = dict(last.meta)  # the next convolution asks for its input's size
     last.replace_all_uses_with(made)
     work.kernels.append((*ops, last.name) if last.name not in ops else tuple(ops))
+
+
+def _sizes(value: Any) -> list[int] | None:
+    """What the trace knows of a value's sizes, one row where their number is free."""
+    known = getattr(value, "meta", {}).get("val")
+    if not isinstance(known, Tensor) or not all(isinstance(size, int) for size in known.shape[1:]):
+        return None
+    rows = known.shape[0]
+    return [rows if isinstance(rows, int) else 1, *map(int, known.shape[1:])]
 
 
 def _convolution_of(
