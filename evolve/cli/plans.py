@@ -12,6 +12,7 @@ import typer
 from evolve.cli.paths import cache_folder
 
 if TYPE_CHECKING:
+    from supernet.cache import ArtifactCache
     from supernet.plans import Plan
 
 __all__ = ["plans"]
@@ -20,6 +21,10 @@ TONES = {"admitted": "green", "quarantined": "red"}
 
 
 def plans(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="The beginning of a graph or a plan listed."),
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The cache, as plans.cache_dir.")
     ] = None,
@@ -30,16 +35,31 @@ def plans(
         str, typer.Option(help="Which error: relative_l2, cosine or top1.")
     ] = "relative_l2",
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Which ops MODEL's fused plans run as one, and why.")
+    ] = False,
+    shape: Annotated[
+        str | None,
+        typer.Option(metavar="ROWSxLENGTH", help="Count bytes at this shape; 4x32 unless told."),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw a layer before and after.")
+    ] = None,
 ) -> None:
-    """List the plans in the cache: model graph, plan, state, error, memory, cost."""
-    from evolve.slo import METRICS
+    """List the plans in the cache: model graph, plan, state, error, memory, cost.
 
-    if metric not in METRICS:
-        known = ", ".join(METRICS)
-        raise typer.BadParameter(f"must be one of {known}, got {metric!r}", param_hint="--metric")
+    With MODEL and --explain: what its fused plans run as one, on what, and what that saves.
+    """
+    _check(metric, model, explain=explain, more=bool(shape or plot))
     root = cache_folder(cache)
     found = _known(root, max_error, metric)
-    if json:
+    if model is not None and found:
+        from evolve.cli.explain import explain as tell
+
+        tell(_store(root), found, model, limit=max_error, shape=shape, plot=plot, json=json)
+    elif model is not None:
+        raise typer.BadParameter(f"no plans in {root}; serve a model first", param_hint="MODEL")
+    elif json:
         rows = [_row(plan) for plan in found]
         typer.echo(json_.dumps({"cache": str(root), "plans": rows}, indent=2))
     elif found:
@@ -48,15 +68,31 @@ def plans(
         typer.echo(f"no plans in {root}; they are built when a wrapped model serves")
 
 
+def _check(metric: str, model: str | None, *, explain: bool, more: bool) -> None:
+    from evolve.slo import METRICS
+
+    if metric not in METRICS:
+        known = ", ".join(METRICS)
+        raise typer.BadParameter(f"must be one of {known}, got {metric!r}", param_hint="--metric")
+    if explain != (model is not None):
+        raise typer.BadParameter("MODEL and --explain must be given together")
+    if more and not explain:
+        raise typer.BadParameter("--shape and --plot must be given with MODEL and --explain")
+
+
 def _known(root: Path, max_error: float, metric: str) -> tuple[Plan, ...]:
     # Looking must not create anything.
     if not (root / "reports").is_dir():
         return ()
     from supernet.build import BuildLimits, known_plans
+
+    return known_plans(_store(root), BuildLimits(max_error=max_error, metric=metric))
+
+
+def _store(root: Path) -> ArtifactCache:
     from supernet.cache import ArtifactCache
 
-    store = ArtifactCache(root, on_discard=_warn)
-    return known_plans(store, BuildLimits(max_error=max_error, metric=metric))
+    return ArtifactCache(root, on_discard=_warn)
 
 
 def _warn(entry: str, reason: str) -> None:

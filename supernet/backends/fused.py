@@ -23,6 +23,7 @@ from supernet.fidelity import Limit, judge
 from supernet.fusion import onednn
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import functional, lower, products
+from supernet.fusion.regions import Region
 from supernet.fusion.rules import FusionChoice, apply_fusion_rules
 from supernet.fusion.sensitivity import longest_prefix, rank
 from supernet.plans import PlanSpec
@@ -77,7 +78,7 @@ class FusedBackend:
         kernels = lower(program, regions, rounded).kernels
         if not kernels:
             raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
-        saved = sum(found.bytes_saved(region) for region in found.regions)
+        saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in kernels)
         about = (
             f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
             f"{len(kernels)} of them oneDNN kernels, {len(rounded)} in bf16; "

@@ -2,11 +2,14 @@
 
 Rooms, in the order they build on each other:
 
-- `work`: what one operator does: kind, FLOPs, effects. `graph`: all of a program's, with the
-  bytes that flow between them at one shape.
+- `rehearsal`: a program run without data, for its sizes and views. `work`: what one operator does:
+  kind, FLOPs, effects. `graph`: all of a program's, with the bytes that flow between them.
 - `memory`: how a batch uses the caches and the memory of one machine.
 - `partition`: which sets of operators may legally become one. `regions`: what that saves.
 - `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
+- `onednn`: the door to its kernels. `kernels`, `lowering`: regions onto them. `sensitivity`: what
+  may be rounded.
+- `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: a picture of it.
 
 Names are imported at first use, because most of the rooms need torch.
 """
