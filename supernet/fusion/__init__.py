@@ -9,7 +9,7 @@ Rooms, in the order they build on each other:
 - `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
 - `onednn`: the door to its kernels. `kernels`, `lowering`: regions onto them. `sensitivity`: what
   may be rounded.
-- `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: a picture of it.
+- `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: its picture.
 
 Names are imported at first use, because most of the rooms need torch.
 """
