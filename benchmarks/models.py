@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -75,9 +77,12 @@ def _decoder() -> torch.nn.Module:
         )  # fmt: skip
         return _evaluating(LlamaForCausalLM(shape))
     _quietly()
-    return _evaluating(
-        AutoModelForCausalLM.from_pretrained(folder, gguf_file=_DECODER_FILE, dtype=torch.float32)
-    )
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
+        return _evaluating(
+            AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=_DECODER_FILE, dtype=torch.float32
+            )
+        )
 
 
 def _decoder_call(rows: int, length: int) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def test_a_mixed_plan_rounds_what_its_limit_bears(block: Capture, tmp_path: Path
         taken.append(json.loads((out / "regions.json").read_text())["bf16"])
         plan = load_plan(out, spec)
         pairs = [(plan.run(r.inputs), r.outputs) for r in block.references]
-        assert 1e-5 < judge("relative_l2", pairs).worst <= 0.65 * most
+        assert 1e-5 < judge("relative_l2", pairs).worst <= 0.5 * most
         assert f"{len(taken[-1])} in bf16" in (out / "about.txt").read_text()
     assert 0 < len(taken[0]) < len(taken[1]) == 6
 
