@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Job, Open, Run, engine
+from supernet import heap
 from supernet.fidelity import error
 from supernet.structure import take_apart
 
@@ -61,7 +62,8 @@ class Contender:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
-        self._process.start()
+        with _heap_of(job):
+            self._process.start()
         theirs.close()
 
     def ready(self, inputs: Mapping[str, Any], budget_s: float) -> Readied:
@@ -101,6 +103,19 @@ class Contender:
         if isinstance(answer, str):
             raise LeftOut(answer)
         return answer
+
+
+@contextlib.contextmanager
+def _heap_of(job: Job) -> Iterator[None]:
+    """Plans run in processes started as evolve starts its workers, peers as they come."""
+    before = dict(os.environ)
+    if job.peer == "plan":
+        os.environ.update(heap.environment(before))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _serve(pipe: Connection, job: Job) -> None:

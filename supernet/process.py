@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from supernet import heap
 from supernet.errors import BuildInterrupted
 
 __all__ = ["Step", "run_step"]
@@ -146,7 +147,7 @@ def _environment(step: Step) -> dict[str, str]:
     package_home = str(Path(__file__).resolve().parent.parent)
     paths = [package_home, *(path for path in sys.path if path)]
     return {
-        **os.environ,
+        **heap.environment(os.environ),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(step.threads),

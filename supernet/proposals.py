@@ -27,7 +27,7 @@ _ORDER = (
     ("eager", "fp32"),
 )
 # Each pays by itself on the models that were measured, and they exclude one another nowhere.
-FUSION = ("qkv", "attention", "activation", "conv", "norm", "pointwise")
+FUSION = ("qkv", "attention", "activation", "residual", "conv", "norm", "pointwise")
 
 
 def propose(

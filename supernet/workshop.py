@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from supernet import heap
 from supernet.backends.base import ABOUT, Backend, backend
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildFailed, CacheFull
@@ -104,6 +105,7 @@ def _check(job: Job, say: Say) -> None:
     artifact = Path(job.cache) / "plans" / spec.artifact_key
     with _blamed("it cannot be loaded"):
         plan = engine.load(artifact, spec)
+    heap.give_back()  # as a worker does
     batches = capture.batches(plan.arrays)
     outputs = []
     for index, batch in enumerate(batches):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evolve.workers.wire import SharedArrays, receive, send
+from supernet import heap
 from supernet.backends.base import load_plan
 from supernet.plans import PlanSpec
 
@@ -72,12 +73,15 @@ class Child:
                 loaded = load_plan(Path(header["artifact"]), spec)
                 for inputs in header["warm"]:
                     _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
+                heap.give_back()
                 self.plans = {**self.plans, spec.key: loaded}
             else:
                 gone = self.plans.get(header["key"])
                 self.plans = {k: v for k, v in self.plans.items() if k != header["key"]}
                 if gone is not None:
                     gone.close()
+                del gone
+                heap.give_back()
         except Exception as error:
             return {"ok": False, "why": f"{type(error).__name__}: {error}"}
         return {"ok": True}

@@ -19,6 +19,7 @@ import evolve
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
+from supernet import heap
 
 if TYPE_CHECKING:
     from supernet.plans import Plan
@@ -137,4 +138,5 @@ def _environment(threads: int) -> dict[str, str]:
     root = str(Path(evolve.__file__).resolve().parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    return {**os.environ, "PYTHONPATH": path, **{name: str(n) for name, n in counts.items()}}
+    given = heap.environment(os.environ)
+    return {**given, "PYTHONPATH": path, **{name: str(n) for name, n in counts.items()}}

@@ -33,7 +33,7 @@ __all__ = ["FusedBackend", "FusedPlan"]
 
 _PROGRAM = "program.pt2"
 _REGIONS = "regions.json"
-_RECIPE = 2  # raise it when the same spec would be lowered or rounded otherwise
+_RECIPE = 3  # raise it when the same spec would be lowered or rounded otherwise
 # Of the limit on the reference batches; the rest is for traffic that is worse than they are.
 _MARGIN = 0.5
 _RANKED_BY = 4  # references: the order needs fewer than the verdict

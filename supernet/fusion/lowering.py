@@ -22,11 +22,10 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 
 from supernet.errors import BuildFailed
+from supernet.fusion.convolutions import is_convolution, lower_convolution, sum_in_place
 from supernet.fusion.kernels import (
     Rewrite,
-    is_convolution,
     is_product,
-    lower_convolution,
     lower_product,
     merge_products,
     weight_of,
@@ -76,6 +75,7 @@ def lower(
     for region in regions:
         _lower_region(work, [work.nodes[name] for name in region if name in work.nodes])
     work.module.graph.eliminate_dead_code()
+    sum_in_place(work)
     work.module.delete_all_unused_submodules()
     _drop_unused_tensors(work.module)
     work.module.recompile()

@@ -18,10 +18,14 @@ from torch import Tensor
 from torch.fx import Node
 
 __all__ = [
+    "AFTER_SUM",
     "Activation",
     "activation_of",
     "convolution",
+    "convolution_sum",
+    "convolution_sum_into",
     "linear",
+    "of_sum",
     "pack_convolution",
     "pack_linear",
     "unavailable",
@@ -31,8 +35,13 @@ _NAMES = (
     "_linear_pointwise",
     "_reorder_linear_weight",
     "_convolution_pointwise",
+    "_convolution_pointwise_",
     "_reorder_convolution_weight",
 )
+
+
+# The only activation that torch applies to a sum.
+AFTER_SUM = ("relu",)
 
 
 def unavailable() -> str | None:
@@ -54,7 +63,12 @@ def _trial() -> None:
     linear()(x, pack_linear(torch.ones(16, 16)), None, *Activation("relu").arguments())
     image, weight = torch.ones(1, 8, 4, 4), torch.ones(8, 8, 3, 3)
     where = ([1, 1], [1, 1], [1, 1], 1)
-    convolution()(image, pack_convolution(weight, *where), None, *where, *Activation().arguments())
+    packed = pack_convolution(weight, *where)
+    convolution()(image, packed, None, *where, *Activation().arguments())
+    for name in (Activation().name, *AFTER_SUM):
+        rest = of_sum(Activation(name))
+        convolution_sum()(image, image, packed, None, *where, *rest)
+        convolution_sum_into()(image, image, packed, None, *where, *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,21 @@ def linear() -> Any:
 def convolution() -> Any:
     """``(x, packed, bias, padding, stride, dilation, groups, activation, …) -> y``."""
     return torch.ops.mkldnn._convolution_pointwise.default
+
+
+def convolution_sum() -> Any:
+    """``(x, addend, packed, bias, padding, stride, dilation, groups, *of_sum(…)) -> y``."""
+    return torch.ops.mkldnn._convolution_pointwise.binary
+
+
+def convolution_sum_into() -> Any:
+    """The same with ``addend`` and ``x`` changed about: the result is written over ``addend``."""
+    return torch.ops.mkldnn._convolution_pointwise_.binary
+
+
+def of_sum(activation: Activation) -> tuple[Any, ...]:
+    """The arguments that ask for ``activation``, one of ``AFTER_SUM`` or none, of the sum."""
+    return "add", 1.0, activation.name if activation.name in AFTER_SUM else None, [], ""
 
 
 def pack_linear(weight: Tensor) -> Tensor:

@@ -27,7 +27,15 @@ from supernet.fusion.matching import (
 )
 from supernet.fusion.partition import Partition
 
-__all__ = ["Activation", "Attention", "Convolution", "Normalisation", "Pointwise", "Projections"]
+__all__ = [
+    "Activation",
+    "Attention",
+    "Convolution",
+    "Normalisation",
+    "Pointwise",
+    "Projections",
+    "Residual",
+]
 
 _NORMS = frozenset({"layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"})
 
@@ -128,7 +136,7 @@ class Attention:
 
 
 class Convolution:
-    """A convolution, the batch norm that can be folded into it, and the activation after."""
+    """A convolution, the padding before, the batch norm after that folds into it, an activation."""
 
     name = "conv"
     source = "Jacob et al. 2018, section 3.2 (batch normalization folding), arXiv:1712.05877"
@@ -136,17 +144,66 @@ class Convolution:
     def matches(self, graph: OpGraph, partition: Partition) -> Iterator[frozenset[str]]:
         for op in graph.ops():
             if op.kind is OpKind.CONVOLUTION:
-                norm = sole_user(graph, op.name)
-                folds = norm is not None and norm.kind is OpKind.NORM and "batch_norm" in base(norm)
-                last = norm.name if norm is not None and folds else op.name
+                last = _normed(graph, op)
+                core = feeding(graph, {op.name, last}, _pads)
                 found = epilogue(graph, last)
                 if found is not None:
-                    yield found[0] | {op.name}
-                yield frozenset({op.name, last})
+                    yield found[0] | core
+                yield core
+
+
+class Residual:
+    """A convolution, the sum with what went around it, and the activation after.
+
+    Linear layers are left out: with oneDNN their sum costs as much fused as apart.
+    """
+
+    name = "residual"
+    source = (
+        "He et al. 2016, Deep Residual Learning, arXiv:1512.03385, section 3.2; "
+        "https://uxlfoundation.github.io/oneDNN/dev_guide_attributes_post_ops.html (binary)"
+    )
+
+    def matches(self, graph: OpGraph, partition: Partition) -> Iterator[frozenset[str]]:
+        for op in graph.ops():
+            if op.kind is not OpKind.CONVOLUTION:
+                continue
+            made = set(feeding(graph, {op.name, last := _normed(graph, op)}, _pads))
+            while (after := sole_user(graph, last)) is not None and _passes(after):
+                made.add(last := after.name)
+            if after is None or not _sums_equals(graph, after):
+                continue
+            made.add(after.name)
+            if (found := epilogue(graph, after.name)) is not None:
+                yield found[0] | made
+            yield frozenset(made)
 
 
 def _fits(op: Op) -> bool:
     return op.kind is OpKind.POINTWISE or is_inert(op)
+
+
+def _normed(graph: OpGraph, op: Op) -> str:
+    """The batch norm that can be folded into a convolution; ``op`` itself where there is none."""
+    norm = sole_user(graph, op.name)
+    folds = norm is not None and norm.kind is OpKind.NORM and "batch_norm" in base(norm)
+    return norm.name if norm is not None and folds else op.name
+
+
+def _pads(op: Op) -> bool:
+    return base(op) in ("pad", "constant_pad_nd") and op.effect is None
+
+
+def _passes(op: Op) -> bool:
+    return is_inert(op) or base(op) == "getitem"
+
+
+def _sums_equals(graph: OpGraph, op: Op) -> bool:
+    """Whether it is the sum of two tensors of its own shape, neither of them a weight."""
+    if base(op) not in ("add", "add_") or op.effect is not None:
+        return False
+    inputs = [use for use in op.reads if use.kind != "weight"]
+    return len(op.reads) == len(inputs) == 2 and all(use.bytes == op.writes for use in inputs)
 
 
 def _residual_sum(graph: OpGraph, name: str) -> set[str]:

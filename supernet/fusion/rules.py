@@ -17,6 +17,7 @@ from supernet.fusion.patterns import (
     Normalisation,
     Pointwise,
     Projections,
+    Residual,
 )
 from supernet.fusion.regions import Region, Regions, singletons
 
@@ -47,6 +48,7 @@ _ALL: tuple[FusionRule, ...] = (
     Activation(),
     Projections(),
     Attention(),
+    Residual(),
     Convolution(),
     Layers(),
 )

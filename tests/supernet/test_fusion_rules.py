@@ -136,11 +136,20 @@ def test_efficientnet_convolutions() -> None:
     regions = Counter(found(graph, "conv"))
     activated = sum(op.target == "aten.hardtanh.default" for op in graph.ops())
     normed = sum(op.target == "aten.batch_norm.default" for op in graph.ops())
+    padded = sum(op.target == "aten.pad.default" for op in graph.ops())
     assert regions == {
-        ("conv2d", "batch_norm", "hardtanh"): activated,
+        ("pad", "conv2d", "batch_norm", "hardtanh"): padded,
+        ("conv2d", "batch_norm", "hardtanh"): activated - padded,
         ("conv2d", "batch_norm"): normed - activated,
     }
     assert sum(regions.values()) == sum(op.kind is OpKind.CONVOLUTION for op in graph.ops())
+
+
+def test_efficientnet_sums() -> None:
+    graph = real("efficientnet")
+    assert found(graph, "residual") == [("conv2d", "batch_norm", "add")] * 9
+    # What the sum has taken in is left to it.
+    assert Counter(found(graph, "residual", "conv"))[("conv2d", "batch_norm")] == 7
 
 
 def test_attention_spelled_out() -> None:
@@ -402,7 +411,9 @@ def test_signatures_tell_one_value_taken_twice_from_two() -> None:
 
 
 def test_every_rule_names_itself_and_its_source() -> None:
-    assert set(RULES) == {"pointwise", "norm", "activation", "qkv", "attention", "conv", "layer"}
+    assert set(RULES) == {
+        *("pointwise", "norm", "activation", "qkv", "attention", "residual", "conv", "layer")
+    }
     for name, rule in RULES.items():
         assert rule.name == name
         assert "arXiv:" in rule.source or rule.source.startswith("https://")

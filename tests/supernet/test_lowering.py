@@ -15,17 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from profiler.shapes import Shape
 from supernet.backends.base import backend, load_plan
 from supernet.capture import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion import onednn
-from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import functional, lower, products
-from supernet.fusion.rules import RULES, FusionChoice, apply_fusion_rules
+from supernet.fusion.rules import RULES
 from supernet.fusion.sensitivity import longest_prefix, rank
 from tests.supernet.contract import MemorySource, make_spec
+from tests.supernet.lowered import check, regions, targets
 from tests.supernet.models import Wrapped, noise, seeded
 
 if (why := onednn.unavailable()) is not None:
@@ -66,28 +65,9 @@ def block() -> Capture:
     return capture(seeded(Block), (noise(2, 6, 16),))
 
 
-def regions(learned: Capture, program: ExportedProgram, *rules: str) -> list[tuple[str, ...]]:
-    graph = OpGraph.of(program, learned.signature, Shape(2, 1))
-    return [r.ops for r in apply_fusion_rules(graph, FusionChoice(rules)).regions]
-
-
 def answers(program: ExportedProgram, parts: Sequence[Sequence[str]], *x: Tensor) -> list[Tensor]:
     with torch.no_grad():
         return list(lower(program, parts).module(*x))
-
-
-def targets(module: torch.fx.GraphModule) -> list[str]:
-    return [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
-
-
-def check(model: nn.Module, x: Tensor, kernels: set[tuple[str, ...]], *rules: str) -> None:
-    """`model` on `x` gives the same, with these fused kernels."""
-    learned = capture(model, (x,))
-    program = functional(learned.program)
-    lowered = lower(program, regions(learned, program, *rules))
-    assert set(lowered.kernels) == kernels
-    with torch.no_grad():
-        assert error("relative_l2", lowered.module(x), [model(x)]) < 1e-5
 
 
 @given(st.sampled_from(list(permutations(RULES, 3))))
@@ -150,41 +130,6 @@ def test_only_named_products_are_rounded(block: Capture) -> None:
 def test_activations(activation: nn.Module, name: str) -> None:
     model = seeded(lambda: nn.Sequential(nn.Linear(8, 12), activation))
     check(model, 3 * noise(4, 8), {("linear", name)}, "activation")
-
-
-def conv2d(**settings: object) -> nn.Module:
-    return nn.Conv2d(6, 12, 3, **settings)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "convolution",
-    [
-        conv2d(), conv2d(stride=2, padding=1), conv2d(dilation=2, padding=2), conv2d(groups=3),
-        conv2d(bias=False), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 8, 1),
-    ],
-)  # fmt: skip
-def test_convolution_norm_and_activation_are_one_kernel(convolution: nn.Conv2d) -> None:
-    norm = nn.BatchNorm2d(convolution.out_channels)
-    nn.init.normal_(norm.running_mean)
-    nn.init.uniform_(norm.running_var, 0.5, 2.0)
-    nn.init.normal_(norm.weight)
-    model = nn.Sequential(convolution, norm, nn.ReLU6()).eval()
-    check(model, noise(2, 6, 9, 9), {("conv2d", "batch_norm", "hardtanh")}, "conv")
-
-
-def test_convolution_with_a_norm_that_others_read_keeps_it() -> None:
-    model = seeded(
-        lambda: Wrapped(
-            lambda m, x: (y := m.norm(m.conv(x))) + torch.relu(y),
-            conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4),
-        )
-    )  # fmt: skip
-    check(model, noise(2, 3, 8, 8), {("conv2d", "batch_norm")}, "conv")
-
-
-def test_signals_along_one_axis_stay_with_torch() -> None:
-    model = seeded(lambda: nn.Sequential(nn.Conv1d(4, 8, 5, padding=2), nn.ReLU()))
-    check(model, noise(2, 4, 16), set(), "conv")
 
 
 def test_weights_computed_by_the_model_stay_with_torch() -> None:
