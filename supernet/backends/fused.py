@@ -8,9 +8,11 @@ loaded, in a fraction of a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch.export import ExportedProgram
@@ -19,25 +21,28 @@ from profiler.shapes import Shape
 from supernet.backends.base import ABOUT, Source, check_run
 from supernet.backends.eager import load_program, save_program
 from supernet.errors import BuildFailed
-from supernet.fidelity import Limit, judge
+from supernet.fidelity import Limit, error, judge
 from supernet.fusion import onednn
+from supernet.fusion.emulation import Emulation
 from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import functional, lower, products
+from supernet.fusion.lowering import bind, functional, lower, products
 from supernet.fusion.regions import Region
+from supernet.fusion.rounding import BITS, Rounding, kinds
 from supernet.fusion.rules import FusionChoice, apply_fusion_rules
 from supernet.fusion.sensitivity import longest_prefix, rank
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
+Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
+
 __all__ = ["FusedBackend", "FusedPlan"]
 
 _PROGRAM = "program.pt2"
 _REGIONS = "regions.json"
-_RECIPE = 3  # raise it when the same spec would be lowered or rounded otherwise
+_RECIPE = 4  # raise it when the same spec would be lowered or rounded otherwise
 # Of the limit on the reference batches; the rest is for traffic that is worse than they are.
 _MARGIN = 0.5
-_RANKED_BY = 4  # references: the order needs fewer than the verdict
-_BF16 = ("avx512_bf16", "amx_bf16")
+_RANKED_BY = 3  # references, those that bear rounding worst: the order needs fewer than the verdict
 _TYPICAL = Shape(4, 32)
 
 
@@ -55,8 +60,7 @@ class FusedBackend:
         return f"{torch.__version__}-r{_RECIPE}"
 
     def precisions(self, isa: str) -> tuple[str, ...]:
-        # Without hardware for it, bf16 is emulated and slower than float.
-        return ("fp32", "mixed") if any(name in isa for name in _BF16) else ("fp32",)
+        return ("fp32", "mixed") if _kinds(isa) else ("fp32",)
 
     def supports(self, signature: Signature) -> str | None:
         if signature.device != "cpu":
@@ -80,18 +84,22 @@ class FusedBackend:
         if not kernels:
             raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
         saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in kernels)
+        counts = Counter(rounding.kind for rounding in rounded.values())
+        told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
         about = (
             f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
-            f"{len(kernels)} of them oneDNN kernels, {len(rounded)} in bf16; "
+            f"{len(kernels)} of them oneDNN kernels{told}; "
             f"{saved / 2**20:.1f} MiB less written per batch of {shape.rows} × {shape.length}"
         )
+        how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
         save_program(program, out / _PROGRAM)
-        (out / _REGIONS).write_text(json.dumps({"regions": regions, "bf16": list(rounded)}))
+        (out / _REGIONS).write_text(json.dumps(how))
         (out / ABOUT).write_text(about, encoding="utf-8")
 
     def load(self, artifact: Path, spec: PlanSpec) -> FusedPlan:
         how = json.loads((artifact / _REGIONS).read_text(encoding="utf-8"))
-        return FusedPlan(load_program(artifact / _PROGRAM), how["regions"], how["bf16"])
+        rounded = {name: Rounding.from_json(data) for name, data in how["rounded"].items()}
+        return FusedPlan(load_program(artifact / _PROGRAM), how["regions"], rounded)
 
 
 class FusedPlan:
@@ -100,9 +108,12 @@ class FusedPlan:
     arrays: Literal["torch"] = "torch"
 
     def __init__(
-        self, program: ExportedProgram, regions: Sequence[Sequence[str]], bf16: Collection[str]
+        self,
+        program: ExportedProgram,
+        regions: Sequence[Sequence[str]],
+        rounded: Mapping[str, Rounding],
     ) -> None:
-        module = lower(program, regions, bf16).module
+        module = lower(program, regions, rounded).module
         self._wanted = sum(node.op == "placeholder" for node in module.graph.nodes)
         self._module: torch.fx.GraphModule | None = module
 
@@ -116,23 +127,46 @@ class FusedPlan:
         self._module = None
 
 
+def _kinds(isa: str) -> tuple[str, ...]:
+    able = kinds(isa)
+    return able if onednn.without_int8() is None else tuple(k for k in able if k != "int8")
+
+
 def _rounded(
     program: ExportedProgram, regions: Sequence[Sequence[str]], source: Source, spec: PlanSpec
-) -> tuple[str, ...]:
-    """The matrix products to compute in bf16; none where the plan is float throughout."""
+) -> Mapping[str, Rounding]:
+    """The matrix products to compute in bf16 or int8; none where the plan is float throughout."""
     if spec.precision != "mixed":
-        return ()
+        return {}
     limit = Limit.parse(spec.limit)
     references = source.references()
+    weights = products(program)
+    emulation = Emulation(bind(program))
+    ranges = emulation.ranges([inputs for inputs, _ in references])
 
-    def error(names: Collection[str], some: slice = slice(None)) -> float:
-        plan = FusedPlan(program, regions, names)
-        pairs = [(plan.run(inputs), answers) for inputs, answers in references[some]]
+    def rounding(name: str, kind: str) -> Rounding:
+        return Rounding(kind, *ranges[name]) if kind == "int8" else Rounding(kind)
+
+    def emulated(rounded: Mapping[str, Rounding], among: Sequence[Reference]) -> list[float]:
+        return [
+            error("relative_l2", emulation.answers(inputs, rounded), answers)
+            for inputs, answers in among
+        ]
+
+    offered = _kinds(spec.isa)
+    everything = emulated({name: rounding(name, offered[0]) for name in weights}, references)
+    hardest = sorted(range(len(references)), key=lambda i: -everything[i])[:_RANKED_BY]
+    few = [references[i] for i in hardest]
+
+    def together(chosen: Mapping[str, str]) -> float:
+        plan = FusedPlan(program, regions, {n: rounding(n, k) for n, k in chosen.items()})
+        pairs = [(plan.run(inputs), answers) for inputs, answers in references]
         return judge(limit.metric, pairs).worst
 
-    few = slice(None, None, max(1, len(references) // _RANKED_BY))
-    ranking = rank(products(program), lambda names: error(names, few))
-    chosen = longest_prefix(ranking, error, _MARGIN * limit.most)
+    steps = ((name, kind) for name in weights for kind in offered)
+    errors = {step: max(emulated({step[0]: rounding(*step)}, few)) for step in steps}
+    sane = {step: found for step, found in errors.items() if math.isfinite(found)}
+    chosen = longest_prefix(rank(weights, sane, BITS), together, _MARGIN * limit.most)
     if not chosen:
         raise BuildFailed(f"no product can be rounded within {spec.limit}")
-    return chosen
+    return {name: rounding(name, kind) for name, kind in chosen.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from supernet.fusion.layers import isomorphic
 from supernet.fusion.lowering import Lowered, lower
 from supernet.fusion.matching import base, is_size
 from supernet.fusion.regions import Region, Regions
+from supernet.fusion.rounding import Rounding
 from supernet.fusion.rules import FusionChoice, apply_fusion_rules
 from supernet.signature import Signature
 
@@ -33,9 +34,9 @@ class Account:
     """One region: ``number`` counts from 1, ``alike`` is equal where two compute the same.
 
     ``kernels``: of each of its oneDNN kernels, the ops it stands for; ``rounded``: those of them
-    that compute in bf16. ``by_torch``: the ops that torch still runs one by one, views aside.
-    ``bytes_saved``: of values that are made and used up inside the region; ``bytes_kept``: those
-    of them that a kernel keeps to itself. The others are allowed to be, and are stored today.
+    in a coarser precision, and which. ``by_torch``: the ops that torch still runs one by one, views
+    aside. ``bytes_saved``: of values that are made and used up inside the region; ``bytes_kept``:
+    those of them that a kernel keeps to itself. The others are allowed to be, and are stored today.
     """
 
     number: int
@@ -43,20 +44,21 @@ class Account:
     layer: str
     alike: str
     kernels: tuple[tuple[str, ...], ...]
-    rounded: tuple[tuple[str, ...], ...]
+    rounded: tuple[tuple[tuple[str, ...], str], ...]
     by_torch: tuple[str, ...]
     bytes_saved: int
     bytes_kept: int
 
     @property
     def runs_on(self) -> str:
-        """Its kernels in words: ``"oneDNN bf16"``, ``"oneDNN, torch × 2"``, ``"torch × 2"``.
+        """Its kernels in words: ``"oneDNN int8"``, ``"oneDNN, torch × 2"``, ``"torch × 2"``.
 
         ``"–"`` for views, which run nothing.
         """
-        exact, rounded = len(self.kernels) - len(self.rounded), len(self.rounded)
-        counts = (("oneDNN", exact), ("oneDNN bf16", rounded), ("torch", len(self.by_torch)))
-        told = [name if count == 1 else f"{name} × {count}" for name, count in counts if count]
+        counts = Counter({"oneDNN": len(self.kernels) - len(self.rounded)})
+        counts.update(f"oneDNN {kind}" for _, kind in self.rounded)
+        counts["torch"] = len(self.by_torch)
+        told = [name if n == 1 else f"{name} × {n}" for name, n in counts.items() if n]
         return ", ".join(told) or "–"
 
 
@@ -78,10 +80,13 @@ def read(
         for ops in how["regions"]
     )
     regions = Regions(graph, tuple(stored))
-    return regions, accounts(regions, lower(program, how["regions"], how["bf16"]), how["bf16"])
+    rounded = {name: Rounding.from_json(data) for name, data in how["rounded"].items()}
+    return regions, accounts(regions, lower(program, how["regions"], rounded), rounded)
 
 
-def accounts(regions: Regions, lowered: Lowered, bf16: Collection[str]) -> tuple[Account, ...]:
+def accounts(
+    regions: Regions, lowered: Lowered, rounded: Mapping[str, Rounding]
+) -> tuple[Account, ...]:
     """Every region's account, in order; ``lowered`` is what became of these regions."""
     alike = {index: key for key, found in isomorphic(regions).items() for index in found}
     left = {node.name for node in lowered.module.graph.nodes}
@@ -96,7 +101,7 @@ def accounts(regions: Regions, lowered: Lowered, bf16: Collection[str]) -> tuple
                 layer=home(regions.graph, region.ops),
                 alike=alike[index],
                 kernels=kernels,
-                rounded=tuple(kernel for kernel in kernels if kernel[0] in bf16),
+                rounded=tuple((k, rounded[k[0]].kind) for k in kernels if k[0] in rounded),
                 by_torch=tuple(
                     n for n in region.ops if n in left - fused and regions.graph.op(n).writes
                 ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.onednn import Activation
+from supernet.fusion.rounding import Rounding, quantize, scales
 
 __all__ = [
     "Rewrite",
@@ -32,7 +33,7 @@ class Rewrite:
     """A module being rewritten."""
 
     module: GraphModule
-    bf16: frozenset[str]
+    rounded: Mapping[str, Rounding] = field(default_factory=dict)
     nodes: dict[str, Node] = field(init=False)
     kernels: list[tuple[str, ...]] = field(default_factory=list)
 
@@ -68,17 +69,21 @@ def is_product(work: Rewrite, node: Node) -> bool:
     return fits and weight.is_cpu and (bias is None or work.tensor(bias) is not None)  # type: ignore[union-attr]
 
 
-def lower_product(work: Rewrite, node: Node, inside: set[Node], rounded: bool) -> None:
+def lower_product(work: Rewrite, node: Node, inside: set[Node]) -> None:
     """A linear with the activation behind it, if that is in its region."""
     last, activation = with_activation(node, inside)
-    product = _product(work, node, [node], activation, rounded)
+    rounding = work.rounded.get(node.name)
+    if rounding is not None and rounding.kind == "int8" and activation.name not in onednn.IN_INT8:
+        last, activation = node, Activation()
+    product = _product(work, [node], activation)
     last.replace_all_uses_with(product)
     work.kernels.append((node.name,) if last is node else (node.name, last.name))
 
 
-def merge_products(work: Rewrite, linears: Sequence[Node], rounded: bool) -> None:
-    """Linears that read the same value as one product, its rows split between them."""
-    product = _product(work, linears[0], linears, Activation(), rounded)
+def merge_products(work: Rewrite, linears: Sequence[Node]) -> None:
+    """Linears that read the same value in the same precision as one product, its rows split
+    between them."""
+    product = _product(work, linears, Activation())
     sizes = [weight_of(work, node).shape[0] for node in linears]
     with work.graph.inserting_after(product):
         parts = work.graph.call_function(
@@ -92,26 +97,46 @@ def merge_products(work: Rewrite, linears: Sequence[Node], rounded: bool) -> Non
     work.kernels.append(tuple(node.name for node in linears))
 
 
-def _product(
-    work: Rewrite, at: Node, linears: Sequence[Node], activation: Activation, rounded: bool
-) -> Node:
+def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> Node:
+    at, rounding = linears[0], work.rounded.get(linears[0].name)
     weight = torch.cat([weight_of(work, node) for node in linears])
     bias = _biases(work, linears)
-    if rounded:
-        weight, bias = weight.bfloat16(), None if bias is None else bias.bfloat16()
     name = f"packed_{at.name}"
     with work.graph.inserting_before(at):
-        x: Any = at.args[0]
-        packed = work.keep(name, onednn.pack_linear(weight))
-        held = work.keep(f"{name}_bias", bias)
-        if rounded:
-            x = work.graph.call_function(torch.ops.aten.to.dtype, (x, torch.bfloat16))
+        if rounding is None:
+            packed = work.keep(name, onednn.pack_linear(weight))
+            held = work.keep(f"{name}_bias", bias)
+            return work.graph.call_function(
+                onednn.linear(), (at.args[0], packed, held, *activation.arguments())
+            )
+        if rounding.kind == "int8":
+            return _int8(work, name, at.args[0], weight, bias, activation, rounding)
+        packed = work.keep(name, onednn.pack_linear(weight.bfloat16()))
+        held = work.keep(f"{name}_bias", None if bias is None else bias.bfloat16())
+        x = work.graph.call_function(torch.ops.aten.to.dtype, (at.args[0], torch.bfloat16))
         product = work.graph.call_function(
             onednn.linear(), (x, packed, held, *activation.arguments())
         )
-        if rounded:
-            product = work.graph.call_function(torch.ops.aten.to.dtype, (product, torch.float32))
-    return product
+        return work.graph.call_function(torch.ops.aten.to.dtype, (product, torch.float32))
+
+
+def _int8(
+    work: Rewrite, name: str, x: Any, weight: Tensor, bias: Tensor | None,
+    activation: Activation, rounding: Rounding,
+) -> Node:  # fmt: skip
+    step = scales(weight)
+    whole = (weight / step[:, None]).round().to(torch.int8)
+    packed = work.keep(name, onednn.pack_int8(whole))
+    steps = work.keep(f"{name}_scale", step)
+    zeros = work.keep(f"{name}_zero", torch.zeros(len(step), dtype=torch.int64))
+    held = work.keep(f"{name}_bias", bias)
+    start, scale = rounding.zero, rounding.scale
+    x = work.graph.call_function(quantize, (x, 1 / scale, start))
+    weighted = (packed, steps, zeros, held)
+    return work.graph.call_function(
+        onednn.linear_int8(),
+        (x, scale, start, *weighted, 1.0, 0, torch.float32, *activation.arguments()),
+    )
 
 
 def weight_of(work: Rewrite, node: Node) -> Tensor:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,8 +31,11 @@ from supernet.fusion.kernels import (
     merge_products,
     weight_of,
 )
+from supernet.fusion.rounding import Rounding
 
-__all__ = ["Lowered", "functional", "lower", "products"]
+__all__ = ["Lowered", "bind", "functional", "lower", "products"]
+
+NOT_ROUNDED: Mapping[str, Rounding] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +67,14 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 def lower(
     program: ExportedProgram,
     regions: Sequence[Sequence[str]],
-    bf16: Collection[str] = (),
+    rounded: Mapping[str, Rounding] = NOT_ROUNDED,
 ) -> Lowered:
     """``program`` with each region (names of its ops) on the fewest kernels.
 
-    ``bf16`` names the linears computed in bfloat16: inputs and weights are
-    rounded, sums stay in float. Weights that were packed are let go; ``program`` is not changed.
+    ``rounded``: the linears computed in a coarser precision; their inputs and weights are rounded,
+    sums are not. Weights that were packed are let go; ``program`` is not changed.
     """
-    work = Rewrite(_bound(program), frozenset(bf16))
+    work = Rewrite(_bound(program), rounded)
     _drop_no_ops(work.module)
     for region in regions:
         _lower_region(work, [work.nodes[name] for name in region if name in work.nodes])
@@ -82,9 +86,14 @@ def lower(
     return Lowered(work.module, tuple(work.kernels))
 
 
+def bind(program: ExportedProgram) -> Rewrite:
+    """The program with its weights as attributes, nothing lowered."""
+    return Rewrite(_bound(program))
+
+
 def products(program: ExportedProgram) -> dict[str, int]:
     """The linears that ``lower`` can put on a kernel, and how many weights each has."""
-    work = Rewrite(_bound(program), frozenset())
+    work = bind(program)
     return {
         node.name: weight_of(work, node).numel()
         for node in work.graph.nodes
@@ -137,17 +146,17 @@ def _drop_no_ops(module: GraphModule) -> None:
 
 def _lower_region(work: Rewrite, nodes: Sequence[Node]) -> None:
     inside = set(nodes)
-    groups: dict[tuple[Node, bool], list[Node]] = {}
+    groups: dict[tuple[Any, Rounding | None], list[Node]] = {}
     for node in nodes:
         if is_product(work, node):
-            groups.setdefault((node.args[0], node.name in work.bf16), []).append(node)  # type: ignore[arg-type]
+            groups.setdefault((node.args[0], work.rounded.get(node.name)), []).append(node)
         elif is_convolution(work, node):
             lower_convolution(work, node, inside)
-    for (_, rounded), linears in groups.items():
+    for linears in groups.values():
         if len(linears) == 1:
-            lower_product(work, linears[0], inside, rounded)
+            lower_product(work, linears[0], inside)
         else:
-            merge_products(work, linears, rounded)
+            merge_products(work, linears)
 
 
 def _drop_unused_tensors(module: GraphModule) -> None:

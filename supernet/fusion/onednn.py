@@ -19,16 +19,20 @@ from torch.fx import Node
 
 __all__ = [
     "AFTER_SUM",
+    "IN_INT8",
     "Activation",
     "activation_of",
     "convolution",
     "convolution_sum",
     "convolution_sum_into",
     "linear",
+    "linear_int8",
     "of_sum",
     "pack_convolution",
+    "pack_int8",
     "pack_linear",
     "unavailable",
+    "without_int8",
 ]
 
 _NAMES = (
@@ -40,6 +44,8 @@ _NAMES = (
 )
 
 
+# The activations that torch applies to an int8 product.
+IN_INT8 = ("none", "relu", "gelu", "tanh", "swish", "hardswish", "hardtanh")
 # The only activation that torch applies to a sum.
 AFTER_SUM = ("relu",)
 
@@ -55,6 +61,21 @@ def unavailable() -> str | None:
         _trial()
     except (RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} takes other arguments: {str(error).splitlines()[0]}"
+    return None
+
+
+def without_int8() -> str | None:
+    """Why int8 products cannot be used here, in one line; None if they can."""
+    try:
+        ones, step = torch.ones(4, 16, dtype=torch.uint8), torch.ones(16)
+        packed = pack_int8(torch.ones(16, 16, dtype=torch.int8))
+        weighted = (packed, step, torch.zeros(16, dtype=torch.int64), None)
+        for name in IN_INT8:
+            scalars = (0.0, 6.0) if name == "hardtanh" else ()
+            rest = Activation(name, scalars, "none" if name == "gelu" else "").arguments()
+            linear_int8()(ones, 1.0, 0, *weighted, 1.0, 0, torch.float32, *rest)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        return f"torch {torch.__version__} has no such int8 products: {str(error).splitlines()[0]}"
     return None
 
 
@@ -127,6 +148,12 @@ def linear() -> Any:
     return torch.ops.mkldnn._linear_pointwise.default
 
 
+def linear_int8() -> Any:
+    """``(quantized x, its scale, its zero, packed, scales, zeros, bias, 1.0, 0, float32,
+    activation, scalars, algorithm) -> y``."""
+    return torch.ops.onednn.qlinear_pointwise.default
+
+
 def convolution() -> Any:
     """``(x, packed, bias, padding, stride, dilation, groups, activation, …) -> y``."""
     return torch.ops.mkldnn._convolution_pointwise.default
@@ -150,6 +177,12 @@ def of_sum(activation: Activation) -> tuple[Any, ...]:
 def pack_linear(weight: Tensor) -> Tensor:
     """``[out, in]`` in the layout that oneDNN's matrix product reads fastest."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
+    return packed
+
+
+def pack_int8(weight: Tensor) -> Tensor:
+    """``[out, in]`` int8 in the layout that oneDNN's int8 product reads fastest."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight.contiguous(), None)
     return packed
 
 

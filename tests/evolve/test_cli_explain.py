@@ -26,6 +26,7 @@ from supernet.capture import capture
 from supernet.fusion import onednn
 from supernet.fusion.account import read
 from supernet.fusion.regions import Regions
+from supernet.fusion.rounding import Rounding
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.stored import StoredCapture
 from tests.supernet.contract import make_spec
@@ -225,7 +226,8 @@ def test_bf16_is_marked(
         source = cache.root / "plans" / fused.artifact_key
         shutil.copy2(source / "program.pt2", out_folder)
         how = json.loads((source / "regions.json").read_text())
-        how["bf16"] = [next(ops[0] for ops in how["regions"] if len(ops) == 2)]
+        name = next(ops[0] for ops in how["regions"] if len(ops) == 2)
+        how["rounded"] = {name: Rounding("bf16").to_json()}
         (out_folder / "regions.json").write_text(json.dumps(how))
     put(cache, mixed)
     out = run(capsys, mixed.key, "--explain", "--cache", cache.root)[1]

@@ -1,0 +1,71 @@
+"""Coarser arithmetic for single matrix products: bf16, and int8 within a calibrated range.
+
+int8 is static: the range of a product's input is taken from the reference batches, so that the
+answer to one request never depends on who shares its batch, as it would with a scale per batch.
+Weights have a scale per output channel (Jacob et al. 2018, arXiv:1712.05877; Krishnamoorthi 2018,
+arXiv:1806.08342, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["BITS", "Rounding", "kinds", "quantize", "scales"]
+
+BITS = {"fp32": 32, "bf16": 16, "int8": 8}
+_HARDWARE = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
+
+
+def kinds(isa: str) -> tuple[str, ...]:
+    """The roundings that pay where compiled code may use ``isa``; elsewhere they are emulated,
+    and slower than float."""
+    return tuple(kind for kind, names in _HARDWARE.items() if any(name in isa for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """How a product is computed: ``"bf16"``, or ``"int8"`` of inputs from ``low`` to ``high``."""
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def scale(self) -> float:
+        """Between two neighbours of the 256 values that stand for an input."""
+        return max(self.high - self.low, 1e-12) / 255
+
+    @property
+    def zero(self) -> int:
+        """The value that stands for 0."""
+        return min(255, max(0, round(-self.low / self.scale)))
+
+    def to_json(self) -> list[Any]:
+        return [self.kind, self.low, self.high]
+
+    @staticmethod
+    def from_json(data: Sequence[Any]) -> Rounding:
+        kind, low, high = data
+        return Rounding(str(kind), float(low), float(high))
+
+
+def scales(weight: Tensor) -> Tensor:
+    """``[out]``: what one step of an int8 weight is worth, per output channel."""
+    return weight.abs().amax(dim=1).clamp_min(1e-12) / 127
+
+
+def quantize(x: Tensor, inverse: float, zero: float) -> Tensor:
+    """``x`` in steps of ``1 / inverse`` from ``zero`` on, as uint8; what is beyond, at the ends.
+
+    Raises `ArithmeticError` where ``x`` is not finite, which a whole number cannot say.
+    """
+    steps = torch.add(torch.tensor(zero + 0.5), x, alpha=inverse)  # the cast rounds down
+    if not math.isfinite(float(steps.sum())):
+        raise ArithmeticError("the input of an int8 product is not finite")
+    return steps.clamp_(0.0, 255.0).to(torch.uint8)
