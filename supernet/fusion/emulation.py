@@ -57,8 +57,9 @@ class Emulation(Interpreter):
 
 def _emulated(x: Tensor, weight: Tensor, bias: Tensor | None, rounding: Rounding) -> Tensor:
     if rounding.kind == "bf16":
-        made = torch.nn.functional.linear(x.bfloat16().float(), weight.bfloat16().float(), bias)
-        return made.bfloat16().float()
+        x, weight = x.bfloat16().float(), weight.bfloat16().float()
+        bias = None if bias is None else bias.bfloat16().float()
+        return torch.nn.functional.linear(x, weight, bias).bfloat16().float()
     step = scales(weight)[:, None]
     held = quantize(x, 1 / rounding.scale, rounding.zero).float()
     near = (held - rounding.zero) * rounding.scale
