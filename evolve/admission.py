@@ -14,6 +14,7 @@ from evolve.residency import worth_keeping
 
 if TYPE_CHECKING:
     from evolve.fleet import Fleet
+    from evolve.savings import Savings
     from evolve.workers.base import Inputs
     from profiler.costs import CostTable
     from supernet.plans import Plan, PlanLibrary
@@ -28,7 +29,7 @@ class Admission:
     """Called by the brain for each plan that passed verification.
 
     Args:
-        library, costs, fleet: Where plans are known, priced and held.
+        library, costs, fleet, savings: Where plans are known, priced, held and accounted for.
         slo_ms: Shapes that cost more count for nothing.
         limit: Plans held at once.
         refresh: Puts the change on the scheduler's tables.
@@ -40,6 +41,7 @@ class Admission:
         library: PlanLibrary,
         costs: CostTable,
         fleet: Fleet,
+        savings: Savings,
         *,
         slo_ms: float,
         limit: int,
@@ -49,6 +51,7 @@ class Admission:
         self._library = library
         self._costs = costs
         self._fleet = fleet
+        self._savings = savings
         self._slo_ms = slo_ms
         self._limit = limit
         self._refresh = refresh
@@ -63,6 +66,7 @@ class Admission:
         keep = self._keep()
         if plan.key in keep:
             self._fleet.load(plan)
+            self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
         for key in {plan.key, *self._fleet.held()} - keep:
             self._fleet.unload(key)
             self._said(key, "admitted", "not resident", "another plan is as fast at every shape")

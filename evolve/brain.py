@@ -7,7 +7,7 @@ One thread supervises; the building itself happens in niced processes of their o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ import platformdirs
 
 from evolve.errors import PlanFault
 from supernet.backends.base import BACKENDS
-from supernet.build import BuildLimits, build_plan
+from supernet.build import BuildLimits, build_plan, find_fusions
 from supernet.cache import ArtifactCache
-from supernet.errors import BuildInterrupted
+from supernet.errors import BuildFailed, BuildInterrupted
 from supernet.fidelity import Limit
 from supernet.plans import PlanState
 from supernet.proposals import propose, unavailable
@@ -85,7 +85,8 @@ class Workshop:
 
 
 class Brain:
-    """Builds each proposed plan once, best first, and hands each admitted one over.
+    """Builds each proposed plan once, best first, then those that a search finds, and hands each
+    admitted one over.
 
     Args:
         workshop: What to build and how.
@@ -151,6 +152,38 @@ class Brain:
             if self._stop.is_set():
                 return
             self._build(cache, folder, number, len(specs), spec)
+        found = self._search(cache, folder, specs)
+        for number, spec in enumerate(found, len(specs)):
+            if self._stop.is_set():
+                return
+            self._build(cache, folder, number, len(specs) + len(found), spec)
+
+    def _search(
+        self, cache: ArtifactCache, folder: Path, tried: Sequence[PlanSpec]
+    ) -> tuple[PlanSpec, ...]:
+        """Fused plans beyond those tried; none where a search is not wanted or makes no sense."""
+        base = next((s for s in tried if s.backend == "fused" and s.precision == "fp32"), None)
+        if base is None or not self._workshop.config.search or self._stop.is_set():
+            return ()
+
+        def on_progress(stage: str, share: float) -> None:
+            self.progress = Progress(len(tried), len(tried) + 1, "fused", stage, share)
+
+        on_progress("searching fusions", 0.0)
+        try:
+            found = find_fusions(
+                cache, folder, base, self._workshop.limits(), on_progress,
+                device=self._workshop.device.key, cancelled=self._stop.is_set,
+            )  # fmt: skip
+        except BuildInterrupted:
+            return ()
+        except BuildFailed as error:
+            self._said("fused", "", "not searched", str(error))
+            return ()
+        more = tuple(spec for spec in found if spec not in tried)
+        told = f"{len(found)} fused plans that nothing beats in time, memory and error"
+        self._said("fused", "", "searched", f"{told}, {len(more)} of them new")
+        return more
 
     def _build(
         self, cache: ArtifactCache, folder: Path, number: int, total: int, spec: PlanSpec
@@ -167,15 +200,14 @@ class Brain:
         except BuildInterrupted:
             return
         self._library.put(plan)
-        reason = plan.reason
+        self._said(spec.key, "proposed", plan.state.value, plan.reason)
         if plan.state is PlanState.ADMITTED:
             on_progress("loading", 1.0)
             try:
                 self._admit(plan)
             except PlanFault as fault:
-                reason = str(fault)
-                plan = self._library.quarantine(spec.key, reason)
-        self._said(spec.key, "proposed", plan.state.value, reason)
+                self._library.quarantine(spec.key, str(fault))
+                self._said(spec.key, "admitted", PlanState.QUARANTINED.value, str(fault))
 
 
 def _line(error: Exception) -> str:

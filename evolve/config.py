@@ -84,6 +84,11 @@ class PlansConfig:
         choices=PRECISIONS,
     )
     build: bool = option(True, "Whether to build plans at all; without, the original serves.")
+    search: bool = option(
+        True,
+        "Whether to search, once the usual plans are built, for fusions and precisions of this "
+        "very model that beat them somewhere.",
+    )
     budget_s: float = option(
         300.0, "Seconds that building and measuring one plan may take.", low=1, high=86_400
     )

@@ -27,6 +27,7 @@ __all__ = ["Controller", "tier_of"]
 
 # Errors up to this are float arithmetic in another order, not a choice between qualities.
 EXACT_ERROR = 1e-4
+ACCOUNT_EVERY_S = 60.0
 
 
 def tier_of(error: float | None) -> int:
@@ -103,6 +104,7 @@ class Controller:
         self.ticks = 0
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
+        self._accounted_at_s = clock()
         self._plan_rows: dict[str, int] = {}
         self._drifting: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
@@ -119,6 +121,8 @@ class Controller:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+            self._tally.settle()
+            self._say_savings()
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
@@ -142,6 +146,8 @@ class Controller:
             self._choice = choice
         self.refresh()
         self._say_drifts()
+        if self._clock() - self._accounted_at_s >= ACCOUNT_EVERY_S:
+            self._say_savings()
         self._record(signals, before, choice, veto)
 
     def _see(self) -> Signals:
@@ -183,6 +189,17 @@ class Controller:
                 "the cost table follows",
             )  # fmt: skip
         self._drifting = frozenset(drifts)
+
+    def _say_savings(self) -> None:
+        """What each plan saved since it was last said, beside what was expected of it."""
+        self._accounted_at_s = self._clock()
+        for saved in self._tally.savings.report():
+            plan = self._library.get(saved.plan)
+            fusion = plan.spec.fusion if plan is not None else ""
+            self._journal.append(
+                "plan", saved.plan, seen=saved.seen(), after={"fusion": fusion} if fusion else {},
+                reason=str(saved),
+            )  # fmt: skip
 
     def _record(self, signals: Signals, before: Choice, choice: Choice, veto: str | None) -> None:
         changed = choice.params != before.params

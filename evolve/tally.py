@@ -14,6 +14,7 @@ from profiler.shapes import Shape
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
+    from evolve.savings import Savings
     from profiler.costs import CostTable
     from profiler.flops import DynamicFlops
     from profiler.signals import Window
@@ -48,11 +49,13 @@ class Tally:
         window: Window,
         costs: CostTable,
         flops: DynamicFlops | None,
+        savings: Savings,
         now_ms: Callable[[], float],
     ) -> None:
         self.window = window
         self.costs = costs
         self.flops = flops
+        self.savings = savings
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -87,7 +90,7 @@ class Tally:
         self._ran.append(note)
 
     def settle(self) -> None:
-        """Learns from the batches noted so far: counters, cost table, window, FLOPs."""
+        """Learns from the batches noted so far: counters, cost table, savings, window, FLOPs."""
         while self._ran:
             try:
                 note = self._ran.popleft()
@@ -100,6 +103,7 @@ class Tally:
                 self._counts["tokens"] += shape.tokens
                 self._counts["padded_tokens"] += shape.tokens - note.tokens
             self.costs.record(note.plan, shape, note.elapsed_ms)
+            self.savings.ran(note)
             if self.flops is not None:
                 self.flops.ran(shape, note.elapsed_ms, note.tokens)
             self.window.ran(note.plan, shape, note.elapsed_ms, note.predicted_ms, note.tokens)

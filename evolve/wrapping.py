@@ -21,6 +21,7 @@ from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
 from evolve.runtime import Parts, Runtime
+from evolve.savings import Savings
 from evolve.scheduler import Scheduler, Tables
 from evolve.slo import SLO
 from evolve.tally import Tally
@@ -161,7 +162,9 @@ def _assemble(
     if timed := original.timings():
         costs.seed(ORIGINAL, timed)
     window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
-    tally = Tally(window, costs, _flops(original, device, threads), lambda: clock() * 1e3)
+    savings = Savings(costs)
+    flops = _flops(original, device, threads)
+    tally = Tally(window, costs, flops, savings, lambda: clock() * 1e3)
     library = PlanLibrary()
     scheduler = Scheduler(
         Tables(
@@ -196,7 +199,7 @@ def _assemble(
         )
 
     admission = Admission(
-        library, costs, fleet, slo_ms=slo.p99_ms, limit=config.plans.resident,
+        library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
         refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
     brain = Brain(

@@ -15,13 +15,13 @@ from typing import Any, TypeAlias
 
 from profiler.shapes import Shape
 from supernet.backends.base import BACKENDS
-from supernet.cache import ArtifactCache
+from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.fidelity import METRICS
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
 
-__all__ = ["BuildLimits", "build_plan", "known_plans"]
+__all__ = ["BuildLimits", "build_plan", "find_fusions", "known_plans"]
 
 OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
@@ -99,6 +99,35 @@ def build_plan(
     return plan
 
 
+def find_fusions(
+    cache: ArtifactCache,
+    capture_dir: Path,
+    base: PlanSpec,
+    limits: BuildLimits,
+    on_progress: OnProgress = lambda stage, share: None,
+    *,
+    device: str = "",
+    cancelled: Callable[[], bool] = lambda: False,
+) -> tuple[PlanSpec, ...]:
+    """The fused plans worth building beside ``base``, searched once per machine and remembered.
+
+    Those that nothing beats in time, memory and error, best first (`supernet.fusion.search`).
+    Raises ``BuildFailed`` where the search fails, ``BuildInterrupted`` once ``cancelled()``,
+    ``CacheFull`` where the disk has no room.
+    """
+    asked = f"{base.artifact_key} {base.threads} {device} {limits.metric}<={limits.max_error}"
+    name = f"{MEMO}search-{hashlib.sha256(f'{asked} {_CONDITIONS}'.encode()).hexdigest()[:20]}"
+    known = cache.report(name)
+    if known is None:
+        with cache.scratch() as scratch:
+            step = _step(
+                cache, capture_dir, base, limits, on_progress, cancelled, BACKENDS, scratch
+            )
+            known = _run(cache, step, "search")
+        cache.put_report(name, known)
+    return tuple(PlanSpec.from_json(spec) for spec in known["specs"])
+
+
 def known_plans(cache: ArtifactCache, limits: BuildLimits) -> tuple[Plan, ...]:
     """Every plan the cache holds a report about, judged by ``limits``; nothing is built."""
     plans = []
@@ -126,22 +155,29 @@ def _make(
 ) -> dict[str, Any]:
     """Build unless the artifact is there, then check it; the evidence."""
     with cache.scratch() as scratch:
-        job = {
-            "cache": str(cache.root),
-            "capture": str(capture_dir),
-            "spec": spec.to_json(),
-            "scratch": str(scratch),
-            "table": dict(table),
-            "measure_s": limits.measure_s,
-            "metric": limits.metric,
-            "max_error": limits.max_error,
-        }
-        step = Step(job, scratch, spec.threads, limits.budget_s, on_progress, cancelled)
+        step = _step(cache, capture_dir, spec, limits, on_progress, cancelled, table, scratch)
         if cache.entry("plans", spec.artifact_key) is None:
             _run(cache, step, "build")
             if cache.entry("plans", spec.artifact_key) is None:
                 raise BuildFailed("the artifact just built cannot be read back")
         return _run(cache, step, "check")
+
+
+def _step(
+    cache: ArtifactCache, capture_dir: Path, spec: PlanSpec, limits: BuildLimits,
+    on_progress: OnProgress, cancelled: Callable[[], bool], table: Mapping[str, str], scratch: Path,
+) -> Step:  # fmt: skip
+    job = {
+        "cache": str(cache.root),
+        "capture": str(capture_dir),
+        "spec": spec.to_json(),
+        "scratch": str(scratch),
+        "table": dict(table),
+        "measure_s": limits.measure_s,
+        "metric": limits.metric,
+        "max_error": limits.max_error,
+    }
+    return Step(job, scratch, spec.threads, limits.budget_s, on_progress, cancelled)
 
 
 def _run(cache: ArtifactCache, step: Step, name: str) -> dict[str, Any]:

@@ -32,9 +32,10 @@ from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifes
 if TYPE_CHECKING:
     from supernet.capture import Capture
 
-__all__ = ["ArtifactCache"]
+__all__ = ["MEMO", "ArtifactCache"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MEMO = "memo-"  # begins the name of a report that is about no plan
 _KINDS = ("captures", "onnx", "plans", "reports")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_ROOM = 1 << 20
@@ -130,9 +131,9 @@ class ArtifactCache:
             sync_folder(path.parent)
 
     def reports(self) -> Iterator[dict[str, Any]]:
-        """Every readable report."""
+        """Every readable report about a plan."""
         for path in sorted((self.root / "reports").glob("*.json")):
-            report = self.report(path.stem)
+            report = None if path.stem.startswith(MEMO) else self.report(path.stem)
             if report is not None:
                 yield report
 

@@ -7,6 +7,7 @@ torch only where the backend runs on torch, so that the memory it reports is a w
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from supernet import heap
 from supernet.backends.base import ABOUT, Backend, backend
-from supernet.cache import ArtifactCache
+from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, CacheFull
-from supernet.fidelity import METRICS, judge
+from supernet.fidelity import METRICS, Limit, judge
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 from supernet.stored import PROGRAM, StoredCapture
@@ -130,6 +131,27 @@ def _check(job: Job, say: Say) -> None:
     )
 
 
+def _search(job: Job, say: Say) -> None:
+    import torch
+
+    from supernet.searching import search
+
+    spec = PlanSpec.from_json(job.spec)
+    torch.set_num_threads(spec.threads)
+    capture = StoredCapture.read(Path(job.capture))
+    cache = ArtifactCache(job.cache)
+    outcome = search(
+        _Source(cache, capture, Path(job.scratch), say),
+        spec,
+        capture.grid,
+        Limit(job.metric, job.max_error),
+        mixed="mixed" in _backend(job, spec).precisions(spec.isa),
+        budget_s=job.measure_s,
+        say=lambda stage, share: say({"stage": stage, "share": share}),
+    )
+    say(outcome.to_json())
+
+
 def _costs(
     job: Job,
     plan: LoadedPlan,
@@ -153,7 +175,11 @@ def _costs(
     return [[shape.rows, shape.length, ms] for shape, ms in costs.items()]
 
 
-_STEPS: dict[str, Callable[[Job, Say], None]] = {"build": _build, "check": _check}
+_STEPS: dict[str, Callable[[Job, Say], None]] = {
+    "build": _build,
+    "check": _check,
+    "search": _search,
+}
 
 
 class _Source:
@@ -189,6 +215,15 @@ class _Source:
         if folder is None:
             raise OSError("the ONNX file just written cannot be read back")
         return folder / ONNX_FILE
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        key = hashlib.sha256(f"{name} {self._capture.graph_hash}".encode()).hexdigest()
+        memo = f"{MEMO}{key[:32]}"
+        known = self._cache.report(memo)
+        if known is None:
+            known = {"value": make()}
+            self._cache.put_report(memo, known)
+        return known["value"]
 
     def scratch(self) -> Path:
         return self._scratch

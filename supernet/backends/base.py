@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -77,6 +77,10 @@ class Source(Protocol):
 
     def onnx(self) -> Path:
         """The program as an ONNX file, shared by the backends that read ONNX."""
+        ...
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave (JSON-able) when it was first asked for, for this program."""
         ...
 
     def scratch(self) -> Path:

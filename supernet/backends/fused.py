@@ -8,11 +8,10 @@ loaded, in a fraction of a second.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch.export import ExportedProgram
@@ -21,28 +20,22 @@ from profiler.shapes import Shape
 from supernet.backends.base import ABOUT, Source, check_run
 from supernet.backends.eager import load_program, save_program
 from supernet.errors import BuildFailed
-from supernet.fidelity import Limit, error, judge
+from supernet.fidelity import Limit
 from supernet.fusion import onednn
-from supernet.fusion.emulation import Emulation
 from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import bind, functional, lower, products
+from supernet.fusion.lowering import functional, lower
+from supernet.fusion.mixing import Mixing
 from supernet.fusion.regions import Region
-from supernet.fusion.rounding import BITS, Rounding, kinds
+from supernet.fusion.rounding import Rounding, kinds
 from supernet.fusion.rules import FusionChoice, apply_fusion_rules
-from supernet.fusion.sensitivity import longest_prefix, rank
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
-Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
-
-__all__ = ["FusedBackend", "FusedPlan"]
+__all__ = ["FusedBackend", "FusedPlan", "captured", "roundings"]
 
 _PROGRAM = "program.pt2"
 _REGIONS = "regions.json"
 _RECIPE = 4  # raise it when the same spec would be lowered or rounded otherwise
-# Of the limit on the reference batches; the rest is for traffic that is worse than they are.
-_MARGIN = 0.5
-_RANKED_BY = 3  # references, those that bear rounding worst: the order needs fewer than the verdict
 _TYPICAL = Shape(4, 32)
 
 
@@ -72,14 +65,10 @@ class FusedBackend:
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         torch.set_num_threads(spec.threads)
-        program = functional(source.program())
-        rows = _TYPICAL.rows if source.signature.has_rows else 1
-        length = _TYPICAL.length if source.signature.has_length else 1
-        shape = Shape(rows, max(length, source.signature.min_length))
-        graph = OpGraph.of(program, source.signature, shape)
+        program, graph = captured(source)
         found = apply_fusion_rules(graph, FusionChoice(tuple(spec.fusion.split("+"))))
         regions = [list(region.ops) for region in found.regions]
-        rounded = _rounded(program, regions, source, spec)
+        rounded = roundings(program, regions, source, spec)
         kernels = lower(program, regions, rounded).kernels
         if not kernels:
             raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
@@ -88,8 +77,8 @@ class FusedBackend:
         told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
         about = (
             f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
-            f"{len(kernels)} of them oneDNN kernels{told}; "
-            f"{saved / 2**20:.1f} MiB less written per batch of {shape.rows} × {shape.length}"
+            f"{len(kernels)} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less written "
+            f"per batch of {graph.shape.rows} × {graph.shape.length}"
         )
         how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
         save_program(program, out / _PROGRAM)
@@ -126,47 +115,42 @@ class FusedPlan:
     def close(self) -> None:
         self._module = None
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights it holds, packed or not."""
+        held = () if self._module is None else (*self._module.buffers(), *self._module.parameters())
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def captured(source: Source) -> tuple[ExportedProgram, OpGraph]:
+    """The program as regions are made of it, and its graph at a typical shape."""
+    program = functional(source.program())
+    rows = _TYPICAL.rows if source.signature.has_rows else 1
+    length = _TYPICAL.length if source.signature.has_length else 1
+    shape = Shape(rows, max(length, source.signature.min_length))
+    return program, OpGraph.of(program, source.signature, shape)
+
 
 def _kinds(isa: str) -> tuple[str, ...]:
     able = kinds(isa)
     return able if onednn.without_int8() is None else tuple(k for k in able if k != "int8")
 
 
-def _rounded(
+def roundings(
     program: ExportedProgram, regions: Sequence[Sequence[str]], source: Source, spec: PlanSpec
 ) -> Mapping[str, Rounding]:
     """The matrix products to compute in bf16 or int8; none where the plan is float throughout."""
     if spec.precision != "mixed":
         return {}
-    limit = Limit.parse(spec.limit)
-    references = source.references()
-    weights = products(program)
-    emulation = Emulation(bind(program))
-    ranges = emulation.ranges([inputs for inputs, _ in references])
-
-    def rounding(name: str, kind: str) -> Rounding:
-        return Rounding(kind, *ranges[name]) if kind == "int8" else Rounding(kind)
-
-    def emulated(rounded: Mapping[str, Rounding], among: Sequence[Reference]) -> list[float]:
-        return [
-            error("relative_l2", emulation.answers(inputs, rounded), answers)
-            for inputs, answers in among
-        ]
-
-    offered = _kinds(spec.isa)
-    everything = emulated({name: rounding(name, offered[0]) for name in weights}, references)
-    hardest = sorted(range(len(references)), key=lambda i: -everything[i])[:_RANKED_BY]
-    few = [references[i] for i in hardest]
-
-    def together(chosen: Mapping[str, str]) -> float:
-        plan = FusedPlan(program, regions, {n: rounding(n, k) for n, k in chosen.items()})
-        pairs = [(plan.run(inputs), answers) for inputs, answers in references]
-        return judge(limit.metric, pairs).worst
-
-    steps = ((name, kind) for name in weights for kind in offered)
-    errors = {step: max(emulated({step[0]: rounding(*step)}, few)) for step in steps}
-    sane = {step: found for step, found in errors.items() if math.isfinite(found)}
-    chosen = longest_prefix(rank(weights, sane, BITS), together, _MARGIN * limit.most)
+    offered, limit = _kinds(spec.isa), Limit.parse(spec.limit)
+    mixing = Mixing(program, source.references(), offered)
+    name = f"ranking-r{_RECIPE}-{'-'.join(offered)}-{limit.metric}-{limit.most:g}"
+    ranking = source.remembered(name, lambda: mixing.ranking(limit))
+    chosen = mixing.choose(
+        [(product, kind) for product, kind in ranking],
+        lambda rounded: FusedPlan(program, regions, rounded).run,
+        limit,
+    )
     if not chosen:
         raise BuildFailed(f"no product can be rounded within {spec.limit}")
-    return {name: rounding(name, kind) for name, kind in chosen.items()}
+    return chosen

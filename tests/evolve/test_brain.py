@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import evolve
-from supernet.errors import CacheFull
+from supernet.errors import BuildFailed, CacheFull
+from supernet.fusion import onednn
 
 
 def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_path: Path) -> None:
@@ -72,3 +73,40 @@ def test_a_backend_that_cannot_be_used_is_left_out_and_said(
         assert runtime.plans() == ()
         (said,) = (d for d in runtime.decisions() if d.kind == "plan")
     assert (said.subject, said.after["state"], said.reason) == ("aoti", "left out", "no g++")
+
+
+@pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
+@pytest.mark.parametrize("search", [True, False])
+def test_a_search_follows_the_builds_and_is_said(
+    mlp: torch.nn.Module, tmp_path: Path, search: bool
+) -> None:
+    config = evolve.Config().replace(
+        plans={
+            "cache_dir": tmp_path / "cache",
+            "backends": ("fused",),
+            "search": search,
+            "precisions": ("fp32",),
+        }
+    )
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        said = [d for d in runtime.decisions() if d.subject == "fused"]
+        assert [d.after["state"] for d in said] == (["searched"] if search else [])
+        assert any(plan.spec.backend == "fused" for plan in runtime.plans())
+
+
+def test_a_search_that_fails_stops_nothing(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise BuildFailed("it crashed with SIGSEGV")
+
+    monkeypatch.setattr("evolve.brain.find_fusions", fails)
+    config = evolve.Config().replace(
+        plans={"cache_dir": tmp_path / "cache", "backends": ("fused",), "precisions": ("fp32",)}
+    )
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        (said,) = (d for d in runtime.decisions() if d.subject == "fused")
+        assert (said.after["state"], said.reason) == ("not searched", "it crashed with SIGSEGV")
+        assert torch.allclose(runtime(torch.ones(1, 8)), mlp(torch.ones(1, 8)), atol=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class MemorySource:
     def onnx(self) -> Path:
         path = self._folder / ONNX_FILE
         return path if path.exists() else export_onnx(self.program(), self.signature, self._folder)
+
+    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
+        return make()
 
     def scratch(self) -> Path:
         return self._folder

@@ -35,6 +35,7 @@ from supernet.fusion.graph import OpGraph
 from supernet.fusion.layout import layered
 from supernet.fusion.lowering import functional, lower
 from supernet.fusion.regions import Regions
+from supernet.fusion.rounding import Rounding
 from supernet.fusion.rules import FusionChoice, apply_fusion_rules
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.models import Wrapped, noise, seeded
@@ -125,7 +126,8 @@ def test_amounts_have_a_fitting_unit(size: int, told: str) -> None:
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU has no bfloat16 products"
 )
 def test_accounts_tell_kernels_from_what_torch_runs(learned: Capture, found: Regions) -> None:
-    rounded = [n for n in found.graph.graph if found.graph.op(n).layer == "layers.0.up"]
+    up = [n for n in found.graph.graph if found.graph.op(n).layer == "layers.0.up"]
+    rounded = {name: Rounding("bf16") for name in up}
     lowered = lower(functional(learned.program), [r.ops for r in found.regions], rounded)
     told = accounts(found, lowered, rounded)
     assert [account.number for account in told] == list(range(1, len(found.regions) + 1))
@@ -144,8 +146,8 @@ def test_accounts_tell_kernels_from_what_torch_runs(learned: Capture, found: Reg
 
 def test_runs_on_counts() -> None:
     kernels = (("a", "b"), ("c",), ("d",))
-    one = Account(1, None, "", "", kernels, kernels[2:], ("e",), 0, 0)  # type: ignore[arg-type]
-    assert one.runs_on == "oneDNN × 2, oneDNN bf16, torch"
+    one = Account(1, None, "", "", kernels, ((("d",), "int8"),), ("e",), 0, 0)  # type: ignore[arg-type]
+    assert one.runs_on == "oneDNN × 2, oneDNN int8, torch"
     assert replace(one, kernels=(), rounded=(), by_torch=()).runs_on == "–"
 
 

@@ -1,0 +1,85 @@
+"""Mixed precision for one program: the ranking made once, a choice per set of regions and limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch.export import ExportedProgram
+
+from supernet.fidelity import Limit, error, judge
+from supernet.fusion.emulation import Emulation
+from supernet.fusion.lowering import bind, products
+from supernet.fusion.rounding import BITS, Rounding
+from supernet.fusion.sensitivity import Step, longest_prefix, rank
+
+__all__ = ["MARGIN", "Mixing", "Reference"]
+
+Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
+"""A batch and the original's answers: flat inputs and outputs."""
+
+# Of the limit on the reference batches; the rest is for traffic that is worse than they are.
+MARGIN = 0.5
+_RANKED_BY = 3  # references, those that bear rounding worst: the order needs fewer than the verdict
+
+
+class Mixing:
+    """Which products of a program go down to which precision.
+
+    ``kinds`` are the precisions on offer, the finest first.
+    """
+
+    def __init__(
+        self, program: ExportedProgram, references: Sequence[Reference], kinds: Sequence[str]
+    ) -> None:
+        self._references, self._kinds = references, kinds
+        self._weights = products(program)
+        self._emulation = Emulation(bind(program))
+        self._ranges = self._emulation.ranges([inputs for inputs, _ in references])
+
+    def ranking(self, limit: Limit) -> list[Step]:
+        """Steps down, the one to take first at the front; one emulated run per product and kind.
+
+        Where not even the finest kind throughout is within the limit, the others are not tried.
+        """
+        everything = {name: self._rounding(name, self._kinds[0]) for name in self._weights}
+        answers = [self._emulation.answers(inputs, everything) for inputs, _ in self._references]
+        pairs = [(got, ref[1]) for got, ref in zip(answers, self._references, strict=True)]
+        is_within = judge(limit.metric, pairs).worst <= limit.most
+        kinds = self._kinds if is_within else self._kinds[:1]
+        worst = [error("relative_l2", got, wanted) for got, wanted in pairs]
+        hardest = sorted(range(len(worst)), key=lambda i: -worst[i])[:_RANKED_BY]
+        few = [self._references[i] for i in hardest]
+        errors = {
+            (name, kind): max(self._errors({name: self._rounding(name, kind)}, few))
+            for name in self._weights
+            for kind in kinds
+        }
+        sane = {step: found for step, found in errors.items() if math.isfinite(found)}
+        return rank(self._weights, sane, BITS)
+
+    def choose(
+        self,
+        ranking: Sequence[Step],
+        run: Callable[[Mapping[str, Rounding]], Callable[[Sequence[Any]], Sequence[Any]]],
+        limit: Limit,
+    ) -> dict[str, Rounding]:
+        """The most of ``ranking`` within ``MARGIN`` of the limit; ``run`` makes a plan of it."""
+
+        def together(chosen: Mapping[str, str]) -> float:
+            answer = run({name: self._rounding(name, kind) for name, kind in chosen.items()})
+            pairs = [(answer(inputs), answers) for inputs, answers in self._references]
+            return judge(limit.metric, pairs).worst
+
+        chosen = longest_prefix(ranking, together, MARGIN * limit.most)
+        return {name: self._rounding(name, kind) for name, kind in chosen.items()}
+
+    def _rounding(self, name: str, kind: str) -> Rounding:
+        return Rounding(kind, *self._ranges[name]) if kind == "int8" else Rounding(kind)
+
+    def _errors(self, rounded: Mapping[str, Rounding], among: Sequence[Reference]) -> list[float]:
+        return [
+            error("relative_l2", self._emulation.answers(inputs, rounded), answers)
+            for inputs, answers in among
+        ]
