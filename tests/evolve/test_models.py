@@ -136,3 +136,18 @@ def test_killed_workers_and_builds_cost_no_request(tmp_path: Path) -> None:
         counts = runtime.status()["counts"]
         assert counts["met"] + counts["late"] == len(calls)
         assert any(d.kind == "worker" for d in runtime.decisions(1000))
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_is_served_there(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("this torch has no CUDA or sees no GPU")
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval().cuda()
+    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    with evolve.wrap(model, (torch.randn(1, 64, device="cuda"),), config=config) as runtime:
+        for wait in (False, True):
+            assert not wait or runtime.wait_for_plans(240)
+            x = torch.randn(3, 64, device="cuda")
+            answer = runtime(x)
+            assert answer.is_cuda
+            assert torch.allclose(answer, model(x), atol=1e-3)

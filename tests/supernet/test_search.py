@@ -142,3 +142,16 @@ def test_nothing_to_fuse_is_said(tmp_path: Path) -> None:
     base = replace(make_spec(learned, "fused"), fusion="+".join(FUSION))
     with pytest.raises(BuildFailed, match="nothing to fuse"):
         find_fusions(cache, cache.stored(learned), base, BuildLimits())
+
+
+@pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
+def test_a_miscompiled_fusion_is_caught_and_quarantined(block: Capture, tmp_path: Path) -> None:
+    cache = ArtifactCache(tmp_path)
+    table = {"fused": "tests.supernet.miscompiling:Miscompiling"}
+    spec = make_spec(block, "fused")
+    plan = build_plan(cache, cache.stored(block), spec, BuildLimits(measure_s=0.2), table=table)
+    assert plan.state is PlanState.QUARANTINED
+    assert "is over the limit 0.005" in plan.reason
+    # With the fault mended the verdict stands for these weights and this recipe.
+    again = build_plan(cache, cache.stored(block), spec, BuildLimits(measure_s=0.2))
+    assert again.state is PlanState.QUARANTINED
