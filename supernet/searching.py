@@ -13,9 +13,10 @@ import numpy as np
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.backends.base import Source
-from supernet.backends.fused import FusedPlan, captured, roundings
+from supernet.backends.fused import FusedPlan
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit, judge
+from supernet.fusion.building import captured, plan_of, roundings
 from supernet.fusion.search import NOISE, Found, candidates, halve, pareto
 from supernet.plans import PlanSpec
 from supernet.timing import resize_batch
@@ -75,7 +76,7 @@ def search(
         raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
     say("searching fusions", 0.1)
     by_name = {"+".join(way.rules): way for way in ways}
-    plans = {name: FusedPlan(program, way.regions, {}) for name, way in by_name.items()}
+    plans = {name: plan_of(program, way.regions, {}) for name, way in by_name.items()}
     timer = time.process_time if base.threads == 1 else time.perf_counter
     calls = {name: _calls(plan, batches) for name, plan in plans.items()}
     medians = halve(calls, budget_s=budget_s / 2, timer=timer)
@@ -90,9 +91,10 @@ def search(
         name = f"{'+'.join(best.rules)} {within}"
         spec = replace(base, fusion="+".join(best.rules), precision="mixed", limit=within)
         try:
-            plan = FusedPlan(program, best.regions, roundings(program, best.regions, source, spec))
+            rounded = roundings(program, best.regions, source, spec)
         except BuildFailed:  # so little of the limit bears no rounding at all
             continue
+        plan = plan_of(program, best.regions, rounded)
         specs[name] = spec
         costs = halve({name: _calls(plan, batches)}, budget_s=budget_s / 4, timer=timer)
         found.append(_evidence(name, plan, costs[name], references, limit.metric))

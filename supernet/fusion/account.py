@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import networkx as nx
+from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
-from supernet.backends.eager import load_program
+from supernet.fusion.building import REGIONS
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.layers import isomorphic
-from supernet.fusion.lowering import Lowered, lower
+from supernet.fusion.lowering import Lowered, functional, lower
 from supernet.fusion.matching import base, is_size
 from supernet.fusion.regions import Region, Regions
 from supernet.fusion.rounding import Rounding
@@ -24,8 +25,6 @@ from supernet.signature import Signature
 
 __all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "read", "tally"]
 
-# As the fused backend names them.
-PROGRAM, REGIONS = "program.pt2", "regions.json"
 WHOLE = 40  # a graph of fewer ops is drawn whole
 
 
@@ -63,15 +62,16 @@ class Account:
 
 
 def read(
-    folder: Path, signature: Signature, fusion: str, shape: Shape
+    folder: Path, captured: ExportedProgram, signature: Signature, fusion: str, shape: Shape
 ) -> tuple[Regions, tuple[Account, ...]]:
     """The regions of a fused plan's stored files at ``shape``, and the account of each.
 
-    ``fusion``: the plan's rules. The files do not say which rule made which region, so they are
-    applied once more; a region that they do not make today is under ``"unknown"``.
+    ``captured``: the program it was built from. ``fusion``: the plan's rules. The files do not say
+    which rule made which region, so they are applied once more; a region that they do not make
+    today is under ``"unknown"``.
     """
     how = json.loads((folder / REGIONS).read_text(encoding="utf-8"))
-    program = load_program(folder / PROGRAM)
+    program = functional(captured)
     graph = OpGraph.of(program, signature, shape)
     today = apply_fusion_rules(graph, FusionChoice(tuple(fusion.split("+"))))
     rules = {frozenset(region.ops): region.rule for region in today.regions}

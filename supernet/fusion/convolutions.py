@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from supernet.fusion import onednn
 from supernet.fusion.kernels import Rewrite, only_user, weight_of, with_activation
-from supernet.fusion.onednn import Activation
+from supernet.fusion.onednn import Activation, Pack
 
 __all__ = ["is_convolution", "lower_convolution", "sum_in_place"]
 
@@ -64,7 +64,7 @@ def lower_convolution(work: Rewrite, node: Node, inside: set[Node]) -> None:
     name = f"packed_{node.name}"
     # Before the last of them: what it is summed with may be computed after the convolution.
     with work.graph.inserting_before(last):
-        packed = work.keep(name, onednn.pack_convolution(weight, *where, _sizes(source)))
+        packed = work.pack(name, Pack("convolution", weight, (*where, _sizes(source))))
         held = work.keep(f"{name}_bias", bias)
         x = work.graph.call_function(
             torch.ops.aten.contiguous.default,

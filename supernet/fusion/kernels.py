@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
-from supernet.fusion.onednn import Activation
+from supernet.fusion.onednn import Activation, Pack
 from supernet.fusion.rounding import Rounding, quantize, scales
 
 __all__ = [
@@ -36,6 +37,7 @@ class Rewrite:
     rounded: Mapping[str, Rounding] = field(default_factory=dict)
     nodes: dict[str, Node] = field(init=False)
     kernels: list[tuple[str, ...]] = field(default_factory=list)
+    packs: dict[str, Pack] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = {node.name: node for node in self.module.graph.nodes}
@@ -50,6 +52,12 @@ class Rewrite:
             return None
         held = getattr(self.module, str(node.target))
         return held if isinstance(held, Tensor) else None
+
+    def pack(self, name: str, pack: Pack) -> Node:
+        """A node that gives the packed weight from now on."""
+        self.packs[name] = pack
+        self.module.register_buffer(name, pack.packed())
+        return self.graph.get_attr(name)
 
     def keep(self, name: str, tensor: Tensor | None) -> Node | None:
         """A node that gives ``tensor`` from now on; call it where a node may be inserted."""
@@ -92,26 +100,27 @@ def merge_products(work: Rewrite, linears: Sequence[Node]) -> None:
     after = parts
     for index, node in enumerate(linears):
         with work.graph.inserting_after(after):
-            after = work.graph.call_function(_item, (parts, index))
+            after = work.graph.call_function(operator.getitem, (parts, index))
         node.replace_all_uses_with(after)
     work.kernels.append(tuple(node.name for node in linears))
 
 
 def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> Node:
     at, rounding = linears[0], work.rounded.get(linears[0].name)
-    weight = torch.cat([weight_of(work, node) for node in linears])
+    weights = [weight_of(work, node) for node in linears]
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     bias = _biases(work, linears)
     name = f"packed_{at.name}"
     with work.graph.inserting_before(at):
         if rounding is None:
-            packed = work.keep(name, onednn.pack_linear(weight))
+            packed = work.pack(name, Pack("linear", weight))
             held = work.keep(f"{name}_bias", bias)
             return work.graph.call_function(
                 onednn.linear(), (at.args[0], packed, held, *activation.arguments())
             )
         if rounding.kind == "int8":
             return _int8(work, name, at.args[0], weight, bias, activation, rounding)
-        packed = work.keep(name, onednn.pack_linear(weight.bfloat16()))
+        packed = work.pack(name, Pack("linear", weight.bfloat16()))
         held = work.keep(f"{name}_bias", None if bias is None else bias.bfloat16())
         x = work.graph.call_function(torch.ops.aten.to.dtype, (at.args[0], torch.bfloat16))
         product = work.graph.call_function(
@@ -126,7 +135,7 @@ def _int8(
 ) -> Node:  # fmt: skip
     step = scales(weight)
     whole = (weight / step[:, None]).round().to(torch.int8)
-    packed = work.keep(name, onednn.pack_int8(whole))
+    packed = work.pack(name, Pack("int8", whole))
     steps = work.keep(f"{name}_scale", step)
     zeros = work.keep(f"{name}_zero", torch.zeros(len(step), dtype=torch.int64))
     held = work.keep(f"{name}_bias", bias)
@@ -170,7 +179,3 @@ def with_activation(node: Node, inside: set[Node]) -> tuple[Node, Activation]:
 def only_user(node: Node, inside: set[Node]) -> Node | None:
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0] in inside else None
-
-
-def _item(parts: Sequence[Tensor], index: int) -> Tensor:
-    return parts[index]

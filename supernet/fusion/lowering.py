@@ -31,6 +31,7 @@ from supernet.fusion.kernels import (
     merge_products,
     weight_of,
 )
+from supernet.fusion.onednn import Pack
 from supernet.fusion.rounding import Rounding
 
 __all__ = ["Lowered", "bind", "functional", "lower", "products"]
@@ -43,10 +44,12 @@ class Lowered:
     """The program as one module of flat tensors, and what was done to which op.
 
     ``kernels``: of each fused kernel, the ops of the captured program that it stands for.
+    ``packs``: what the packed tensors were made of, by name.
     """
 
     module: GraphModule
     kernels: tuple[tuple[str, ...], ...]
+    packs: Mapping[str, Pack]
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
@@ -83,7 +86,7 @@ def lower(
     work.module.delete_all_unused_submodules()
     _drop_unused_tensors(work.module)
     work.module.recompile()
-    return Lowered(work.module, tuple(work.kernels))
+    return Lowered(work.module, tuple(work.kernels), work.packs)
 
 
 def bind(program: ExportedProgram) -> Rewrite:

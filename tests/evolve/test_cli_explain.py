@@ -20,6 +20,7 @@ from evolve.cli.explained import show
 from profiler.fingerprint import DeviceFingerprint, Rate, fingerprint
 from profiler.shapes import Shape
 from profiler.units import FingerprintDatabase
+from supernet.backends.eager import load_program
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import capture
@@ -28,7 +29,7 @@ from supernet.fusion.account import read
 from supernet.fusion.regions import Regions
 from supernet.fusion.rounding import Rounding
 from supernet.plans import Plan, PlanSpec, PlanState
-from supernet.stored import StoredCapture
+from supernet.stored import PROGRAM, StoredCapture
 from tests.supernet.contract import make_spec
 
 if (why := onednn.unavailable()) is not None:
@@ -224,7 +225,6 @@ def test_bf16_is_marked(
     mixed = replace(fused, precision="mixed", limit="relative_l2<=0.005")
     with cache.adding("plans", mixed.artifact_key) as out_folder:
         source = cache.root / "plans" / fused.artifact_key
-        shutil.copy2(source / "program.pt2", out_folder)
         how = json.loads((source / "regions.json").read_text())
         name = next(ops[0] for ops in how["regions"] if len(ops) == 2)
         how["rounded"] = {name: Rounding("bf16").to_json()}
@@ -322,7 +322,8 @@ def test_what_a_model_calls_its_modules_cannot_harm_a_terminal(
 ) -> None:
     learned = StoredCapture.read(cache.root / "captures" / fused.graph_hash)
     folder = cache.root / "plans" / fused.artifact_key
-    regions, accounts = read(folder, learned.signature, fused.fusion, Shape(4, 6))
+    program = load_program(learned.folder / PROGRAM)
+    regions, accounts = read(folder, program, learned.signature, fused.fusion, Shape(4, 6))
     odd = tuple(replace(account, layer="[red]\x1b[31m") for account in accounts)
     plan = Plan(fused, PlanState.ADMITTED, error=1e-6)
     assert isinstance(regions, Regions)

@@ -155,7 +155,7 @@ def test_runs_on_counts() -> None:
 def test_stored_regions_are_read_with_their_rules(learned: Capture, tmp_path: Path) -> None:
     spec = make_spec(learned, "fused")
     backend("fused").build(MemorySource(learned, tmp_path), spec, tmp_path)
-    regions, told = read(tmp_path, learned.signature, spec.fusion, Shape(2, 6))
+    regions, told = read(tmp_path, learned.program, learned.signature, spec.fusion, Shape(2, 6))
     assert len(told) == len(regions.regions)
     assert {r.rule for r in regions.regions} == {"none", "qkv", "attention", "activation", "norm"}
     how = json.loads((tmp_path / "regions.json").read_text())
@@ -164,7 +164,7 @@ def test_stored_regions_are_read_with_their_rules(learned: Capture, tmp_path: Pa
     qkv = next(i for i, ops in enumerate(how["regions"]) if len(ops) == 3)
     how["regions"][qkv : qkv + 1] = [how["regions"][qkv][:2], how["regions"][qkv][2:]]
     (tmp_path / "regions.json").write_text(json.dumps(how))
-    regions, _ = read(tmp_path, learned.signature, spec.fusion, Shape(2, 6))
+    regions, _ = read(tmp_path, learned.program, learned.signature, spec.fusion, Shape(2, 6))
     assert [len(r.ops) for r in regions.regions if r.rule == "unknown"] == [2]
 
 

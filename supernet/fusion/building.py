@@ -1,0 +1,88 @@
+"""How a fused plan is made: the captured program, its regions, its precisions, its files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch.export import ExportedProgram
+
+from profiler.shapes import Shape
+from supernet.backends.base import ABOUT, Source
+from supernet.backends.fused import RECIPE, FusedPlan, offered
+from supernet.errors import BuildFailed
+from supernet.fidelity import Limit
+from supernet.fusion.graph import OpGraph
+from supernet.fusion.lowering import functional, lower
+from supernet.fusion.mixing import Mixing
+from supernet.fusion.regions import Region
+from supernet.fusion.rounding import Rounding
+from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.stored_graph import write_graph
+from supernet.plans import PlanSpec
+
+__all__ = ["REGIONS", "build", "captured", "plan_of", "roundings"]
+
+REGIONS = "regions.json"
+_TYPICAL = Shape(4, 32)
+
+
+def build(source: Source, spec: PlanSpec, out: Path) -> None:
+    """Write the lowered program, its regions and a line about them into ``out``."""
+    program, graph = captured(source)
+    found = apply_fusion_rules(graph, FusionChoice(tuple(spec.fusion.split("+"))))
+    regions = [list(region.ops) for region in found.regions]
+    rounded = roundings(program, regions, source, spec)
+    lowered = lower(program, regions, rounded)
+    if not lowered.kernels:
+        raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
+    saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
+    counts = Counter(rounding.kind for rounding in rounded.values())
+    told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
+    about = (
+        f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
+        f"{len(lowered.kernels)} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less "
+        f"written per batch of {graph.shape.rows} × {graph.shape.length}"
+    )
+    how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
+    write_graph(lowered.module, lowered.packs, out)
+    (out / REGIONS).write_text(json.dumps(how))
+    (out / ABOUT).write_text(about, encoding="utf-8")
+
+
+def captured(source: Source) -> tuple[ExportedProgram, OpGraph]:
+    """The program as regions are made of it, and its graph at a typical shape."""
+    program = functional(source.program())
+    rows = _TYPICAL.rows if source.signature.has_rows else 1
+    length = _TYPICAL.length if source.signature.has_length else 1
+    shape = Shape(rows, max(length, source.signature.min_length))
+    return program, OpGraph.of(program, source.signature, shape)
+
+
+def plan_of(
+    program: ExportedProgram, regions: Sequence[Sequence[str]], rounded: Mapping[str, Rounding]
+) -> FusedPlan:
+    """The plan that these regions make, ready to run."""
+    return FusedPlan(lower(program, regions, rounded).module)
+
+
+def roundings(
+    program: ExportedProgram, regions: Sequence[Sequence[str]], source: Source, spec: PlanSpec
+) -> Mapping[str, Rounding]:
+    """The matrix products to compute in bf16 or int8; none where the plan is float throughout."""
+    if spec.precision != "mixed":
+        return {}
+    kinds, limit = offered(spec.isa), Limit.parse(spec.limit)
+    mixing = Mixing(program, source.references(), kinds)
+    name = f"ranking-r{RECIPE}-{'-'.join(kinds)}-{limit.metric}-{limit.most:g}"
+    ranking = source.remembered(name, lambda: mixing.ranking(limit))
+    chosen = mixing.choose(
+        [(product, kind) for product, kind in ranking],
+        lambda rounded: plan_of(program, regions, rounded).run,
+        limit,
+    )
+    if not chosen:
+        raise BuildFailed(f"no product can be rounded within {spec.limit}")
+    return chosen
