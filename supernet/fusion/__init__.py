@@ -7,8 +7,9 @@ Rooms, in the order they build on each other:
 - `memory`: how a batch uses the caches and the memory of one machine.
 - `partition`: which sets of operators may legally become one. `regions`: what that saves.
 - `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
-- `onednn`: the door to its kernels. `kernels`, `lowering`: regions onto them. `sensitivity`: what
-  may be rounded.
+- `onednn`: the door to its kernels. `kernels`, `convolutions`, `lowering`: regions onto them.
+- `rounding`, `emulation`, `sensitivity`, `mixing`: what may be rounded, and to what.
+- `building`, `stored_graph`: a plan's files. `search`: which plans are worth building.
 - `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: its picture.
 
 Names are imported at first use, because most of the rooms need torch.
