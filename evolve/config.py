@@ -85,9 +85,10 @@ class PlansConfig:
     )
     build: bool = option(True, "Whether to build plans at all; without, the original serves.")
     search: bool = option(
-        True,
+        False,
         "Whether to search, once the usual plans are built, for fusions and precisions of this "
-        "very model that beat them somewhere.",
+        "very model that beat them somewhere. Takes about a minute, once per machine, in which "
+        "requests under load are answered noticeably later.",
     )
     budget_s: float = option(
         300.0, "Seconds that building and measuring one plan may take.", low=1, high=86_400

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from statistics import geometric_mean
 from typing import Any
@@ -21,36 +21,13 @@ from supernet.fusion.search import NOISE, Found, candidates, halve, pareto
 from supernet.plans import PlanSpec
 from supernet.timing import resize_batch
 
-__all__ = ["Search", "search"]
+__all__ = ["search"]
 
 # The rules that make a difference to what is run; the others only say what could be.
 _OPTIONAL = ("qkv", "activation", "residual", "conv")
 _SHAPES = 6
 # Of the error limit: a plan that uses less of it serves where the best tier is too slow.
 _SHARES = (1.0, 0.25)
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What came of it: the specs worth building, best first, and each one's evidence."""
-
-    specs: tuple[PlanSpec, ...]
-    found: tuple[Found, ...]
-    tried: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "specs": [spec.to_json() for spec in self.specs],
-            "tried": self.tried,
-            "found": [
-                {
-                    "costs_ms": [[s.rows, s.length, ms] for s, ms in one.costs_ms.items()],
-                    "memory_bytes": one.memory_bytes,
-                    "error": one.error,
-                }
-                for one in self.found
-            ],
-        }
 
 
 def search(
@@ -62,8 +39,9 @@ def search(
     mixed: bool,
     budget_s: float,
     say: Callable[[str, float], None],
-) -> Search:
-    """Fused plans like ``base`` that nothing beats in time, memory and error, over six shapes.
+) -> tuple[PlanSpec, ...]:
+    """Fused plans like ``base`` that nothing beats in time, memory and error, over six shapes, best
+    first.
 
     ``base.fusion`` lists every rule. ``mixed``: whether coarser precisions are tried as well.
     Raises `BuildFailed` where there is nothing to fuse.
@@ -98,8 +76,7 @@ def search(
         specs[name] = spec
         costs = halve({name: _calls(plan, batches)}, budget_s=budget_s / 4, timer=timer)
         found.append(_evidence(name, plan, costs[name], references, limit.metric))
-    kept = pareto(found)
-    return Search(tuple(specs[one.name] for one in kept), tuple(kept), len(ways) + len(_SHARES))
+    return tuple(specs[one.name] for one in pareto(found))
 
 
 def _batches(source: Source, grid: ShapeGrid) -> dict[Shape, list[Any]]:

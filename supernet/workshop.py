@@ -140,7 +140,7 @@ def _search(job: Job, say: Say) -> None:
     torch.set_num_threads(spec.threads)
     capture = StoredCapture.read(Path(job.capture))
     cache = ArtifactCache(job.cache)
-    outcome = search(
+    found = search(
         _Source(cache, capture, Path(job.scratch), say),
         spec,
         capture.grid,
@@ -149,7 +149,7 @@ def _search(job: Job, say: Say) -> None:
         budget_s=job.measure_s,
         say=lambda stage, share: say({"stage": stage, "share": share}),
     )
-    say(outcome.to_json())
+    say({"specs": [spec.to_json() for spec in found]})
 
 
 def _costs(

@@ -60,8 +60,7 @@ def main(
     with _bar(console, "plain PyTorch loop", stream.seconds) as on_second:
         results["plain"], outcomes["plain"] = run_plain(model, stream, on_second)
 
-    # A search would take a minute more for each number of threads, to find what is here already.
-    config = evolve.Config().replace(workers={"kind": "process"}, plans={"search": False})
+    config = evolve.Config().replace(workers={"kind": "process"})
     journal = out / "journal.jsonl"
     journal.unlink(missing_ok=True)
     with evolve.wrap(

@@ -23,7 +23,7 @@ from profiler.shapes import Shape
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import lower
 from supernet.fusion.regions import Region
-from supernet.fusion.rules import RULES, FusionChoice, apply_fusion_rules
+from supernet.fusion.rules import FusionChoice, apply_fusion_rules
 
 __all__ = ["Candidate", "Found", "candidates", "halve", "pareto", "subsets"]
 
@@ -56,7 +56,7 @@ class Found:
     error: float
 
 
-def subsets(rules: Sequence[str] = tuple(RULES)) -> Iterator[tuple[str, ...]]:
+def subsets(rules: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Every choice among these rules, in their order, all of them first."""
     for size in range(len(rules), -1, -1):
         yield from itertools.combinations(rules, size)
@@ -72,9 +72,13 @@ def candidates(
     """
     total = sum(op.writes + sum(use.bytes for use in op.reads) for op in graph.ops())
     known: dict[frozenset[tuple[str, ...]], Candidate] = {}
+    seen: set[str] = set()
     for chosen in subsets(optional):
         rules = tuple(rule for rule in always if rule in chosen or rule not in optional)
         found = apply_fusion_rules(graph, FusionChoice(rules))
+        if found.key() in seen:  # lowering packs every weight: not twice for the same regions
+            continue
+        seen.add(found.key())
         regions = tuple(region.ops for region in found.regions)
         kernels = lower(program, regions).kernels
         if kernels and frozenset(kernels) not in known:

@@ -103,7 +103,12 @@ def test_a_search_that_fails_stops_nothing(
 
     monkeypatch.setattr("evolve.brain.find_fusions", fails)
     config = evolve.Config().replace(
-        plans={"cache_dir": tmp_path / "cache", "backends": ("fused",), "precisions": ("fp32",)}
+        plans={
+            "cache_dir": tmp_path / "cache",
+            "backends": ("fused",),
+            "precisions": ("fp32",),
+            "search": True,
+        }
     )
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
         assert runtime.wait_for_plans(120)
