@@ -4,7 +4,7 @@ numba keeps its cache in the package's `__pycache__`, or, where that folder cann
 the user's own cache folder. Three things it does not do are added here:
 
 - A cached function that calls another one keeps the old code of the callee after the callee's
-  file changed. The cache is therefore stamped with a digest of every compiled source file.
+  file changed. The cache is therefore stamped with a digest of the compiled files around it.
 - A damaged or full disk must not stop serving: the function is then compiled in memory.
 - Where no cache folder exists at all numba refuses to decorate: again compiled in memory.
 
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_COMPILED = ("_tables.py", "_triage.py", "_batch.py", "compiled.py", "params.py")
 
 
 class _Guarded:
@@ -58,11 +58,20 @@ def jit(function: F) -> F:
 
     Division by zero follows IEEE rules (inf, NaN) as in numpy, never an exception: a cost
     table may hold infinities. The GIL is kept: these calls last microseconds, and taking the
-    lock back under contention would cost up to a whole switch interval.
+    lock back under contention would cost up to a whole switch interval. `jit_long` lets go of it.
     """
-    plain = numba.njit(error_model="numpy")(function)
+    return _compile(function, nogil=False)
+
+
+def jit_long(function: F) -> F:
+    """As `jit`, for calls of a millisecond and more: other threads run meanwhile."""
+    return _compile(function, nogil=True)
+
+
+def _compile(function: F, *, nogil: bool) -> F:
+    plain = numba.njit(error_model="numpy", nogil=nogil)(function)
     try:
-        cached: Any = numba.njit(cache=True, error_model="numpy")(function)
+        cached: Any = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
         file = cached._cache._cache_file
         file._source_stamp = (file._source_stamp, _digest(inspect.getfile(function)))
         cached._cache._cache_file = _Guarded(file)
@@ -71,10 +80,30 @@ def jit(function: F) -> F:
     return cast(F, cached)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def borrowed(typing_context: Any, array: Any) -> Any:
+    """In compiled code: the same array, uncounted. Whoever calls must keep the array alive.
+
+    numba counts a reference at every call that is given an array, atomically; in a loop of many
+    small functions that was half of the time.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        view = context.make_array(signature.return_type)(context, builder, args[0])
+        view.meminfo = cgutils.get_null_value(view.meminfo.type)
+        view.parent = cgutils.get_null_value(view.parent.type)
+        return view._getvalue()
+
+    return array(array), code
+
+
 @lru_cache(maxsize=16)
 def _digest(source: str) -> str:
-    digest = hashlib.sha256()
-    here = Path(__file__).parent
-    for path in (*(here / name for name in _COMPILED), Path(source)):
-        digest.update(path.read_bytes())
+    """Of every compiled file here and in the folder of `source`, and of the parameters' layout."""
+    digest = hashlib.sha256((Path(__file__).parent / "params.py").read_bytes())
+    for folder in dict.fromkeys((Path(__file__).parent, Path(source).parent)):
+        for path in sorted(folder.glob("*.py")):
+            text = path.read_bytes()
+            if b"\n@jit" in text or path == Path(source):
+                digest.update(text)
     return digest.hexdigest()

@@ -60,6 +60,11 @@ class RuleParams:
         if self.plan < -1:
             raise ValueError(f"plan must be an index or -1 for any, got {self.plan}")
 
+    @property
+    def kind(self) -> int:
+        """0: of the disciplines, the rule (`policies.disciplines`)."""
+        return 0
+
     def to_array(self) -> Floats:
         """The parameters as `decide` reads them, float64[8] without the name."""
         array = np.empty(PARAMETERS)

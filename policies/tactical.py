@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,83 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice
+from policies.observation import observation_names, observe
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 
 if TYPE_CHECKING:
     from profiler.signals import Signals
 
-__all__ = ["Network", "PolicyFileError", "TacticalPolicy", "observation_names", "observe"]
+__all__ = ["Network", "PolicyFileError", "TacticalPolicy"]
 
-SCHEMA = 1
+SCHEMA = 2
 Array = NDArray[np.float32]
 
-_SCALARS = (
-    "log_arrival_per_s",
-    "log_burstiness",
-    "log_queue",
-    "head_slack_over_slo",
-    "busy_share",
-    "log_served_per_s",
-    "met_ratio",
-    "refused_ratio",
-    "p50_over_slo",
-    "p99_over_slo",
-    "cost_ratio_mean",
-    "cost_ratio_max",
-    "log_mean_length",
-    "padded_ratio",
-    "log_workers",
-    "log_slo_ms",
-    "any_ended",
-    "any_batches",
-)
 _RANGE_TOLERANCE = 0.1
 """An observation may leave the range seen in training by this share of it."""
 
 
 class PolicyFileError(ValueError):
     """A policy's files are missing, damaged, foreign or newer than this version."""
-
-
-def observation_names(presets: int = len(PRESETS)) -> tuple[str, ...]:
-    """One name per entry of `observe`, in order."""
-    counts = [f"log_arrivals_{size}_{k}" for size in ("100ms", "10ms") for k in range(10)]
-    return (*counts, *_SCALARS, *(f"active_{k}" for k in range(presets)))
-
-
-def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array:
-    """What a tactical policy sees, float32 [38 + presets]; the gym's and the live one alike.
-
-    Counts and rates as log(1 + x), times over the SLO within [-10, 10], cost ratios at most 10,
-    `active` (index of the preset in force) as one-hot. Names: `observation_names`.
-    """
-    seen = np.zeros(38 + presets, np.float32)
-    seen[0:10] = np.log1p(signals.arrivals_100ms)
-    seen[10:20] = np.log1p(signals.arrivals_10ms)
-    slo_ms = signals.slo_ms
-    seen[20:38] = (
-        math.log1p(signals.arrival_per_s),
-        math.log1p(signals.burstiness),
-        math.log1p(signals.queue),
-        min(10.0, max(-10.0, signals.head_slack_ms / slo_ms)),
-        signals.busy_share,
-        math.log1p(signals.served_per_s),
-        signals.met_ratio,
-        signals.refused_ratio,
-        min(10.0, signals.p50_ms / slo_ms),
-        min(10.0, signals.p99_ms / slo_ms),
-        min(10.0, signals.cost_ratio_mean),
-        min(10.0, signals.cost_ratio_max),
-        math.log1p(signals.mean_length),
-        signals.padded_ratio,
-        math.log(signals.workers),
-        math.log(slo_ms),
-        float(signals.ended > 0),
-        float(signals.batches > 0),
-    )
-    seen[38 + active] = 1.0
-    return seen
 
 
 @dataclass(frozen=True)
@@ -127,16 +67,21 @@ class Network:
         return all(bool(np.isfinite(a).all()) for a in arrays) and bool((self.var >= 0).all())
 
     def logits(self, seen: Array) -> Array:
-        """One preference per preset."""
+        """One preference per preset: [P] for an observation [D], [E, P] for many [E, D]."""
         x = np.clip((seen - self.mean) / np.sqrt(self.var + 1e-8), -self.clip, self.clip)
         for weight, bias in self.layers[:-1]:
-            x = np.tanh(weight @ x + bias)
+            x = np.tanh(x @ weight.T + bias)
         weight, bias = self.layers[-1]
-        return np.asarray(weight @ x + bias, np.float32)
+        return np.asarray(x @ weight.T + bias, np.float32)
+
+    @property
+    def slack(self) -> Array:
+        """How far an observation may leave the range seen in training, [D]."""
+        return np.asarray(_RANGE_TOLERANCE * (self.high - self.low) + 1e-6, np.float32)
 
     def outside(self, seen: Array) -> int | None:
         """Index of the first entry out of the range seen in training, None when within."""
-        slack = _RANGE_TOLERANCE * (self.high - self.low) + 1e-6
+        slack = self.slack
         beyond = np.flatnonzero(~((seen >= self.low - slack) & (seen <= self.high + slack)))
         return int(beyond[0]) if beyond.size else None
 
@@ -179,6 +124,15 @@ class TacticalPolicy:
     def network(self) -> Network:
         """The arrays the policy is made of."""
         return self._network
+
+    def actions(self, seen: Array) -> NDArray[np.int64]:
+        """Presets for many observations [E, D] at once, int64 [E]; 0 wherever in doubt."""
+        network = self._network
+        best = network.logits(seen)
+        slack = network.slack
+        fine = ((seen >= network.low - slack) & (seen <= network.high + slack)).all(axis=1)
+        fine &= np.isfinite(best).all(axis=1) & self._sane
+        return np.where(fine, best.argmax(axis=1), 0)
 
     def choose(self, signals: Signals, current: Choice) -> Choice:
         if not self._sane:

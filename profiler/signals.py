@@ -42,6 +42,10 @@ class Signals:
     - `p50_ms`, `p99_ms`: latency of answers.
     - `batches`; `cost_ratio_mean`, `cost_ratio_max`: observed / predicted duration of batches.
     - `mean_length`: of arrivals, unpadded. `padded_ratio`: padding over all computed positions.
+    - `worth_ratio`: as `met_ratio`, each answer counted with the accuracy of the plan it came from
+      (1.0 where that is not known). `correction`: learnt factor on the cost table, mean over the
+      workers. `switch_ms`: what a change of plan costs a worker. `unevenness`: coefficient of
+      variation of the workers' speeds.
     """
 
     at_s: float
@@ -65,6 +69,10 @@ class Signals:
     padded_ratio: float
     ended: int
     batches: int
+    worth_ratio: float = 0.0
+    correction: float = 1.0
+    switch_ms: float = 0.0
+    unevenness: float = 0.0
 
     def compact(self) -> dict[str, float]:
         """The scalar fields, rounded, for a log line."""
@@ -193,6 +201,7 @@ class Window:
             padded_ratio=padded / (tokens + padded) if tokens + padded else 0.0,
             ended=ended,
             batches=len(batches),
+            worth_ratio=met / ended if ended else 0.0,
         )
 
     def _decayed_rate(self, now_s: float) -> float:

@@ -3,6 +3,7 @@
 - `traces`: when requests arrive and how long they are. `reference`: measured costs to try with.
 - `simulate`: run a trace (`sims.simulate.simulate`), sweep static settings. `engine`: the
   compiled part.
+- `devices`: how long a call takes on devices that are not here. `topology`: mixed fleets.
 - `env`: the gym `evolve/Load-v0`, registered with Gymnasium by importing this package.
 
 Names are loaded on first use: importing this package loads neither numba nor torch.
@@ -16,43 +17,116 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from sims.env import LoadDomain, LoadEnv
+    from sims.devices import DEVICES, DeviceModel
+    from sims.domain import LoadDomain
+    from sims.env import LoadEnv
+    from sims.gym import LoadGym
     from sims.reference import reference_service
-    from sims.simulate import Result, Service, Simulation, noise, sweep_static
-    from sims.traces import Trace, bursty, natural_lengths, poisson, recorded, surge
+    from sims.simulate import (
+        Hidden,
+        Result,
+        Service,
+        Simulation,
+        Switching,
+        Units,
+        noise,
+        sweep_static,
+    )
+    from sims.topology import LINKS, Fleet, Link, Topology
+    from sims.traces import (
+        Intensity,
+        NoArrivals,
+        Regime,
+        Trace,
+        bursty,
+        diurnal,
+        flash_crowd,
+        inhomogeneous,
+        microburst,
+        mmpp,
+        natural_lengths,
+        poisson,
+        ramp_surge,
+        recorded,
+        stream,
+        surge,
+        switching,
+    )
 
 __all__ = [
+    "DEVICES",
+    "LINKS",
+    "DeviceModel",
+    "Fleet",
+    "Hidden",
+    "Intensity",
+    "Link",
     "LoadDomain",
     "LoadEnv",
+    "LoadGym",
+    "NoArrivals",
+    "Regime",
     "Result",
     "Service",
     "Simulation",
+    "Switching",
+    "Topology",
     "Trace",
+    "Units",
     "bursty",
+    "diurnal",
+    "flash_crowd",
+    "inhomogeneous",
+    "microburst",
+    "mmpp",
     "natural_lengths",
     "noise",
     "poisson",
+    "ramp_surge",
     "recorded",
     "reference_service",
+    "stream",
     "surge",
     "sweep_static",
+    "switching",
 ]
 
 _HOME = {
-    "LoadDomain": "env",
+    "DEVICES": "devices",
+    "DeviceModel": "devices",
+    "Fleet": "topology",
+    "LINKS": "topology",
+    "Link": "topology",
+    "Topology": "topology",
+    "LoadDomain": "domain",
+    "LoadGym": "gym",
     "LoadEnv": "env",
     "reference_service": "reference",
+    "Hidden": "simulate",
     "Result": "simulate",
+    "Switching": "simulate",
+    "Units": "simulate",
     "Service": "simulate",
     "Simulation": "simulate",
     "noise": "simulate",
     "sweep_static": "simulate",
+    "Intensity": "traces",
+    "NoArrivals": "traces",
+    "Regime": "traces",
     "Trace": "traces",
     "bursty": "traces",
+    "diurnal": "traces",
+    "flash_crowd": "traces",
+    "inhomogeneous": "traces",
+    "microburst": "traces",
+    "mmpp": "traces",
     "natural_lengths": "traces",
     "poisson": "traces",
+    "ramp_surge": "traces",
     "recorded": "traces",
+    "stream": "traces",
     "surge": "traces",
+    "switching": "traces",
 }
 
 if "evolve/Load-v0" not in gymnasium.registry:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler.shapes import ShapeGrid
-from sims.service import Service, noise
+from sims.service import Hidden, Service, noise
 
 __all__ = ["REFERENCE_PLANS", "reference_cost_ms", "reference_service"]
 
@@ -49,6 +49,6 @@ def reference_service(
         np.array(grid.lengths, np.float64),
         slo_ms,
         workers,
-        factor=factor,
         overhead_ms=0.15,
+        hidden=Hidden(factor),
     )

@@ -61,7 +61,7 @@ def simulate(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="Length of the trace.")] = 20,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated: rule, static, threshold, or an exported folder.")
+        str, typer.Option(help="Comma-separated: static, a registered name, or an exported folder.")
     ] = "rule,threshold,static",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Traces to average over.")] = 3,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="One-thread workers.")] = 2,
@@ -105,19 +105,14 @@ def _runner(name: str) -> Callable[[Service, Trace], Result]:
 
 
 def _policy(name: str) -> Policy:
-    from policies.baselines import RulePolicy, ThresholdPolicy
-    from policies.tactical import TacticalPolicy
+    from policies.plugins import load_policy, policy_names
 
-    if name == "rule":
-        return RulePolicy()
-    if name == "threshold":
-        return ThresholdPolicy()
-    if not Path(name).is_dir():
+    if name not in policy_names() and not Path(name).is_dir():
+        known = ", ".join(sorted(("static", *policy_names())))
         raise typer.BadParameter(
-            f"policy must be rule, static, threshold or an exported folder, got {name!r}",
-            param_hint="--policies",
+            f"policy must be {known} or an exported folder, got {name!r}", param_hint="--policies"
         )
-    return TacticalPolicy.load(Path(name))
+    return load_policy(name)
 
 
 def _trace(kind: str, rate: float | None, seconds: float, seed: int, service: Service) -> Trace:

@@ -1,65 +1,30 @@
-"""Hand-written policies against hand-worked cases, and what every policy must keep to."""
+"""Hand-written policies against hand-worked cases; the contract: `test_contract`."""
 
 from __future__ import annotations
 
 import pytest
 
-from policies.base import Choice, Policy
+from policies.base import Choice
 from policies.baselines import SPEED, RulePolicy, StaticPolicy, ThresholdPolicy
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS, preset_index
-from tests.policies.observed import QUIET, signals
+from tests.policies.observed import signals
 
 START = Choice(DEFAULT, "start")
 
 
-class PolicyContract:
-    """Subclass and give `policy`: what any policy must keep to."""
-
-    def policy(self) -> Policy:
-        raise NotImplementedError
-
-    def test_it_is_a_policy_with_a_plain_name(self) -> None:
-        policy = self.policy()
-        assert isinstance(policy, Policy)
-        assert policy.name.replace("-", "").isalnum()
-
-    @pytest.mark.parametrize(
-        "seen",
-        [
-            QUIET,
-            signals(ended=0, batches=0, queue=0, p50_ms=0.0, p99_ms=0.0, arrival_per_s=0.0),
-            signals(queue=5000, head_slack_ms=-900.0, p99_ms=9e5, arrival_per_s=1e6),
-        ],
-    )
-    def test_the_same_signals_give_the_same_choice(self, seen: object) -> None:
-        policy = self.policy()
-        first = policy.choose(seen, START)  # type: ignore[arg-type]
-        assert first == policy.choose(seen, START)  # type: ignore[arg-type]
-        assert first.reason
-        assert all(value == value for value in first.scores.values())
-
-
-class TestRule(PolicyContract):
-    def policy(self) -> Policy:
-        return RulePolicy()
-
+class TestRule:
     def test_it_is_always_the_default(self) -> None:
         assert RulePolicy().choose(signals(queue=900), START).params is DEFAULT
 
 
-class TestStatic(PolicyContract):
-    def policy(self) -> Policy:
-        return StaticPolicy(RuleParams.static(1, 4, 2.0))
-
+class TestStatic:
     def test_it_never_moves(self) -> None:
-        assert self.policy().choose(signals(queue=900), START).params == RuleParams.static(1, 4, 2)
+        policy = StaticPolicy(RuleParams.static(1, 4, 2.0))
+        assert policy.choose(signals(queue=900), START).params == RuleParams.static(1, 4, 2)
 
 
-class TestThreshold(PolicyContract):
-    def policy(self) -> Policy:
-        return ThresholdPolicy()
-
+class TestThreshold:
     def test_it_presses_above_the_high_marks_and_calms_only_below_both_low_ones(self) -> None:
         policy = ThresholdPolicy()  # queue per worker 8 / 2, p99 45 / 30 ms
         steps = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from policies.base import Choice, Policy
+from policies.base import Choice
 from policies.presets import DEFAULT, PRESETS
 from policies.tactical import (
     Network,
@@ -19,7 +19,6 @@ from policies.tactical import (
     observe,
 )
 from tests.policies.observed import QUIET, signals
-from tests.policies.test_baselines import PolicyContract
 
 START = Choice(DEFAULT, "start")
 WIDTH = len(observation_names())
@@ -38,14 +37,9 @@ def network(preset: int = 0, seed: int = 0) -> Network:
     return Network(usual, np.ones(WIDTH, np.float32), 10.0, low, high, tuple(layers))
 
 
-class TestTactical(PolicyContract):
-    def policy(self) -> Policy:
-        return TacticalPolicy(network())
-
-
 def test_names_and_values_line_up() -> None:
     names = observation_names()
-    assert len(names) == len(set(names)) == 38 + len(PRESETS)
+    assert len(names) == len(set(names)) == 42 + len(PRESETS)
     seen = dict(zip(names, observe(signals(queue=7, p99_ms=5000.0), 3).tolist(), strict=True))
     assert seen["log_queue"] == pytest.approx(np.log(8))
     assert seen["log_arrivals_100ms_0"] == pytest.approx(np.log(5))
@@ -113,7 +107,7 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "text"),
     [
         ({"kind": "other"}, "must be of kind 'evolve-tactical-policy'"),
-        ({"schema": 2}, "schema must be 1, got 2; train and export the policy again"),
+        ({"schema": 3}, "schema must be 2, got 3; train and export the policy again"),
         ({"observations": ["x"]}, "observations must be those of this version"),
         ({"presets": []}, "presets must be a list of settings"),
         ({"presets": [{"name": "x"}]}, "params must have exactly the entries"),
@@ -147,7 +141,7 @@ def test_missing_and_torn_files_are_named(tmp_path: Path) -> None:
 
 def test_a_network_of_the_wrong_width_is_refused() -> None:
     net = network()
-    with pytest.raises(PolicyFileError, match="the normalisation must have 53 entries"):
+    with pytest.raises(PolicyFileError, match="the normalisation must have 57 entries"):
         TacticalPolicy(replace(net, mean=net.mean[:5]))
-    with pytest.raises(PolicyFileError, match="a layer must map 53 values, got weight"):
+    with pytest.raises(PolicyFileError, match="a layer must map 57 values, got weight"):
         TacticalPolicy(replace(net, layers=net.layers[::-1]))

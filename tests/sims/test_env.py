@@ -8,13 +8,16 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import sims
+from policies.observation import observation_names, observe
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from policies.tactical import observation_names, observe
-from sims.env import LoadDomain, LoadEnv, capacity_per_s
+from sims.domain import LoadDomain, capacity_per_s
+from sims.env import LoadEnv
+from sims.gym import LoadGym
 from sims.reference import reference_service
 from sims.simulation import Simulation
-from sims.traces import poisson
+from sims.state import WAITING
+from sims.traces import Trace, poisson
 
 SMALL = LoadDomain(seconds=1.5, workers=(1, 2))
 
@@ -63,16 +66,17 @@ def test_the_reward_is_the_advantage_over_the_default_from_the_same_state() -> N
         env.step(np.int64(0))
     reward = env.step(np.int64(1))[1]
 
-    met = []
+    worth = []
     for action in (1, 0):
         twin = Simulation(service, trace)
         twin.advance(500.0, presets[0])
-        start = twin.moment()
+        waiting = int((twin.outcome[: twin.offered] == WAITING).sum())
+        before, arrived = twin.worth, twin.offered
         twin.advance(600.0, presets[action])
         twin.advance(700.0, presets[0])
-        met.append(twin.worth_since(start))
-        concerned = start.queue.size + twin.offered - twin.offered_at(start)
-    assert reward == pytest.approx(20 * (met[0] - met[1]) / concerned)
+        worth.append(twin.worth - before)
+        concerned = waiting + twin.offered - arrived
+    assert reward == pytest.approx(20 * (worth[0] - worth[1]) / concerned)
     assert reward < 0
 
 
@@ -86,7 +90,51 @@ def test_the_reward_leaves_no_trace_in_the_episode() -> None:
     for k, action in enumerate(actions):
         seen = env.step(np.int64(action))[0]
         twin.advance(100.0 * (k + 1), PRESETS[action])
-        np.testing.assert_array_equal(seen, observe(twin.signals(), action))
+        np.testing.assert_array_equal(
+            seen, observe(twin.signals(), action).clip(env._low, env._high)
+        )
+
+
+def played(threads: int, environments: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    gym = LoadGym(SMALL, environments, seed=3, services=5, traces=3, threads=threads)
+    rng, rewards, done = np.random.default_rng(0), [], []
+    seen = [gym.reset()]
+    for _ in range(40):
+        stepped = gym.step(rng.integers(0, len(PRESETS), environments))
+        assert (stepped.seen >= gym.low).all()
+        assert (stepped.seen <= gym.high).all()
+        seen.append(stepped.seen)
+        rewards.append(stepped.reward)
+        done.append(stepped.done)
+    gym.close()
+    return np.array(seen), np.array(rewards), np.array(done)
+
+
+def test_many_at_once_play_the_same_whatever_the_threads() -> None:
+    one, two = played(1), played(3)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert one[2].sum(axis=0).tolist() == [2] * 24  # 4 s in episodes of 1.5 s
+    assert np.abs(one[1]).max() > 0
+
+
+def test_an_environment_among_many_is_the_one_alone() -> None:
+    """Same service, same piece of the same trace: same observations and rewards."""
+    gym = LoadGym(SMALL, 2, services=1, traces=1, seed=5)
+    seen = gym.reset()[0]
+    env, bank = gym._state.env[0], gym._bank
+    at_ms = (bank.at_ms[env["start"] : env["last"]] - env["origin_ms"]) * env["stretch"]
+    rng = np.random.default_rng(5)
+    service = SMALL.draw_service(rng)
+    trace = Trace(at_ms / 1e3, bank.length[env["start"] : env["last"]].copy(), "piece")
+    alone = LoadEnv(SMALL)
+    first, _ = alone.reset(seed=0, options={"service": service, "trace": trace})
+    np.testing.assert_allclose(seen, first)
+    for action in [3, 0, 6, 14, 9, 1, 11]:
+        stepped = gym.step(np.array([action, 0]))
+        seen, reward, *_ = alone.step(np.int64(action))
+        np.testing.assert_allclose(stepped.seen[0], seen, rtol=1e-5, atol=1e-6)
+        assert stepped.reward[0] == pytest.approx(reward)
 
 
 def test_misuse_is_named() -> None:
@@ -98,6 +146,14 @@ def test_misuse_is_named() -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action must be in 0\.\.14, got 15"):
         env.step(np.int64(15))
+    gym = LoadGym(SMALL, 2, services=1, traces=1)
+    gym.reset()
+    with pytest.raises(ValueError, match=r"actions must have shape \(2,\), got \(3,\)"):
+        gym.step(np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match=r"action must be in 0\.\.14, got -1"):
+        gym.step(np.array([0, -1]))
+    with pytest.raises(ValueError, match=r"environments must be at least 1, got 0"):
+        LoadGym(SMALL, 0)
     with pytest.raises(ValueError, match=r"seconds must be finite and at least 1, got 0\.5"):
         LoadDomain(seconds=0.5)
     with pytest.raises(ValueError, match="load must be"):
@@ -105,7 +161,7 @@ def test_misuse_is_named() -> None:
 
 
 def test_the_docstring_specifies_every_entry_and_capacity_is_by_hand() -> None:
-    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (53,)
+    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (57,)
     service = reference_service(workers=3)
     lengths = np.array([16, 16], np.int32)
     cell = service.lengths.tolist().index(16.0)

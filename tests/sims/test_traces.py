@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from sims.traces import Trace, bursty, natural_lengths, poisson, recorded, surge
+from sims.traces import Trace, bursty, natural_lengths, poisson, surge
 
 ONE = np.ones(1, np.int32)
 
@@ -88,48 +85,3 @@ def test_impossible_lengths_and_rates_are_refused() -> None:
         Trace(np.zeros(1), ONE, "still").rescaled(5.0)
     with pytest.raises(ValueError, match="arrivals_s must hold at least one arrival"):
         poisson(1.0, 1e-6, seed=0)
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "trace.csv"
-    path.write_text(text)
-    return path
-
-
-def test_recorded_reads_azure_files_and_plain_seconds(tmp_path: Path) -> None:
-    azure = write(
-        tmp_path,
-        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-        "2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:50.9951690,396,109\n",
-    )
-    trace = recorded(azure)
-    assert trace.arrivals_s.tolist() == pytest.approx([0.0, 4.314579])
-    assert trace.lengths.tolist() == [374, 396]
-    assert (trace.name, trace.seed) == ("trace", -1)
-    plain = recorded(write(tmp_path, "id,time\na,5\nb,5\n\nc,7.5\n"), lengths=3 * ONE)
-    assert plain.arrivals_s.tolist() == [0.0, 0.0, 2.5]
-    assert plain.lengths.tolist() == [3, 3, 3]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "the header must name a time column"),
-        ("a,b\n1,2\n", "the header must name a time column"),
-        ("time\n", "must hold at least one arrival"),
-        ("time\n1\nx\n", r"trace\.csv:3: the time must be seconds or an ISO-8601 time, got 'x'"),
-        ("time\nnan\n", r"trace\.csv:2: the time must be finite, got nan"),
-        ("time\n2\n1\n", "must be ascending"),
-        ("time,tokens\n1,few\n", r"trace\.csv:2: the length must be a whole number, got 'few'"),
-    ],
-)
-def test_recorded_names_the_line_that_is_wrong(text: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        recorded(write(tmp_path, text))
-
-
-@pytest.mark.skipif("EVOLVE_DATA" not in os.environ, reason="EVOLVE_DATA is not set")
-def test_the_published_azure_trace_reads() -> None:
-    trace = recorded(Path(os.environ["EVOLVE_DATA"]) / "traces/AzureLLMInferenceTrace_conv.csv")
-    assert len(trace) == 19_366
-    assert trace.seconds == pytest.approx(58 * 60, rel=0.02)

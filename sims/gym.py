@@ -1,0 +1,219 @@
+"""Many load environments side by side: what every face of the gym stands on.
+
+One call steps all of them in compiled code, in as many threads as there are cores; a finished
+episode begins anew there. `sims.env` and `sims.vec_env` give it the faces of Gymnasium and of
+stable-baselines3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.observation import observation_names
+from policies.params import RuleParams
+from policies.presets import PRESETS
+from sims import vector
+from sims.bank import make_bank
+from sims.domain import LoadDomain, capacity_per_s
+from sims.service import Service
+from sims.state import Bank, State, make_state, no_log
+from sims.traces import Trace
+
+__all__ = ["REWARD_SCALE", "TICK_MS", "LoadGym", "Stepped", "bounds"]
+
+Array = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+TICK_MS = 100.0
+REWARD_SCALE = 20.0
+"""Brings the advantage of a good tick to the order of 1 (feasibility study, decision 0006)."""
+TRACE_EPISODES = 4.0
+"""A trace of the gym is as long as this many episodes; each plays a piece of one."""
+
+
+def bounds(presets: int) -> tuple[Array, Array]:
+    """Low and high of every entry of an observation, from the kind its name tells."""
+    low, high = [], []
+    for name in observation_names(presets):
+        if name.startswith("log_"):
+            signed = name in ("log_workers", "log_slo_ms", "log_correction")
+            low.append(-20.0 if signed else 0.0)
+            high.append(20.0)
+        elif name.endswith("_over_slo"):
+            low.append(-10.0 if name.startswith("head") else 0.0)
+            high.append(10.0)
+        else:
+            low.append(0.0)
+            high.append(10.0 if name.startswith("cost_ratio") or name == "unevenness" else 1.0)
+    return np.array(low, np.float32), np.array(high, np.float32)
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step of E environments gave.
+
+    `seen` float32 [E, D]: after it, of the next episode where `done`. `reward` [E]. `last_seen`
+    [E, D] and `told` [E, 4] (requests offered, answered, answered in time, worth of those): of
+    the episodes that ended.
+    """
+
+    seen: Array
+    reward: Floats
+    done: NDArray[np.bool_]
+    last_seen: Array
+    told: Floats
+
+
+class LoadGym:
+    """E environments over services and traces drawn from one domain.
+
+    `services`, `traces`: how many of each are drawn when the gym is made; every episode takes a
+    pair of them, a piece of the trace and a load. `against_default`: reward by state reset (see
+    `sims.env.LoadEnv`), else the tick's utility. Deterministic by `seed` whatever the threads.
+
+    >>> gym = LoadGym(LoadDomain(seconds=1.0), 4, services=2, traces=2)
+    >>> gym.reset().shape, gym.step(np.zeros(4, np.int64)).reward.tolist()
+    ((4, 57), [0.0, 0.0, 0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        domain: LoadDomain,
+        environments: int,
+        presets: Sequence[RuleParams] = PRESETS,
+        *,
+        seed: int = 0,
+        services: int = 256,
+        traces: int = 64,
+        against_default: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        for name, value in (
+            ("environments", environments), ("services", services), ("traces", traces),
+        ):  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not presets:
+            raise ValueError("presets must hold at least one setting, got none")
+        self.domain, self.presets = domain, tuple(presets)
+        self.environments = environments
+        rng = np.random.default_rng(seed)
+        drawn = [domain.draw_service(rng) for _ in range(services)]
+        lengths = domain.lengths(rng)
+        capacity = np.array([capacity_per_s(service, lengths) for service in drawn])
+        rate_per_s = float(np.median(capacity)) * sum(domain.load) / 2
+        seconds = TRACE_EPISODES * domain.seconds
+        sources = [domain.draw_trace(rng, rate_per_s, seconds, lengths) for _ in range(traces)]
+        self._open(make_bank(drawn, sources, self.presets), capacity, seed, threads)
+        self._against_default = against_default
+
+    def _open(self, bank: Bank, capacity_per_s: Floats, seed: int, threads: int | None) -> None:
+        e = self.environments
+        self._bank, self._capacity = bank, capacity_per_s
+        self._state: State = make_state(e, bank)
+        count = max(1, min(threads or os.cpu_count() or 1, e // 8 or 1))
+        edges = np.linspace(0, e, count + 1).astype(int)
+        self._shares = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
+        self._scratch = make_state(2 * count, bank)
+        self._pool = ThreadPoolExecutor(count, "gym") if count > 1 else None
+        self._nothing = no_log()
+        self.low, self.high = bounds(len(self.presets))
+        self._load = np.array(self.domain.load, np.float64)
+        self.seed(seed)
+
+    def seed(self, seed: int) -> None:
+        """The draws that the next `reset` begins with."""
+        fresh = np.random.default_rng([seed, 0x10AD]).integers(0, 2**63, self.environments)
+        self._state.env["random"] = fresh
+
+    def reset(self) -> Array:
+        """Begin an episode everywhere; the first observations, float32 [E, D]."""
+        seen = np.empty((self.environments, self.low.size), np.float32)
+        self._each(
+            lambda low, high, _: vector.reset(
+                self._bank,
+                self._state,
+                low,
+                high,
+                self._capacity,
+                self._load,
+                self.domain.seconds,
+                self.low,
+                self.high,
+                seen,
+            )  # fmt: skip
+        )
+        return seen
+
+    def step(self, actions: Ints) -> Stepped:
+        """One tick of 100 ms everywhere under the presets `actions` int64 [E]."""
+        e, d = self.environments, self.low.size
+        chosen = np.ascontiguousarray(actions, np.int64)
+        if chosen.shape != (e,):
+            raise ValueError(f"actions must have shape ({e},), got {chosen.shape}")
+        if chosen.min() < 0 or chosen.max() >= len(self.presets):
+            wrong = chosen[(chosen < 0) | (chosen >= len(self.presets))][0]
+            raise ValueError(f"action must be in 0..{len(self.presets) - 1}, got {wrong}")
+        stepped = Stepped(
+            np.empty((e, d), np.float32), np.empty(e), np.empty(e, np.bool_),
+            np.empty((e, d), np.float32), np.zeros((e, 4)),
+        )  # fmt: skip
+        self._each(
+            lambda low, high, f: vector.step(
+                self._bank,
+                self._state,
+                self._scratch,
+                self._nothing,
+                low,
+                high,
+                f,
+                chosen,
+                self._against_default,
+                REWARD_SCALE if self._against_default else 1.0,
+                TICK_MS,
+                self._capacity,
+                self._load,
+                self.domain.seconds,
+                self.low,
+                self.high,
+                stepped.seen,
+                stepped.reward,
+                stepped.done,
+                stepped.last_seen,
+                stepped.told,
+            )  # fmt: skip
+        )
+        return stepped
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _each(self, work: Callable[[int, int, int], None]) -> None:
+        """Share the environments out among the threads; (first, end, first scratch row)."""
+        if self._pool is None:
+            work(0, self.environments, 0)
+            return
+        pending = [
+            self._pool.submit(work, low, high, 2 * k) for k, (low, high) in enumerate(self._shares)
+        ]
+        for one in pending:
+            one.result()
+
+
+def single(
+    service: Service, trace: Trace, presets: Sequence[RuleParams]
+) -> tuple[Bank, State, State]:
+    """A bank of one service and one trace, its state at the trace's start, and scratch."""
+    bank = make_bank([service], [trace], presets)
+    state = make_state(1, bank, room=max(16, len(trace)))
+    vector.begin(bank, state, 0, 0, 0, 0, len(trace), 0.0, 1.0, trace.seconds * 1e3)
+    return bank, state, make_state(2, bank, room=max(16, len(trace)))

@@ -1,0 +1,84 @@
+"""CSV files with a header and a column of times.
+
+As published by Azure (TIMESTAMP, ContextTokens, GeneratedTokens; Patel et al., Splitwise, ISCA
+2024, https://github.com/Azure/AzurePublicDataset), or any with a usual name for the column.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from sims.traces.lines import BATCH_LINES, Batch, Reading, lines, moment, whole_number
+
+__all__ = ["table_batches"]
+
+_TIME_COLUMNS = ("timestamp", "time", "arrival", "arrival_s", "arrived_at", "ts", "datetime")
+_LENGTH_COLUMNS = ("contexttokens", "length", "tokens", "input_length", "input_tokens")
+
+
+def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
+    """The rows in order, the first one at 0 s. `reading` is not needed: nothing is drawn."""
+    reader = csv.reader(lines(source))
+    try:
+        header = [name.strip().lower() for name in next(reader, [])]
+        when = _column(header, _TIME_COLUMNS)
+        if when is None:
+            raise ValueError(
+                f"{source.name}: the header must name a time column, one of "
+                f"{', '.join(_TIME_COLUMNS)}, got {header}"
+            )
+        size = _column(header, _LENGTH_COLUMNS)
+        first_s: float | None = None
+        last_s = 0.0
+        times: list[float] = []
+        counts: list[int] = []
+        for row in filter(None, reader):
+            where = f"{source.name}:{reader.line_num}"
+            last_s = moment(_seconds(_field(row, when), where), last_s, where)
+            first_s = last_s if first_s is None else first_s
+            times.append(last_s - first_s)
+            if size is not None:
+                counts.append(max(1, whole_number(_field(row, size), "length", where)))
+            if len(times) == BATCH_LINES:
+                yield _batch(times, counts)
+                times, counts = [], []
+    except csv.Error as error:
+        raise ValueError(f"{source.name}:{reader.line_num}: must be CSV, got {error}") from None
+    if times:
+        yield _batch(times, counts)
+
+
+def _batch(times: list[float], counts: list[int]) -> Batch:
+    return Batch(np.array(times), np.array(counts, np.int32) if counts else None)
+
+
+def _column(header: list[str], names: tuple[str, ...]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _field(row: list[str], column: int) -> str:
+    return row[column].strip() if column < len(row) else ""
+
+
+def _seconds(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    # fromisoformat takes 3 or 6 decimals before Python 3.11; the Azure files have 7.
+    trimmed = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text, count=1)
+    try:
+        stamp = datetime.fromisoformat(trimmed.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(
+            f"{where}: the time must be seconds or an ISO-8601 time, got {text[:40]!r}"
+        ) from None
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=timezone.utc)
+    return stamp.timestamp()
