@@ -31,8 +31,8 @@ class Restless:
         self.plans = plans
 
     def choose(self, signals: Signals, current: Choice) -> Choice:
-        plan = (current.params.plan + 1) % self.plans
-        return Choice(replace(DEFAULT, name=f"only-{plan}", plan=plan), f"plan {plan} in turn")
+        plan = ((current.params.plans or (-1,))[0] + 1) % self.plans
+        return Choice(replace(DEFAULT, name=f"only-{plan}", plans=(plan,)), f"plan {plan} in turn")
 
 
 class Timed:

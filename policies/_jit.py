@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_IMPORT = re.compile(rb"^from [\w.]*?(\w+) import", re.MULTILINE)
 
 
 class _Guarded:
@@ -80,30 +83,34 @@ def _compile(function: F, *, nogil: bool) -> F:
     return cast(F, cached)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def borrowed(typing_context: Any, array: Any) -> Any:
-    """In compiled code: the same array, uncounted. Whoever calls must keep the array alive.
-
-    numba counts a reference at every call that is given an array, atomically; in a loop of many
-    small functions that was half of the time.
-    """
-
+def _borrowed(typing_context: Any, array: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        null: Callable[[Any], Any] = cgutils.get_null_value
         view = context.make_array(signature.return_type)(context, builder, args[0])
-        view.meminfo = cgutils.get_null_value(view.meminfo.type)
-        view.parent = cgutils.get_null_value(view.parent.type)
+        view.meminfo, view.parent = null(view.meminfo.type), null(view.parent.type)
         return view._getvalue()
 
     return array(array), code
 
 
+borrowed = cast(Callable[[Any], Any], intrinsic(_borrowed))
+"""In compiled code: the same array, uncounted. Whoever calls must keep the array alive.
+
+numba counts a reference at every call that is given an array, atomically; in a loop of many small
+functions that was half of the time.
+"""
+
+
 @lru_cache(maxsize=16)
 def _digest(source: str) -> str:
-    """Of every compiled file here and in the folder of `source`, and of the parameters' layout."""
-    digest = hashlib.sha256((Path(__file__).parent / "params.py").read_bytes())
-    for folder in dict.fromkeys((Path(__file__).parent, Path(source).parent)):
-        for path in sorted(folder.glob("*.py")):
-            text = path.read_bytes()
-            if b"\n@jit" in text or path == Path(source):
-                digest.update(text)
+    """Of the compiled files here and in the folder of `source`, and of those they import from
+    there: what numba finds in a module, a constant above all, is compiled in."""
+    folders = dict.fromkeys((Path(__file__).parent, Path(source).parent))
+    files = {path: path.read_bytes() for one in folders for path in sorted(one.glob("*.py"))}
+    compiled = {path for path, text in files.items() if b"\n@jit" in text or path == Path(source)}
+    imported = {name for path in compiled for name in _IMPORT.findall(files[path])}
+    digest = hashlib.sha256()
+    for path, text in files.items():
+        if path in compiled or path.stem.encode() in imported:
+            digest.update(text)
     return digest.hexdigest()

@@ -21,22 +21,29 @@ EFFICIENT_SHARE = 0.9
 
 @jit
 def ranks(tier: Ints, allowed: Flags, only: int, rank: Ints) -> int:
-    """Fill rank[p] = 0 (most accurate) .. tiers-1, or -1 where p may not run; return tiers."""
+    """Fill rank[p] = 0 (most accurate) .. tiers-1, or -1 where p may not run; return tiers.
+
+    `only`: bits of the plans to use, 0 for any; where none of them is allowed, any that is.
+    """
     plans = tier.shape[0]
-    if only < 0 or only >= plans or not allowed[only]:
-        only = -1
+    usable = np.zeros(plans, np.bool_)
+    some = False
+    for p in range(plans):
+        usable[p] = allowed[p] and (only >> p) & 1 == 1
+        some = some or usable[p]
+    if not some:
+        usable[:] = allowed
     tiers = 0
     rank[:] = -1
     while True:
         lowest = -1
         for p in range(plans):
-            open_ = allowed[p] and rank[p] < 0 and (only < 0 or p == only)
-            if open_ and (lowest < 0 or tier[p] < tier[lowest]):
+            if usable[p] and rank[p] < 0 and (lowest < 0 or tier[p] < tier[lowest]):
                 lowest = p
         if lowest < 0:
             return tiers
         for p in range(plans):
-            if allowed[p] and tier[p] == tier[lowest] and (only < 0 or p == only):
+            if usable[p] and tier[p] == tier[lowest]:
                 rank[p] = tiers
         tiers += 1
 

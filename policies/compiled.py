@@ -43,7 +43,7 @@ from policies._batch import best_batch, walk
 from policies._jit import jit
 from policies._tables import mates, ranks, tables
 from policies._triage import DEFERRED, DROPPED, KEPT, triage
-from policies.params import ALPHA, BETA, DELTA, MARGIN, MAX_ROWS, PLAN, SPREAD, WAIT_MS
+from policies.params import ALPHA, BETA, DELTA, MARGIN, MAX_ROWS, PLANS, SPREAD, WAIT_MS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -102,7 +102,7 @@ def prepare(
 ) -> tuple[Floats, Ints, Floats, Ints]:
     """What of a decision depends only on the cost table and the setting; see `tables`."""
     rank = np.empty(cost_ms.shape[0], np.int64)
-    tiers = ranks(tier, allowed, int(params[PLAN]), rank)
+    tiers = ranks(tier, allowed, int(params[PLANS]), rank)
     cap = max(1, min(int(params[MAX_ROWS]), cost_ms.shape[1]))
     return tables(cost_ms, rank, tiers, cap)
 
@@ -117,7 +117,7 @@ def decide_prepared(
     group: Ints,
     refusable: Flags,
     lengths: Floats,
-    workers: int,
+    workers: float,
     rate_per_ms: float,
     params: Floats,
     fastest: Floats,

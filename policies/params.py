@@ -13,8 +13,10 @@ __all__ = ["PARAMETERS", "RuleParams"]
 
 Floats = NDArray[np.float64]
 
-MARGIN, BETA, ALPHA, DELTA, SPREAD, MAX_ROWS, WAIT_MS, PLAN = range(8)
-"""Positions in `RuleParams.to_array()`, read by the compiled rule."""
+MARGIN, BETA, ALPHA, DELTA, SPREAD, MAX_ROWS, WAIT_MS, PLANS = range(8)
+"""Positions in `RuleParams.to_array()`, read by the compiled rule; `PLANS` as a sum of 2^plan."""
+MOST_PLANS = 52
+"""A float64 holds that many bits exactly."""
 PARAMETERS = 8
 
 
@@ -27,7 +29,7 @@ class RuleParams:
     when judging what must be carried. `delta`: strictness of the early drop, in latencies of a
     good batch; 0 drops only the hopeless. `spread`: largest ratio of the longest to the shortest
     padded length within a batch, >= 1; inf batches in order of arrival. `max_rows`: batch cap.
-    `wait_ms`: longest hold for a fuller batch. `plan`: the only plan to use, -1 for any allowed.
+    `wait_ms`: longest hold for a fuller batch. `plans`: the only ones to use, none for any allowed.
     The defaults are the best of the sweep in decision 0005.
 
     >>> RuleParams("lone", max_rows=1).to_array().shape
@@ -42,7 +44,7 @@ class RuleParams:
     spread: float = 1.6
     max_rows: int = 16
     wait_ms: float = 0.0
-    plan: int = -1
+    plans: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -57,8 +59,8 @@ class RuleParams:
             raise ValueError(f"spread must be at least 1, got {self.spread}")
         if self.max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
-        if self.plan < -1:
-            raise ValueError(f"plan must be an index or -1 for any, got {self.plan}")
+        if any(not 0 <= plan < MOST_PLANS for plan in self.plans):
+            raise ValueError(f"plans must be indices in 0..{MOST_PLANS - 1}, got {self.plans}")
 
     @property
     def kind(self) -> int:
@@ -75,12 +77,13 @@ class RuleParams:
         array[SPREAD] = self.spread
         array[MAX_ROWS] = self.max_rows
         array[WAIT_MS] = self.wait_ms
-        array[PLAN] = self.plan
+        array[PLANS] = sum(1 << plan for plan in set(self.plans))
         return array
 
-    def to_json(self) -> dict[str, str | float | int]:
+    def to_json(self) -> dict[str, str | float | int | list[int]]:
         """A flat mapping that `from_json` reads back; infinities as the string "inf"."""
-        return {k: "inf" if v == math.inf else v for k, v in asdict(self).items()}
+        told = {k: "inf" if v == math.inf else v for k, v in asdict(self).items()}
+        return {**told, "plans": list(self.plans)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> RuleParams:
@@ -93,6 +96,9 @@ class RuleParams:
             )
         read: dict[str, object] = {}
         for name, kind in kinds.items():
+            if name == "plans":
+                read[name] = _indices(values[name])
+                continue
             value = math.inf if kind == "float" and values[name] == "inf" else values[name]
             accepted = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
             if isinstance(value, bool) or not isinstance(value, accepted):
@@ -120,9 +126,15 @@ class RuleParams:
         if math.isfinite(spread):
             name += f"-s{spread:g}"
         return cls(
-            name, math.inf, 0.0, 0.0, delta, spread, max_rows, wait_ms, plan
+            name, math.inf, 0.0, 0.0, delta, spread, max_rows, wait_ms, (plan,)
         )  # fmt: skip
 
     def named(self, name: str) -> RuleParams:
         """The same setting under another name."""
         return replace(self, name=name)
+
+
+def _indices(value: object) -> tuple[int, ...]:
+    if not isinstance(value, list) or any(type(item) is not int for item in value):
+        raise ValueError(f"params.plans must be a list of indices, got {value!r}")
+    return tuple(value)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.compiled import prepare
-from policies.params import MARGIN
+from policies.params import MARGIN, MAX_ROWS
 from policies.uniform import tables_of
 from sims.service import PLACEMENTS, Hidden, Service, Units
 from sims.state import SERVICE, WORKER, Bank, Records
@@ -84,11 +84,12 @@ def _arrivals(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:
             f"trace lengths must be at most {lengths[-1]:g} (the last padded length), "
             f"got {longest}; extend the grid or clip the trace"
         )
-    length, cell, tokens = np.ones(1, np.int32), np.zeros(1, np.int32), np.zeros(1)
+    length, cell = np.concatenate([trace.lengths for trace in traces]), np.zeros(1, np.int32)
     if lengths.shape[0] > 1:
-        length = np.concatenate([trace.lengths for trace in traces])
         cell = np.searchsorted(lengths, length, side="left").astype(np.int32)
-        tokens = np.cumsum(length, dtype=np.float64)
+    elif (length == length[0]).all():
+        length = length[:1]
+    tokens = np.cumsum(length, dtype=np.float64)
     return {
         "at_ms": at_ms, "gaps2": np.cumsum(gaps**2), "length": length, "cell": cell,
         "tokens": tokens, "first": first, "size": size, "lengths": lengths,
@@ -106,16 +107,21 @@ def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
     unit = np.full((a, kinds, plans + 1, cells), np.inf)
     good = np.ones((a, kinds, plans + 1, cells), np.int64)
     tiers = np.zeros((a, kinds), np.int64)
+    short = np.zeros((a, kinds), np.bool_)
     top = np.ones((a, kinds, plans + 1, rows), np.int64)
     efficiency = np.zeros((a, kinds, plans + 1, rows))
     params = np.stack([setting.to_array() for setting in settings])
     kind = np.array([setting.kind for setting in settings], np.int64)
     for i in range(a):
+        if kind[i] != 0:
+            _check_rival(settings[i], base)
         for d in range(kinds if kind[i] == 0 else 0):
             f, p, u, g = prepare(believed[d], tier, np.ones(plans, np.bool_), params[i])
             t = tiers[i, d] = f.shape[0] - 1
             fastest[i, d, : t + 1], plan[i, d, : t + 1] = f, p
             unit[i, d, : t + 1], good[i, d, : t + 1] = u, g
+            cap = min(int(params[i, MAX_ROWS]), rows)
+            short[i, d] = cells == 1 and bool(np.isfinite(f[:, :cap]).all())
             tables_of(
                 f[..., 0], p[..., 0], u[:, 0], g[:, 0], params[i, MARGIN] == math.inf,
                 top[i, d], efficiency[i, d],
@@ -124,8 +130,20 @@ def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
     return {
         "accuracy": accuracy, "believed": believed, "true": true, "params": params, "kind": kind,
         "fastest": fastest, "plan": plan, "unit": unit, "good": good, "tiers": tiers,
-        "top": top, "efficiency": efficiency,
+        "short": short, "top": top, "efficiency": efficiency,
     }  # fmt: skip
+
+
+def _check_rival(setting: Setting, base: Service) -> None:
+    """The other disciplines know requests of one length, and one of these plans."""
+    if base.lengths.shape[0] > 1:
+        raise ValueError(
+            f"{setting.name} must serve requests of one padded length, got {base.lengths.shape[0]};"
+            " only the rule batches by length"
+        )
+    plan = int(setting.to_array()[0])
+    if plan >= base.plans:
+        raise ValueError(f"{setting.name}: plan must be in 0..{base.plans - 1}, got {plan}")
 
 
 def _services(services: Sequence[Service]) -> Records:

@@ -161,7 +161,7 @@ def _next_worker(now_ms: float, active: int, by: int, units: Records, workers: R
             continue
         key = free
         if by == BY_SPEED:
-            key = workers[w].slower / workers[w].ability
+            key = -workers[w].ability
         elif by == BY_USE:
             key = units[w].busy_ms
         if key < least:
@@ -225,13 +225,13 @@ def _account(
 ) -> int:  # fmt: skip
     """Count a batch in the slot in which it ends, and in the episode's totals; those in time."""
     now_slot = int(env.now_ms / SLOT_MS)
-    slot = slots[min(int(finish_ms / SLOT_MS), now_slot + SLOTS - WINDOW - 3) % SLOTS]
+    slot = slots[int(min(finish_ms / SLOT_MS, now_slot + SLOTS - WINDOW - 3)) % SLOTS]
     met = 0
     scale = BINS_PER_SLO / slo_ms
     for k in range(rows):
         latency = finish_ms - queue_ms[env.head + members[k]]
         met += latency <= slo_ms
-        slot[LATENCY + min(BINS - 1, int(latency * scale))] += 1.0
+        slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
     slot[ENDED] += rows
     slot[MET] += met
     slot[WORTH] += met * worth
@@ -280,7 +280,7 @@ def _decide_any(
         params[WAIT_MS] /= pace
     cell = np.empty(n, np.int64)
     for k in range(n):
-        cell[k] = cells[queue_id[env.head + k]]
+        cell[k] = cells[queue_id[env.head + k]] if cells.shape[0] > 1 else cells[0]
     plan, taken, lost, wake_ms = decide_prepared(
         env.now_ms / pace, arrived + slo_ms / pace, arrived, cell, np.ones(n, np.int64),
         np.zeros(n, np.int64), np.ones(n, np.bool_), lengths, workers, rate * pace, params,
@@ -325,10 +325,10 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
     params, kind = borrowed(bank.params[env.preset]), bank.kind[env.preset]
     fastest, plans = borrowed(bank.fastest[env.preset]), borrowed(bank.plan[env.preset])
     work, good = borrowed(bank.unit[env.preset]), borrowed(bank.good[env.preset])
-    tiers = borrowed(bank.tiers[env.preset])
+    tiers, short = borrowed(bank.tiers[env.preset]), borrowed(bank.short[env.preset])
     log = Log(borrowed(log.end_ms), borrowed(log.outcome), borrowed(log.ran), borrowed(log.batch))
     first, slo_ms = bank.first[env.trace], service.slo_ms
-    uniform, logged = cells.shape[0] == 1, log.end_ms.shape[0] > 0
+    logged, alone = log.end_ms.shape[0] > 0, lengths.shape[0] == 1
     at_hand, tables = 0, _uniform(bank, env.preset, 0)
     while True:
         _clear_slots(env, slots)
@@ -343,7 +343,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
             pace = workers[w].slower * unit.correction
             alike = workers[env.active - 1].abilities / workers[w].ability
             rate = env.rate * _fade(env.now_ms - env.rate_at_ms)
-            if kind == RULE and not uniform:
+            if kind == RULE and not short[d]:
                 t = tiers[d] + 1
                 dropped = np.empty(env.tail - env.head, np.int64)
                 plan, rows, lost, wake_ms = _decide_any(
@@ -377,13 +377,16 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
             env.hold_ms = wake_ms if wake_ms > env.now_ms else env.now_ms + 1e-6
             if rows > 0:
                 env.hold_ms = -np.inf
-                cell, tokens = 0, float(rows)
-                if not uniform:
+                cell, tokens = 0, float(rows * length[0])
+                if length.shape[0] > 1:
                     tokens = 0.0
                     for k in range(rows):
                         i = queue_id[env.head + members[k]]
-                        cell = max(cell, cells[i])
                         tokens += length[i]
+                        if not alone:
+                            cell = max(cell, cells[i])
+                elif not alone:
+                    cell = int(cells[0])
                 took = true[d, plan, rows - 1, cell] * workers[w].slower
                 took = took * _hidden(env, service, factor, drift) + service.overhead_ms
                 took += workers[w].link_ms
@@ -431,5 +434,5 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
         while not _admit(env, at_ms, queue_ms, queue_id, until_ms):
             _make_room(env, queue_ms, queue_id, slots, log, first)
     else:  # played to the very end the clock stops with the last answer
-        for v in range(env.active):
+        for v in range(service.workers):  # those no longer employed finish what they run
             env.now_ms = max(env.now_ms, units[v].free_ms)

@@ -83,6 +83,9 @@ class LoadGym:
     ((4, 57), [0.0, 0.0, 0.0, 0.0])
     """
 
+    render_mode = None
+    """Nothing to look at; stable-baselines3 asks."""
+
     def __init__(
         self,
         domain: LoadDomain,
@@ -148,7 +151,7 @@ class LoadGym:
                 self.low,
                 self.high,
                 seen,
-            )  # fmt: skip
+            )
         )
         return seen
 
@@ -188,7 +191,7 @@ class LoadGym:
                 stepped.done,
                 stepped.last_seen,
                 stepped.told,
-            )  # fmt: skip
+            )
         )
         return stepped
 

@@ -92,7 +92,7 @@ def _arrivals(env: Any, at_ms: Floats, gaps2: Floats, tokens: Floats, raw: Float
             raw[V_BURSTINESS] = max(0.0, squares * (offered - 1) / gaps**2 - 1.0)
     raw[V_MEAN_LENGTH] = 0.0
     if offered > 0:
-        raw[V_MEAN_LENGTH] = 1.0
+        raw[V_MEAN_LENGTH] = tokens[0]
         if tokens.shape[0] > 1:
             before = tokens[later - 1] if later > 0 else 0.0
             raw[V_MEAN_LENGTH] = (tokens[end - 1] - before) / offered
@@ -104,7 +104,7 @@ def _quantile(histogram: Floats, share: float, total: float) -> float:
     left = share * total
     for k in range(histogram.shape[0]):
         if histogram[k] > 0.0 and left <= histogram[k]:
-            return k + left / histogram[k]
+            return float(k + left / histogram[k])
         left -= histogram[k]
     return float(histogram.shape[0])
 

@@ -39,7 +39,8 @@ class Hidden:
 @dataclass(frozen=True)
 class Switching:
     """What changing the plan costs a worker: `switch_ms` between plans it holds, `load_ms` for
-    one it does not; it holds at most `resident` at once, the least recently used goes."""
+    one it does not; it holds at most `resident` at once, at first those it runs first, and the
+    least recently used goes."""
 
     switch_ms: float = 0.0
     load_ms: float = 0.0
@@ -88,6 +89,12 @@ class Units:
             raise ValueError(f"slower must be finite and greater than 0, got {self.slower}")
         if not (np.isfinite(self.link_ms).all() and (self.link_ms >= 0).all()):
             raise ValueError(f"link_ms must be finite and at least 0, got {self.link_ms}")
+        start, end = self.lost_ms.T
+        if not ((start <= end) & (np.isfinite(end) | (start == np.inf))).all():
+            raise ValueError(
+                f"lost_ms must be from when to when, [W, 2], inf for never, got {self.lost_ms}; "
+                "a worker that stays away is one less: see Simulation.employ"
+            )
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {PLACEMENTS}, got {self.placement!r}")
 

@@ -122,6 +122,8 @@ class Simulation:
 
     def advance(self, until_ms: float, setting: Setting) -> None:
         """Play on to `until_ms` under one setting of the rule, or another discipline."""
+        if not until_ms >= self.now_ms:
+            raise ValueError(f"until_ms must be at least now_ms ({self.now_ms}), got {until_ms}")
         bank = self._banks.get(setting)
         if bank is None:
             bank = self._bank._replace(**tables_for(self.service, [setting]))

@@ -122,9 +122,11 @@ class Bank(NamedTuple):
     """Services [S], traces [T], settings [A] and the plans' tables, frozen.
 
     `at_ms`, `gaps2` [N]: arrivals of all traces one after another and the running sum of squared
-    gaps; `length`, `cell` [N] and `tokens` (running sum), of size 1 when all are equal. `first`,
-    `size` [T]. Tables: `believed`, `true` [D, P, R, L] ms per kind of device; `fastest`, `plan`
-    [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers` [A, D] as `prepare` makes them;
+    gaps; `length` [N] and `tokens` (running sum), of size 1 when all are equal, `cell` [N] when
+    there is one cell. `first`, `size` [T]. Tables: `believed`, `true` [D, P, R, L] ms per kind of
+    device; `fastest`, `plan` [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers` [A, D]
+    as `prepare` makes them; `short` [A, D]: whether `policies.uniform` applies (one cell, every
+    cost known);
     `top`, `efficiency` [A, D, P + 1, R] of the first cell, see `policies.uniform.Tables`.
     `service` [S] and `worker` [S, W]: records. `factor` [S, F], `drift` [S, K]: see `Hidden`.
     """
@@ -147,6 +149,7 @@ class Bank(NamedTuple):
     unit: Floats
     good: Ints
     tiers: Ints
+    short: NDArray[np.bool_]
     top: Ints
     efficiency: Floats
     service: Records
@@ -183,7 +186,12 @@ class Log(NamedTuple):
 
 
 def make_state(environments: int, bank: Bank, room: int = QUEUE_ROOM) -> State:
-    """Room for `environments` of any service of the bank; to be drawn before use."""
+    """Room for `environments` of any service of the bank; to be drawn before use.
+
+    `room`: requests that may wait in each; of a full queue the oldest eighth is refused.
+    """
+    if room < 8:
+        raise ValueError(f"room must be at least 8, got {room}")
     e, workers = environments, bank.worker.shape[1]
     _, plans, rows, _ = bank.believed.shape
     state = State(

@@ -7,9 +7,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
 
 from sims.gym import LoadGym
+
+try:
+    from stable_baselines3.common.vec_env import VecEnv
+except ImportError as error:
+    raise ImportError("training needs stable-baselines3: install evolve-runtime[train]") from error
 
 __all__ = ["LoadVecEnv"]
 

@@ -131,7 +131,7 @@ def advantage(
 def step(
     bank: Bank, state: State, scratch: State, nothing: Log, low_e: int, high_e: int, f: int,
     actions: Ints, against_default: bool, scale: float, tick_ms: float, capacity_per_s: Floats,
-    load: Floats, seconds: float, low: Array, high: Array, seen: Array, rewards: Array,
+    load: Floats, seconds: float, low: Array, high: Array, seen: Array, rewards: Floats,
     done: NDArray[np.bool_], last_seen: Array, told: Floats,
 ) -> None:  # fmt: skip
     """One tick of environments low_e..high_e - 1; those at their end begin another episode.

@@ -26,18 +26,25 @@ def train(
         int | None, typer.Option(min=1, help="Environment steps in all; over --config.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed; over --config.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for TensorBoard's event files.")
+    ] = None,
 ) -> None:
     """Train a tactical policy in evolve/Load-v0 and export it (safetensors and JSON)."""
     settings = _settings(config, steps, seed)
-    if out.exists() and not out.is_dir():
-        raise typer.BadParameter(f"must be a folder, got the file {out}", param_hint="--out")
+    for option, folder in (("--out", out), ("--tensorboard", tensorboard)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise typer.BadParameter(f"must be a folder, got the file {folder}", param_hint=option)
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from evolve.cli.screen import screen
     from policies.train import train as run
-    from sims.env import LoadEnv
+    from sims.domain import LoadDomain
+    from sims.gym import LoadGym
+    from sims.vec_env import LoadVecEnv
 
+    envs = LoadVecEnv(LoadGym(LoadDomain(), settings.environments, seed=settings.seed))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen(stderr=True)) as bar:
         task = bar.add_task("Training", total=settings.steps)
@@ -47,7 +54,11 @@ def train(
             bar.update(task, completed=done, description=told)
 
         trained = run(
-            LoadEnv, settings, progress=on_rollout, card={"environment": "evolve/Load-v0"}
+            envs,
+            settings,
+            progress=on_rollout,
+            tensorboard=tensorboard,
+            card={"environment": "evolve/Load-v0"},
         )
     out.mkdir(parents=True, exist_ok=True)
     trained.policy.save(out)

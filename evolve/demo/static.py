@@ -56,7 +56,7 @@ class StaticSetting:
 
     def policy(self) -> StaticPolicy:
         """Holds this setting. With only its plan built, that is plan 1, after the original."""
-        return StaticPolicy(replace(self.params, plan=1))
+        return StaticPolicy(replace(self.params, plans=(1,)))
 
     def config(self, base: Config) -> Config:
         """`base` with this setting's layout and only its plan."""
@@ -93,7 +93,7 @@ def sweep(
     by_workers = {str(layout.workers): layout for layout in layouts}
     return [
         StaticSetting(
-            plan=by_workers[run.service].plans[run.params.plan],
+            plan=by_workers[run.service].plans[run.params.plans[0]],
             params=run.params,
             workers=by_workers[run.service].workers,
             threads=by_workers[run.service].threads,

@@ -124,7 +124,7 @@ def test_new_tables_hold_from_the_next_batch_on() -> None:
     resident = frozenset({"quick"})
     assert take(one, resident).plan == "quick"
     one.release(0)
-    one.use(one.prepare(tables(params=replace(DEFAULT, name="only-original", plan=0))))
+    one.use(one.prepare(tables(params=replace(DEFAULT, name="only-original", plans=(0,)))))
     assert take(one, resident).plan == "original"
 
 

@@ -52,8 +52,7 @@ class State:
     def tiers(self) -> list[list[int]]:
         """Plans that may run, most accurate tier first."""
         usable = [p for p, ok in enumerate(self.allowed) if ok]
-        if self.params.plan in usable:
-            usable = [self.params.plan]
+        usable = [p for p in usable if p in self.params.plans] or usable
         return [
             [p for p in usable if self.tier[p] == t] for t in sorted({self.tier[p] for p in usable})
         ]

@@ -184,7 +184,7 @@ def test_within_a_tier_the_plan_that_is_fastest_at_the_shape() -> None:
     assert pick(one_plan([Item(90, 0, 2)], plain(), **both)).plan == 1
     forbidden = {**both, "allowed": [True, False]}
     assert pick(one_plan([Item(90, 0, 2)], plain(), **forbidden)).plan == 0
-    assert pick(one_plan([Item(90, 0, 2)], plain(plan=0), **both)).plan == 0
+    assert pick(one_plan([Item(90, 0, 2)], plain(plans=(0,)), **both)).plan == 0
 
 
 @pytest.mark.parametrize("unknown", [math.nan, math.inf])
