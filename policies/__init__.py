@@ -6,6 +6,7 @@
 - `tactical`: a trained policy, evaluated from plain arrays. `train`: how it is trained (PPO).
 - `bandit`, `table`: learned from the same rewards, without looking ahead: what PPO has to beat.
 - `rivals`, `disciplines`: how others dispatch, in place of the rule.
+- `autoscale`: how many workers: Kubernetes' and Knative's autoscalers, and evolve's warm pool.
 - `contract`: tests that every policy inherits. `plugins`: policies by name, also of other packages.
 
 Names are loaded on first use: importing this package loads neither numba nor torch.

@@ -60,7 +60,7 @@ def triage(
     work: Floats,
     batch_ms: Floats,
     refusable: Flags,
-    workers: int,
+    workers: float,
     beta: float,
     delta: float,
     state: Ints,

@@ -51,7 +51,7 @@ class LinUCB:
     >>> seen = rng.normal(size=(400, len(observation_names(2))))
     >>> tried = rng.integers(0, 2, 400)
     >>> policy = LinUCB.fit(seen, tried, tried * seen[:, 22], PRESETS[:2])  # good in long queues
-    >>> policy.actions(np.outer([-1.0, 1.0], np.eye(44)[22])).tolist()
+    >>> policy.actions(np.outer([-1.0, 1.0], np.eye(seen.shape[1])[22])).tolist()
     [0, 1]
     """
 

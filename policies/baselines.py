@@ -71,6 +71,11 @@ class ThresholdPolicy:
         self._high = (high_queue, high_p99)
         self._low = (low_queue, low_p99)
 
+    @property
+    def marks(self) -> tuple[float, float]:
+        """Above which it is pressed: requests queued per worker, p99 over the SLO."""
+        return self._high
+
     def choose(self, signals: Signals, current: Choice) -> Choice:
         queue = signals.queue / signals.workers
         p99 = signals.p99_ms / signals.slo_ms

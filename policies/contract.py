@@ -60,6 +60,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "correction": (1e-9, 1e9),
     "switch_ms": (0.0, 1e9),
     "unevenness": (0.0, 1e3),
+    "load_ms": (0.0, 1e9),
+    "held_ratio": (0.0, 1.0),
 }
 """The least and the most of every field of `Signals` that a policy is shown."""
 

@@ -27,9 +27,10 @@ Array = NDArray[np.float32]
     V_ARRIVAL_PER_S, V_BURSTINESS, V_QUEUE, V_HEAD_SLACK_MS, V_BUSY_SHARE, V_SERVED_PER_S,
     V_MET, V_REFUSED, V_P50_MS, V_P99_MS, V_RATIO_MEAN, V_RATIO_MAX, V_MEAN_LENGTH, V_PADDED,
     V_WORKERS, V_SLO_MS, V_ENDED, V_BATCHES, V_WORTH, V_CORRECTION, V_SWITCH_MS, V_UNEVENNESS,
-) = range(20, 42)  # fmt: skip
+    V_LOAD_MS, V_HELD,
+) = range(20, 44)  # fmt: skip
 """Places of the raw values; 0 to 9 are arrivals in slots of 100 ms, 10 to 19 of 10 ms."""
-SEEN = 42
+SEEN = 44
 
 _SCALARS = (
     "log_arrival_per_s",
@@ -54,6 +55,8 @@ _SCALARS = (
     "log_correction",
     "switch_over_slo",
     "unevenness",
+    "load_over_slo",
+    "held_ratio",
 )
 ENTRIES = 20 + len(_SCALARS)
 
@@ -85,13 +88,14 @@ def encode(raw: Floats, active: int, seen: Array) -> None:
     seen[V_BATCHES] = 1.0 if raw[V_BATCHES] > 0.0 else 0.0
     seen[V_CORRECTION] = min(10.0, max(-10.0, np.log(raw[V_CORRECTION])))
     seen[V_SWITCH_MS] = min(10.0, raw[V_SWITCH_MS] / slo_ms)
+    seen[V_LOAD_MS] = min(10.0, raw[V_LOAD_MS] / slo_ms)
     for k in range(ENTRIES, seen.shape[0]):
         seen[k] = 0.0
     seen[ENTRIES + active] = 1.0
 
 
 def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array:
-    """What a tactical policy sees, float32 [42 + presets]; the gym's and the live one alike.
+    """What a tactical policy sees, float32 [44 + presets]; the gym's and the live one alike.
 
     Counts and rates as log(1 + x), times over the SLO within [-10, 10], cost ratios at most 10,
     `active` (index of the preset in force) as one-hot. Names: `observation_names`.
@@ -104,7 +108,7 @@ def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array
             signals.p99_ms, signals.cost_ratio_mean, signals.cost_ratio_max, signals.mean_length,
             signals.padded_ratio, signals.workers, signals.slo_ms, signals.ended,
             signals.batches, signals.worth_ratio, signals.correction, signals.switch_ms,
-            signals.unevenness,
+            signals.unevenness, signals.load_ms, signals.held_ratio,
         ),
         np.float64,
     )  # fmt: skip

@@ -125,6 +125,11 @@ class TacticalPolicy:
         """The arrays the policy is made of."""
         return self._network
 
+    @property
+    def presets(self) -> tuple[RuleParams, ...]:
+        """What it chooses among; the first is the one it falls back to."""
+        return self._presets
+
     def actions(self, seen: Array) -> NDArray[np.int64]:
         """Presets for many observations [E, D] at once, int64 [E]; 0 wherever in doubt."""
         network = self._network

@@ -44,8 +44,9 @@ class Signals:
     - `mean_length`: of arrivals, unpadded. `padded_ratio`: padding over all computed positions.
     - `worth_ratio`: as `met_ratio`, each answer counted with the accuracy of the plan it came from
       (1.0 where that is not known). `correction`: learnt factor on the cost table, mean over the
-      workers. `switch_ms`: what a change of plan costs a worker. `unevenness`: coefficient of
-      variation of the workers' speeds.
+      workers. `switch_ms`: what a change of plan costs a worker; `load_ms`: what one costs that
+      it does not hold, and `held_ratio`: how many of the plans it can hold at once, over all.
+      `unevenness`: coefficient of variation of the workers' speeds.
     """
 
     at_s: float
@@ -73,6 +74,8 @@ class Signals:
     correction: float = 1.0
     switch_ms: float = 0.0
     unevenness: float = 0.0
+    load_ms: float = 0.0
+    held_ratio: float = 1.0
 
     def compact(self) -> dict[str, float]:
         """The scalar fields, rounded, for a log line."""

@@ -4,6 +4,7 @@
 - `simulate`: run a trace (`sims.simulate.simulate`), sweep static settings. `engine`: the
   compiled part.
 - `devices`: how long a call takes on devices that are not here. `topology`: mixed fleets.
+- `surge`, `mixed_fleet`: two scenarios, against autoscalers and against devices on their own.
 - `env`: the gym `evolve/Load-v0`, registered with Gymnasium by importing this package.
 
 Names are loaded on first use: importing this package loads neither numba nor torch.

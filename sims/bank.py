@@ -154,6 +154,7 @@ def _services(services: Sequence[Service]) -> Records:
         row["overhead_ms"], row["learning"] = service.overhead_ms, service.learning
         row["switch_ms"], row["load_ms"] = service.switching.switch_ms, service.switching.load_ms
         row["resident"] = service.switching.resident
+        row["held_ratio"] = min(1.0, service.switching.resident / service.plans)
         row["drift_every_ms"] = service.hidden.drift_every_ms
         row["placement"] = PLACEMENTS.index(units.placement)
         ability = _ability(service, units)

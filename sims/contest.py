@@ -16,16 +16,20 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.base import Choice, Policy
+from policies.observation import SEEN
 from policies.params import RuleParams
-from policies.presets import PRESETS
+from policies.presets import DEFAULT, PRESETS
 from sims import vector
-from sims.bank import Setting, make_bank
+from sims.bank import Setting, make_bank, tables_for
 from sims.gym import TICK_MS, bounds
+from sims.look import look
+from sims.seen import signals_of
 from sims.service import Service
 from sims.state import Bank, State, make_state, no_log
 from sims.traces import Trace
 
-__all__ = ["Chooser", "Episode", "Scores", "contest"]
+__all__ = ["Chooser", "Driver", "Episode", "Scores", "contest"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,6 +50,13 @@ class Chooser(Protocol):
         ...
 
 
+Driver = Setting | Chooser | Policy
+"""What can be in charge: one setting throughout, a chooser of presets, or any policy."""
+
+_MOST_KNOWN = 256
+"""Settings of a policy whose tables are kept; one that invents others every tick starts over."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """What came of it, [drivers, episodes] each; `names` of the drivers in order.
@@ -64,21 +75,25 @@ class Scores:
 
 def contest(
     episodes: Sequence[Episode],
-    drivers: Sequence[Setting | Chooser],
+    drivers: Sequence[Driver],
     presets: Sequence[RuleParams] = PRESETS,
 ) -> Scores:
-    """Play every episode under every driver: settings throughout, choosers asked every 100 ms.
+    """Play every episode under every driver: settings throughout, the others asked every 100 ms.
 
-    The episodes' services share their tables. Each episode is played until its last answer.
+    A policy that is no `Chooser` is asked for each episode by itself, as the live controller asks
+    it, and may choose any setting of the rule. The episodes' services share their tables. Each
+    episode is played until its last answer.
     """
     services, traces = zip(*episodes, strict=True)
-    settings = [driver for driver in drivers if not isinstance(driver, Chooser)]
+    settings = [driver for driver in drivers if not isinstance(driver, (Chooser, Policy))]
     bank = make_bank(services, traces, [*presets, *settings])
     scores = _Board(drivers, episodes)
     place = len(presets)
     for row, driver in enumerate(drivers):
         if isinstance(driver, Chooser):
             state = _under_chooser(bank, traces, driver, len(presets))
+        elif isinstance(driver, Policy):
+            state = _under_policy(bank, traces, services[0], driver)
         else:
             state = _under_setting(bank, traces, place)
             place += 1
@@ -89,7 +104,7 @@ def contest(
 class _Board:
     """Collects the scores row by row."""
 
-    def __init__(self, drivers: Sequence[Setting | Chooser], episodes: Sequence[Episode]) -> None:
+    def __init__(self, drivers: Sequence[Driver], episodes: Sequence[Episode]) -> None:
         shape = (len(drivers), len(episodes))
         self._names = tuple(driver.name for driver in drivers)
         self._utility, self._met = np.zeros(shape), np.zeros(shape)
@@ -120,7 +135,7 @@ def _begun(bank: Bank, traces: Sequence[Trace]) -> State:
 def _under_setting(bank: Bank, traces: Sequence[Trace], preset: int) -> State:
     state = _begun(bank, traces)
     state.env["preset"] = preset
-    _each(len(traces), lambda low, high: vector.play(bank, state, no_log(), low, high, np.inf))
+    _play(bank, state, len(traces), np.inf)
     return state
 
 
@@ -128,8 +143,7 @@ def _under_chooser(bank: Bank, traces: Sequence[Trace], chooser: Chooser, preset
     state = _begun(bank, traces)
     low, high = bounds(presets)
     seen = np.empty((len(traces), low.size), np.float32)
-    ends_ms = max(trace.seconds for trace in traces) * 1e3
-    for tick in range(int(np.ceil(ends_ms / TICK_MS))):
+    for tick in range(_ticks(traces)):
         vector.observe_all(bank, state, 0, len(traces), low, high, seen)
         actions = chooser.actions(seen)
         if actions.shape != (len(traces),) or actions.min() < 0 or actions.max() >= presets:
@@ -138,10 +152,37 @@ def _under_chooser(bank: Bank, traces: Sequence[Trace], chooser: Chooser, preset
                 f"got {actions!r}"
             )
         state.env["preset"] = actions
-        until_ms = TICK_MS * (tick + 1)
-        _each(len(traces), lambda a, b: vector.play(bank, state, no_log(), a, b, until_ms))  # noqa: B023
-    _each(len(traces), lambda a, b: vector.play(bank, state, no_log(), a, b, np.inf))
+        _play(bank, state, len(traces), TICK_MS * (tick + 1))
+    _play(bank, state, len(traces), np.inf)
     return state
+
+
+def _under_policy(bank: Bank, traces: Sequence[Trace], service: Service, policy: Policy) -> State:
+    """The tables of what the policy chooses are made when it first does."""
+    state, raw = _begun(bank, traces), np.empty(SEEN)
+    choices = [Choice(DEFAULT, "start")] * len(traces)
+    known: dict[RuleParams, int] = {}
+    for tick in range(_ticks(traces)):
+        for e in range(len(traces)):
+            look(bank, state, e, raw)
+            choices[e] = policy.choose(signals_of(raw, tick * TICK_MS / 1e3), choices[e])
+        chosen = [choice.params for choice in choices]
+        if not known.keys() >= set(chosen):
+            kept = known if len(known) < _MOST_KNOWN else {}
+            known = {params: k for k, params in enumerate(dict.fromkeys((*kept, *chosen)))}
+            bank = bank._replace(**tables_for(service, list(known)))
+        state.env["preset"] = [known[params] for params in chosen]
+        _play(bank, state, len(traces), TICK_MS * (tick + 1))
+    _play(bank, state, len(traces), np.inf)
+    return state
+
+
+def _ticks(traces: Sequence[Trace]) -> int:
+    return int(np.ceil(max(trace.seconds for trace in traces) * 1e3 / TICK_MS))
+
+
+def _play(bank: Bank, state: State, count: int, until_ms: float) -> None:
+    _each(count, lambda low, high: vector.play(bank, state, no_log(), low, high, until_ms))
 
 
 def _each(count: int, work: Callable[[int, int], None]) -> None:

@@ -23,7 +23,7 @@ __all__ = ["LoadEnv"]
 class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Choose a setting of the dispatch rule every 100 ms of a simulated service under load.
 
-    **Observation**, `Box(float32, [42 + P])` for P presets, as `policies.observe` makes it (the
+    **Observation**, `Box(float32, [44 + P])` for P presets, as `policies.observe` makes it (the
     live runtime uses the same function; names: `policies.observation.observation_names`):
 
     | entries | what | bounds |
@@ -47,7 +47,9 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     | 39 | log of the learnt factor on the cost table, mean over workers | [-20, 20] |
     | 40 | cost of a switch of plan over the SLO | [0, 10] |
     | 41 | coefficient of variation of the workers' speeds | [0, 10] |
-    | 42– | active preset, one-hot | {0, 1} |
+    | 42 | cost of loading a plan that is not held over the SLO | [0, 10] |
+    | 43 | share of the plans that a worker can hold | [0, 1] |
+    | 44– | active preset, one-hot | {0, 1} |
 
     **Action**, `Discrete(P)`: the preset in force for the next 100 ms. 0 is the default rule.
 

@@ -16,6 +16,8 @@ from policies.observation import (
     V_CORRECTION,
     V_ENDED,
     V_HEAD_SLACK_MS,
+    V_HELD,
+    V_LOAD_MS,
     V_MEAN_LENGTH,
     V_MET,
     V_P50_MS,
@@ -134,6 +136,8 @@ def look(bank: Bank, state: State, e: int, raw: Floats) -> None:
     raw[V_SLO_MS] = slo_ms
     raw[V_SWITCH_MS] = service.switch_ms
     raw[V_UNEVENNESS] = service.unevenness
+    raw[V_LOAD_MS] = service.load_ms
+    raw[V_HELD] = service.held_ratio
 
     sums = np.zeros(LATENCY + BINS)
     last = int(now_ms / SLOT_MS + 1e-9)  # at a tick: the slots that are over

@@ -136,6 +136,11 @@ class Service:
         cells = self.cost_ms.shape[-1]
         if self.lengths.shape != (cells,) or (np.diff(self.lengths) <= 0).any():
             raise ValueError(f"lengths must be {cells} ascending lengths, got {self.lengths}")
+        if (self.cost_ms <= 0).any():
+            raise ValueError(
+                f"cost_ms must be greater than 0, got {self.cost_ms[self.cost_ms <= 0][0]}; "
+                "inf and NaN say that a cost is not known"
+            )
         true = self.cost_ms if self.true_ms is None else self.true_ms
         if true.shape != self.cost_ms.shape:
             raise ValueError(

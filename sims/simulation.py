@@ -9,36 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice, Policy
-from policies.observation import (
-    SEEN,
-    V_ARRIVAL_PER_S,
-    V_BATCHES,
-    V_BURSTINESS,
-    V_BUSY_SHARE,
-    V_CORRECTION,
-    V_ENDED,
-    V_HEAD_SLACK_MS,
-    V_MEAN_LENGTH,
-    V_MET,
-    V_P50_MS,
-    V_P99_MS,
-    V_PADDED,
-    V_QUEUE,
-    V_RATIO_MAX,
-    V_RATIO_MEAN,
-    V_REFUSED,
-    V_SERVED_PER_S,
-    V_SLO_MS,
-    V_SWITCH_MS,
-    V_UNEVENNESS,
-    V_WORKERS,
-    V_WORTH,
-)  # fmt: skip
+from policies.observation import SEEN
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.bank import make_bank, tables_for
 from sims.engine import advance
 from sims.look import look
+from sims.seen import signals_of
 from sims.service import Result, Service
 from sims.state import DROPPED, SERVED, Bank, Records, full_log, make_state
 from sims.traces import Trace
@@ -47,7 +24,7 @@ from sims.vector import begin
 if TYPE_CHECKING:
     from sims.bank import Setting
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Simulation", "played", "simulate"]
 
 Floats = NDArray[np.float64]
 
@@ -134,34 +111,7 @@ class Simulation:
         """What the live window would show at this moment, on the ticks' grid of 100 ms."""
         raw = np.empty(SEEN)
         look(self._bank, self._state, 0, raw)
-        value = raw.tolist()
-        return Signals(
-            at_s=self.now_ms / 1e3,
-            slo_ms=value[V_SLO_MS],
-            workers=int(value[V_WORKERS]),
-            arrival_per_s=value[V_ARRIVAL_PER_S],
-            arrivals_100ms=tuple(int(v) for v in value[0:10]),
-            arrivals_10ms=tuple(int(v) for v in value[10:20]),
-            burstiness=value[V_BURSTINESS],
-            queue=int(value[V_QUEUE]),
-            head_slack_ms=value[V_HEAD_SLACK_MS],
-            busy_share=value[V_BUSY_SHARE],
-            served_per_s=value[V_SERVED_PER_S],
-            met_ratio=value[V_MET],
-            refused_ratio=value[V_REFUSED],
-            p50_ms=value[V_P50_MS],
-            p99_ms=value[V_P99_MS],
-            cost_ratio_mean=value[V_RATIO_MEAN],
-            cost_ratio_max=value[V_RATIO_MAX],
-            mean_length=value[V_MEAN_LENGTH],
-            padded_ratio=value[V_PADDED],
-            ended=int(value[V_ENDED]),
-            batches=int(value[V_BATCHES]),
-            worth_ratio=value[V_WORTH],
-            correction=value[V_CORRECTION],
-            switch_ms=value[V_SWITCH_MS],
-            unevenness=value[V_UNEVENNESS],
-        )
+        return signals_of(raw, self.now_ms / 1e3)
 
     def batches(self) -> Records:
         """What ran so far, in order of start: records of `sims.state.BATCH`."""
@@ -197,15 +147,22 @@ def simulate(
 
     Arrivals are open loop: they come when the trace says, however the service does.
     """
+    return played(service, trace, driver, tick_ms=tick_ms).result()
+
+
+def played(
+    service: Service, trace: Trace, driver: Setting | Policy, *, tick_ms: float = 100.0
+) -> Simulation:
+    """As `simulate`, but the simulation itself at its end: what became of each request."""
     if not (math.isfinite(tick_ms) and tick_ms > 0):
         raise ValueError(f"tick_ms must be finite and greater than 0, got {tick_ms}")
     simulation = Simulation(service, trace)
     if not isinstance(driver, Policy):
         simulation.advance(math.inf, driver)
-        return simulation.result()
+        return simulation
     choice = Choice(DEFAULT, "start")
     while simulation.offered < len(trace):
         choice = driver.choose(simulation.signals(), choice)
         simulation.advance(simulation.now_ms + tick_ms, choice.params)
     simulation.advance(math.inf, choice.params)
-    return simulation.result()
+    return simulation

@@ -66,6 +66,7 @@ SERVICE = np.dtype(
         ("switch_ms", "f8"),
         ("load_ms", "f8"),
         ("resident", "i8"),
+        ("held_ratio", "f8"),  # of the plans, how many a worker can hold
         ("learning", "f8"),
         ("drift_every_ms", "f8"),
         ("placement", "i8"),
@@ -122,12 +123,11 @@ class Bank(NamedTuple):
     """Services [S], traces [T], settings [A] and the plans' tables, frozen.
 
     `at_ms`, `gaps2` [N]: arrivals of all traces one after another and the running sum of squared
-    gaps; `length` [N] and `tokens` (running sum), of size 1 when all are equal, `cell` [N] when
-    there is one cell. `first`, `size` [T]. Tables: `believed`, `true` [D, P, R, L] ms per kind of
-    device; `fastest`, `plan` [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers` [A, D]
-    as `prepare` makes them; `short` [A, D]: whether `policies.uniform` applies (one cell, every
-    cost known);
-    `top`, `efficiency` [A, D, P + 1, R] of the first cell, see `policies.uniform.Tables`.
+    gaps; `length` [N] and `tokens` (running sum), of size 1 when all are equal; `cell` [N], of
+    size 1 when there is one. `first`, `size` [T]. Tables: `believed`, `true` [D, P, R, L] ms per
+    kind of device; `fastest`, `plan` [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers`
+    [A, D] as `prepare` makes them; `short` [A, D]: whether `policies.uniform` applies (one cell,
+    every cost known); `top`, `efficiency` [A, D, P + 1, R] of the first cell, see its `Tables`.
     `service` [S] and `worker` [S, W]: records. `factor` [S, F], `drift` [S, K]: see `Hidden`.
     """
 

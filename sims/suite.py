@@ -32,9 +32,20 @@ from sims.traces import (
     switching,
 )
 
-__all__ = ["LOADS", "Cell", "Suite", "cheapest_per_s", "mixed_domain", "six_tiers", "suite"]
+__all__ = [
+    "LOADS",
+    "RECORDED",
+    "Cell",
+    "Suite",
+    "cheapest_per_s",
+    "mixed_domain",
+    "six_tiers",
+    "suite",
+]
 
 LOADS = (0.3, 0.5, 0.7, 0.9, 1.2, 1.5)
+RECORDED = ("azure-shape", "azure-replay", "twitter-shape")
+"""The regimes that need `data`."""
 
 _ACCURACY = (0.8016, 0.7944, 0.7825, 0.7764, 0.7669, 0.7382)
 _ONE_MS = (4.64, 3.33, 2.45, 2.04, 1.83, 1.41)

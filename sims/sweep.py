@@ -12,7 +12,7 @@ from sims.service import Result, Service
 from sims.simulation import simulate
 from sims.traces import Trace
 
-__all__ = ["StaticRun", "sweep_static"]
+__all__ = ["StaticRun", "static_grid", "sweep_static"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,31 @@ class StaticRun:
     service: str
     params: RuleParams
     result: Result
+
+
+def static_grid(
+    service: Service,
+    *,
+    caps: Sequence[int] = (1, 2, 4, 8, 16),
+    waits_ms: Sequence[float] = (0.0, 2.0, 5.0, 10.0),
+    spreads: Sequence[float] = (math.inf,),
+    deltas: Sequence[float] = (0.0, 1.0),
+) -> tuple[RuleParams, ...]:
+    """Every static setting that differs: plan × `caps` × `waits_ms` × `spreads` × `deltas`.
+
+    Caps beyond the table are left out, and waits and deltas where the cap is 1.
+
+    >>> from sims.suite import six_tiers
+    >>> len(static_grid(six_tiers(), caps=(1, 8), waits_ms=(0.0, 5.0)))
+    30
+    """
+    return tuple(
+        RuleParams.static(plan, cap, wait, spread=spread, delta=delta)
+        for plan, cap, wait, spread, delta in product(
+            range(service.plans), caps, waits_ms, spreads, deltas
+        )
+        if cap <= service.cost_ms.shape[-2] and not (cap == 1 and (wait > 0 or delta > 0))
+    )
 
 
 def sweep_static(
@@ -44,10 +69,8 @@ def sweep_static(
     runs = [
         StaticRun(name, params, simulate(service, trace, params))
         for name, service in services.items()
-        for plan, cap, wait, spread, delta in product(
-            range(service.cost_ms.shape[0]), caps, waits_ms, spreads, deltas
+        for params in static_grid(
+            service, caps=caps, waits_ms=waits_ms, spreads=spreads, deltas=deltas
         )
-        if cap <= service.cost_ms.shape[1] and not (cap == 1 and (wait > 0 or delta > 0))
-        for params in (RuleParams.static(plan, cap, wait, spread=spread, delta=delta),)
     ]
     return tuple(sorted(runs, key=lambda run: -run.result.utility))

@@ -1,4 +1,4 @@
-"""Run one step of a build in a process of its own, and say how it ended."""
+"""Run one step of the control plane's work in a process of its own, and say how it ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _LONGEST_LINE = 300
 
 @dataclass(slots=True)
 class Step:
-    """What to run and for how long; the time left is shared by the steps of one build."""
+    """What to run and for how long; the time left is shared by the steps of one build.
+
+    `module` is run with the path of the job's JSON file; it prints JSON records, one a line.
+    """
 
     job: Mapping[str, Any]
     scratch: Path
@@ -38,6 +41,7 @@ class Step:
     budget_s: float
     on_progress: Callable[[str, float], None]
     cancelled: Callable[[], bool]
+    module: str = "supernet.build"
     clock: Callable[[], float] = time.monotonic
     deadline_s: float = field(init=False)
 
@@ -55,7 +59,7 @@ def run_step(step: Step, name: str) -> dict[str, Any]:
     job.write_text(json.dumps({**step.job, "step": name}), encoding="utf-8")
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "supernet.build", str(job)],
+            [sys.executable, "-m", step.module, str(job)],
             stdin=subprocess.PIPE,  # kept open: its end tells the process that we are gone
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Job", "main"]
+__all__ = ["Job", "leave_with_parent", "main"]
 
 _NICENESS = 10
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m supernet.build JOB.json", file=sys.stderr)
         return 2
     say = _own_stdout()
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=leave_with_parent, daemon=True).start()
     job = Job.read(Path(argv[0]))
     try:
         os.nice(_NICENESS)
@@ -257,7 +257,7 @@ def _own_stdout() -> Say:
     return say
 
 
-def _leave_with_parent() -> None:
+def leave_with_parent() -> None:
     """End with everything it started once the parent is gone: then stdin reports its end."""
     while os.read(0, 1024):
         pass

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import json as json_
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from policies.base import Policy
-    from sims.service import Result, Service
-    from sims.traces import Trace
+from evolve.cli.simulated import KINDS, one_trace, print_json, print_table
+from evolve.cli.suite import SUITES, Asked, run_suite
 
 __all__ = ["simulate"]
 
-KINDS = ("poisson", "bursty", "surge")
-BURST_CV2 = 4.0
-SURGE_FACTOR = 5.0
-COLUMNS = ("goodput_per_s", "met_ratio", "refused_ratio", "p50_ms", "p99_ms", "padded_ratio")
-COSTS = "Costs: the reference encoder of sims.reference, one thread per worker."
-STATIC = (
-    " static: the best of the fixed settings (plan, batch cap, wait), swept on each of these very "
-    "traces afterwards; nobody could have known it before."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one policy reached, one result per seed."""
-
-    policy: str
-    results: tuple[Result, ...]
-
-    def figures(self) -> dict[str, float]:
-        """Means over the seeds, and `<name>_stdev` where there are at least two."""
-        told: dict[str, float] = {}
-        for name in COLUMNS:
-            values = [float(getattr(result, name)) for result in self.results]
-            told[name] = fmean(values)
-            if len(values) > 1:
-                told[f"{name}_stdev"] = stdev(values)
-        return told
+ONE_TRACE = "rule,threshold,static"
+SUITE = "rule,slackfit,slackfit-drop,drain-aware,clockwork,clipper,proteus,bentoml,threshold,static"
 
 
 def simulate(
     trace: Annotated[
-        str, typer.Option(help=f"{', '.join(KINDS)}, or a CSV file of recorded arrivals.")
-    ] = "surge",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(KINDS)}, or a CSV file of recorded arrivals. Default surge."
+        ),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -59,144 +31,101 @@ def simulate(
             "within). Default 150; for a file its own.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=86_400, help="Length of the trace.")] = 20,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Instead of one trace, regimes x loads: {', '.join(SUITES)}. See docs/gym.md."
+        ),
+    ] = None,
+    regimes: Annotated[
+        str | None, typer.Option(help="Of the suite, comma-separated. Default all.")
+    ] = None,
+    loads: Annotated[
+        str | None,
+        typer.Option(help="Of the suite, over the cheapest plan's capacity. Default 0.3 to 1.5."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", envvar="EVOLVE_DATA", help="Folder of the suite's recorded traces."
+        ),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=86_400, help="Length of a trace. Default 20, of the suite's 10."),
+    ] = None,
     policies: Annotated[
-        str, typer.Option(help="Comma-separated: static, a registered name, or an exported folder.")
-    ] = "rule,threshold,static",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Traces to average over.")] = 3,
-    workers: Annotated[int, typer.Option(min=1, max=1024, help="One-thread workers.")] = 2,
-    slo_ms: Annotated[float, typer.Option(min=0.1, help="Deadline of each request.")] = 50.0,
+        str | None,
+        typer.Option(
+            help="Comma-separated: static, a registered name, or an exported folder; with --suite "
+            f"also those of docs/gym.md. Default {ONE_TRACE}, with --suite all but presets."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Traces to average over. Default 3, with --suite 5."),
+    ] = None,
+    training_seeds: Annotated[
+        int, typer.Option(min=0, max=1000, help="Of the suite, to tune rivals on; others again.")
+    ] = 2,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Default 2, of the suite 4.")
+    ] = None,
+    slo_ms: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Deadline of each request. Default 50, of the suite 36."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the suite's results.json.")
+    ] = None,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the suite's pictures into --out as well.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Compare policies on a simulated load, event by event, with the rule that serves."""
-    runs = {name: _runner(name) for name in _names(policies)}
-    from rich.progress import track
-
-    from evolve.cli.screen import screen
+    if suite is not None:
+        _exclude("--suite", **{"--trace": trace, "--rate": rate})
+        asked = Asked(
+            _names(policies or SUITE, "--policies", "policy"),
+            _names(regimes, "--regimes", "regime") if regimes is not None else None,
+            _loads(loads) if loads is not None else None,
+            seconds or 10.0, seeds or 5, training_seeds, workers or 4, slo_ms or 36.0, data,
+        )  # fmt: skip
+        run_suite(suite, asked, out=out, plot=plot, json=json)
+        return
+    given = {"--regimes": regimes, "--loads": loads, "--out": out, "--plot": plot or None}
+    _exclude("a single trace", **given)
     from sims.reference import reference_service
 
-    service = reference_service(workers=workers, slo_ms=slo_ms)
-    traces = [_trace(trace, rate, seconds, seed, service) for seed in range(seeds)]
-    # A simulation of a file that has its own lengths is the same for every seed.
-    done: dict[str, list[Result]] = {name: [] for name in runs}
-    pairs = [(name, one) for one in traces for name in runs]
-    bar = track(pairs, "Simulating", console=screen(stderr=True), transient=True)
-    for name, one in bar:
-        done[name].append(runs[name](service, one))
-    rows = [Row(name, tuple(results)) for name, results in done.items()]
-    (_print_json if json else _print_table)(rows, traces, workers, slo_ms)
+    service = reference_service(workers=workers or 2, slo_ms=slo_ms or 50.0)
+    names = _names(ONE_TRACE if policies is None else policies, "--policies", "policy")
+    found = one_trace(trace or "surge", rate, seconds or 20.0, names, seeds or 3, service)
+    (print_json if json else print_table)(found)
 
 
-def _names(text: str) -> list[str]:
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+def _exclude(what: str, **options: Any) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        rest = "; add --suite" if what.startswith("a ") else ""
+        raise typer.BadParameter(f"{given[0]} does not go with {what}{rest}")
+
+
+def _names(text: str, option: str, what: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
-        raise typer.BadParameter("name at least one policy", param_hint="--policies")
+        raise typer.BadParameter(f"name at least one {what}", param_hint=option)
     return names
 
 
-def _runner(name: str) -> Callable[[Service, Trace], Result]:
-    """How to run one policy; a name that is none is wrong usage, said before anything runs."""
-    from sims.simulate import simulate, sweep_static
-
-    if name == "static":
-        return lambda service, trace: sweep_static(trace, {"": service})[0].result
-    policy = _policy(name)
-    return lambda service, trace: simulate(service, trace, policy)
-
-
-def _policy(name: str) -> Policy:
-    from policies.plugins import load_policy, policy_names
-
-    if name not in policy_names() and not Path(name).is_dir():
-        known = ", ".join(sorted(("static", *policy_names())))
+def _loads(text: str) -> tuple[float, ...]:
+    try:
+        loads = tuple(sorted({float(part) for part in _names(text, "--loads", "load")}))
+    except ValueError:
+        loads = ()
+    if not loads or not all(0.0 < load < float("inf") for load in loads):
         raise typer.BadParameter(
-            f"policy must be {known} or an exported folder, got {name!r}", param_hint="--policies"
+            f"loads must be numbers greater than 0, comma-separated, got {text!r}",
+            param_hint="--loads",
         )
-    return load_policy(name)
-
-
-def _trace(kind: str, rate: float | None, seconds: float, seed: int, service: Service) -> Trace:
-    from sims import traces
-
-    rate_per_s = 150.0 if rate is None else rate
-    if kind == "poisson":
-        return traces.poisson(rate_per_s, seconds, seed=seed)
-    if kind == "bursty":
-        return traces.bursty(rate_per_s, seconds, cv2=BURST_CV2, seed=seed)
-    if kind == "surge":
-        return traces.surge(rate_per_s, SURGE_FACTOR * rate_per_s, seconds, seed=seed)
-    if not Path(kind).is_file():
-        raise typer.BadParameter(
-            f"trace must be {', '.join(KINDS)} or a CSV file, got {kind!r}", param_hint="--trace"
-        )
-    return _recorded(Path(kind), rate, seconds, seed, service)
-
-
-def _recorded(path: Path, rate: float | None, seconds: float, seed: int, service: Service) -> Trace:
-    from dataclasses import replace
-
-    from sims.traces import recorded
-
-    trace = recorded(path, seed=seed)
-    if rate is not None:
-        trace = trace.rescaled(rate)
-    # Recorded prompts may be longer than the reference encoder takes: it would truncate them.
-    longest = int(service.lengths[-1])
-    return replace(trace.head(seconds), lengths=trace.head(seconds).lengths.clip(1, longest))
-
-
-def _note(rows: Sequence[Row]) -> str:
-    return COSTS + (STATIC if any(row.policy == "static" for row in rows) else "")
-
-
-def _print_json(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
-    told = {
-        "trace": traces[0].name,
-        "seeds": [one.seed for one in traces],
-        "requests": [len(one) for one in traces],
-        "workers": workers,
-        "slo_ms": slo_ms,
-        "note": _note(rows),
-        "policies": {
-            row.policy: {"mean": row.figures(), "runs": [asdict(one) for one in row.results]}
-            for row in rows
-        },
-    }
-    typer.echo(json_.dumps(told, indent=2))
-
-
-def _print_table(rows: Sequence[Row], traces: Sequence[Trace], workers: int, slo_ms: float) -> None:
-    from rich.table import Table
-
-    from evolve.cli.screen import screen
-
-    mean_rate = fmean(one.rate_per_s for one in traces)
-    table = Table(
-        title=f"{traces[0].name}, {mean_rate:.0f} requests/s on average, {len(traces)} seeds, "
-        f"{workers} workers, {slo_ms:g} ms",
-        title_justify="left",
-        caption=_note(rows),
-        caption_justify="left",
-    )
-    table.add_column("policy", overflow="fold")
-    for title in ("goodput/s", "met", "refused", "p50 ms", "p99 ms", "padding"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        told = row.figures()
-        table.add_row(
-            row.policy,
-            _cell(told, "goodput_per_s", ""),
-            _cell(told, "met_ratio", " %"),
-            f"{told['refused_ratio']:.1%}",
-            f"{told['p50_ms']:.1f}",
-            f"{told['p99_ms']:.1f}",
-            f"{told['padded_ratio']:.1%}",
-        )
-    screen().print(table)
-
-
-def _cell(told: dict[str, float], name: str, unit: str) -> str:
-    scale = 100.0 if unit else 1.0
-    spread = told.get(f"{name}_stdev")
-    more = "" if spread is None else f" ± {spread * scale:.1f}"
-    return f"{told[name] * scale:.1f}{more}{unit}"
+    return loads

@@ -15,7 +15,7 @@ from evolve.errors import EvolveError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PlotError", "Timeline", "plot"]
+__all__ = ["PlotError", "Timeline", "matplotlib", "plot"]
 
 OFFERED, ANSWERED, MEDIAN, TAIL, LIMIT = "#8a8f98", "#1f6fb4", "#5aa469", "#c8553d", "#222222"
 TONES = ("#1f6fb4", "#e0a030", "#5aa469", "#8d6cab", "#c8553d", "#4fb0ae", "#b08968", "#7f7f7f")
@@ -106,7 +106,7 @@ def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
             f"plot must have at least 2 ticks with figures, got {len(timeline.ticks)}; let the "
             "runtime serve for some seconds, or widen --where"
         )
-    figure_of, ticker = _matplotlib()
+    figure_of, ticker = matplotlib()
     shares = _plan_shares(timeline)
     figure = figure_of(figsize=(10.5, 8.4 if shares else 7.0), layout="constrained")
     heights = [3, 3, 2, 2, 1] if shares else [3, 3, 2, 1]
@@ -131,7 +131,11 @@ def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
     return out
 
 
-def _matplotlib() -> tuple[Any, Any]:
+def matplotlib() -> tuple[Any, Any]:
+    """A maker of figures that need no display, and matplotlib's tickers; imported only here.
+
+    Raises `PlotError` where matplotlib is not installed.
+    """
     try:
         import matplotlib.ticker as ticker
         from matplotlib.backends.backend_agg import FigureCanvasAgg

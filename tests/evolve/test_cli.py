@@ -15,7 +15,9 @@ import pytest
 from evolve.cli import main
 from evolve.errors import EvolveError
 from policies.baselines import RulePolicy
+from policies.observation import observation_names
 from policies.presets import PRESETS
+from policies.tactical import TacticalPolicy
 from profiler.shapes import Shape
 from sims.reference import reference_service
 from sims.simulate import simulate
@@ -323,6 +325,7 @@ def test_a_folder_that_is_no_policy_fails_in_one_line(
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Training replaced by a look at what was asked for; the policy is an untrained one."""
+    pytest.importorskip("stable_baselines3")
     from policies import tactical
     from policies import train as room
 
@@ -333,10 +336,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     layer = (np.zeros((presets, width), np.float32), np.zeros(presets, np.float32))
     network = tactical.Network(zeros, ones, 10.0, -100 * ones, 100 * ones, (layer,))
 
-    def fake(make_env: Any, config: Any, *, progress: Any, card: Any) -> Any:
-        asked.append(config)
+    def fake(envs: Any, config: Any, *, progress: Any, tensorboard: Any, card: Any) -> Any:
+        asked.append((envs, config, tensorboard, card))
         progress(config.steps, config.steps, 0.01)
-        return room.Trained(tactical.TacticalPolicy(network), (0.01,), config)
+        return room.Trained(tactical.TacticalPolicy(network), (0.01,), config=config)
 
     monkeypatch.setattr(room, "train", fake)
     return asked
@@ -347,13 +350,17 @@ def test_train_exports_a_policy_that_simulate_takes(
 ) -> None:
     out = tmp_path / "policy"
     settings = tmp_path / "train.yaml"
-    settings.write_text("steps: 10\nhidden: [8, 8]\ngamma: 0\n")
+    settings.write_text("steps: 10\nenvironments: 3\nhidden: [8, 8]\ngamma: 0\n")
     argv = ["train", "--out", out, "--config", settings, "--steps", "20", "--seed", "5"]
-    status, told, _ = run(capsys, *argv)
+    status, told, _ = run(capsys, *argv, "--tensorboard", tmp_path / "events")
     assert status == 0
     assert f"exported to {out}" in told
-    asked = trained[0]
+    envs, asked, tensorboard, card = trained[0]
     assert (asked.steps, asked.seed, asked.hidden, asked.gamma) == (20, 5, (8, 8), 0.0)
+    assert (envs.num_envs, asked.environments) == (3, 3)
+    assert envs.reset().shape == (3, len(observation_names()))
+    assert tensorboard == tmp_path / "events"
+    assert card == {"environment": "evolve/Load-v0"}
     argv = ["simulate", "--policies", out, "--seeds", "1", "--trace", "poisson", "--json"]
     assert list(json.loads(run(capsys, *argv, *SHORT)[1])["policies"]) == [str(out)]
 
@@ -385,6 +392,39 @@ def test_wrong_training_settings_are_named(
 
 def test_train_needs_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    status, _, err = run(capsys, "train", "--out", tmp_path / "file")
-    assert status == 2
-    assert "must be a folder, got the file" in err
+    for argv in (["--out", "file"], ["--out", "new", "--tensorboard", "file"]):
+        places = [part if part.startswith("--") else tmp_path / part for part in argv]
+        status, _, err = run(capsys, "train", *places)
+        assert status == 2
+        assert argv[-2] in err
+        assert "must be a folder, got the file" in err
+
+
+def test_train_without_stable_baselines_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = {name for name in sys.modules if name.startswith("stable_baselines3")}
+    for name in loaded | {"stable_baselines3"}:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "sims.vec_env", raising=False)
+    status, _, err = run(capsys, "train", "--out", tmp_path / "policy")
+    assert status == 1
+    assert err == "evolve: training needs stable-baselines3: install evolve-runtime[train]\n"
+    assert not (tmp_path / "policy").exists()
+
+
+def test_a_training_from_the_command_line_leaves_a_policy_and_its_events(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("stable_baselines3")
+    settings = tmp_path / "train.yaml"
+    settings.write_text("steps: 64\nenvironments: 4\nrollout_steps: 8\nminibatch: 32\nepochs: 1\n")
+    out, events = tmp_path / "policy", tmp_path / "events"
+    argv = ["--out", out, "--config", settings, "--tensorboard", events]
+    status, told, err = run(capsys, "train", *argv)
+    assert status == 0, err
+    assert f"exported to {out}; mean reward of the last rollout" in told
+    assert list(events.rglob("events.out.tfevents.*"))
+    policy = TacticalPolicy.load(out)
+    assert policy.card["environment"] == "evolve/Load-v0"
+    assert len(policy.card["rewards"]) == 2

@@ -255,7 +255,7 @@ def states(draw: st.DrawFn) -> State:
         st.sampled_from([1.0, 2.0, 4.0, math.inf]),
         st.integers(1, 6),
         st.sampled_from([0.0, 0.0, 4.0, 20.0]),
-        st.integers(-1, 2),
+        st.sampled_from([(), (), (0,), (1,), (2,), (0, 1), (2, 0), (1, 2), (7,)]),
     )
     return State(
         tuple(items),
@@ -346,9 +346,12 @@ def test_waiting_keeps_its_columns_together() -> None:
 
 
 def test_parameters_survive_json_and_refuse_nonsense() -> None:
-    for params in (RuleParams("a"), RuleParams.static(2, 4, 5.0), RuleParams("b", spread=1)):
+    for params in (
+        RuleParams("a"), RuleParams.static(2, 4, 5.0), RuleParams("b", spread=1, plans=(0, 2)),
+    ):  # fmt: skip
         assert RuleParams.from_json(params.to_json()) == params
-    assert RuleParams("a").to_array().tolist() == [0.7, 1.0, 0.75, 0.75, 1.6, 16.0, 0.0, -1.0]
+    assert RuleParams("a").to_array().tolist() == [0.7, 1.0, 0.75, 0.75, 1.6, 16.0, 0.0, 0.0]
+    assert RuleParams("b", plans=(0, 2, 2)).to_array()[-1] == 5.0  # a bit for each
     for wrong, text in (
         ({"margin": 0.0}, "margin must be greater than 0, got 0.0"),
         ({"margin": math.nan}, "margin must be greater than 0, got nan"),
@@ -356,7 +359,8 @@ def test_parameters_survive_json_and_refuse_nonsense() -> None:
         ({"wait_ms": math.inf}, "wait_ms must be finite and at least 0, got inf"),
         ({"spread": 0.5}, "spread must be at least 1, got 0.5"),
         ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
-        ({"plan": -2}, "plan must be an index or -1 for any, got -2"),
+        ({"plans": (0, -1)}, r"plans must be indices in 0\.\.51, got \(0, -1\)"),
+        ({"plans": (52,)}, r"plans must be indices in 0\.\.51, got \(52,\)"),
     ):
         with pytest.raises(ValueError, match=text):
             RuleParams("wrong", **wrong)  # type: ignore[arg-type]
@@ -364,6 +368,9 @@ def test_parameters_survive_json_and_refuse_nonsense() -> None:
         RuleParams.from_json({"name": "x"})
     with pytest.raises(ValueError, match=r"params\.beta must be float, got 'x'"):
         RuleParams.from_json({**RuleParams("a").to_json(), "beta": "x"})
+    for plans in ("0", [True], [0.0], None):
+        with pytest.raises(ValueError, match=r"params\.plans must be a list of indices, got"):
+            RuleParams.from_json({**RuleParams("a").to_json(), "plans": plans})
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def network(preset: int = 0, seed: int = 0) -> Network:
 
 def test_names_and_values_line_up() -> None:
     names = observation_names()
-    assert len(names) == len(set(names)) == 42 + len(PRESETS)
+    assert len(names) == len(set(names)) == 44 + len(PRESETS)
     seen = dict(zip(names, observe(signals(queue=7, p99_ms=5000.0), 3).tolist(), strict=True))
     assert seen["log_queue"] == pytest.approx(np.log(8))
     assert seen["log_arrivals_100ms_0"] == pytest.approx(np.log(5))
@@ -141,7 +141,7 @@ def test_missing_and_torn_files_are_named(tmp_path: Path) -> None:
 
 def test_a_network_of_the_wrong_width_is_refused() -> None:
     net = network()
-    with pytest.raises(PolicyFileError, match="the normalisation must have 57 entries"):
+    with pytest.raises(PolicyFileError, match="the normalisation must have 59 entries"):
         TacticalPolicy(replace(net, mean=net.mean[:5]))
-    with pytest.raises(PolicyFileError, match="a layer must map 57 values, got weight"):
+    with pytest.raises(PolicyFileError, match="a layer must map 59 values, got weight"):
         TacticalPolicy(replace(net, layers=net.layers[::-1]))

@@ -161,7 +161,7 @@ def test_misuse_is_named() -> None:
 
 
 def test_the_docstring_specifies_every_entry_and_capacity_is_by_hand() -> None:
-    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (57,)
+    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (59,)
     service = reference_service(workers=3)
     lengths = np.array([16, 16], np.int32)
     cell = service.lengths.tolist().index(16.0)

@@ -15,7 +15,7 @@ from profiler.shapes import Shape
 from profiler.signals import Window
 from sims import state
 from sims.reference import reference_service
-from sims.service import Hidden, Service, drifting, noise
+from sims.service import Hidden, Service
 from sims.simulation import Simulation, simulate
 from sims.sweep import sweep_static
 from sims.traces import Trace, bursty, poisson, surge
@@ -266,40 +266,29 @@ def test_overload_does_not_become_collapse() -> None:
     assert simulate(one, poisson(2000, 4, seed=0), RULE).goodput_per_s >= 0.8 * peak
 
 
-def test_noise_is_seeded_and_shaped() -> None:
-    factor = noise(np.random.default_rng(0), scatter=0.1, spike_share=0.1, spike=10.0)
-    again = noise(np.random.default_rng(0), scatter=0.1, spike_share=0.1, spike=10.0)
-    np.testing.assert_array_equal(factor, again)
-    assert (factor > 5).mean() == pytest.approx(0.1, abs=0.03)
-    levels = drifting(np.random.default_rng(0), (0.7, 2.0))
-    assert (levels.min() >= 0.7, levels.max() <= 2.0) == (True, True)
-    assert levels.max() - levels.min() > 0.5
-    with pytest.raises(ValueError, match="scatter must be >= 0"):
-        noise(np.random.default_rng(0), scatter=-1.0)
-    with pytest.raises(ValueError, match="levels must be"):
-        drifting(np.random.default_rng(0), (2.0, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"slo_ms": math.nan}, "slo_ms must be finite and greater than 0, got nan"),
-        ({"cost_ms": np.ones((2, 2))}, "cost_ms must be"),
-        ({"lengths": np.array([2.0, 1.0])}, "lengths must be 2 ascending lengths"),
-        ({"true_ms": np.ones((1, 1, 1))}, "true_ms must have the shape of cost_ms"),
-        ({"true_ms": np.full((1, 4, 2), np.inf)}, "true_ms must be finite and greater than 0"),
-        ({"hidden": {"factor": np.zeros(1)}}, "factor must hold finite multipliers greater than 0"),
-        ({"tier": np.zeros(2, np.int64)}, "tier must have one entry per plan"),
-    ],
-)
-def test_a_service_that_makes_no_sense_is_refused(changes: dict[str, object], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        service(**{k: Hidden(**v) if isinstance(v, dict) else v for k, v in changes.items()})
-
-
-def test_a_trace_too_long_for_the_grid_is_refused() -> None:
-    with pytest.raises(ValueError, match="trace lengths must be at most 32"):
-        Simulation(service(), trace_of(0, lengths=(33,)))
+def test_what_is_asked_of_a_simulation_must_make_sense() -> None:
     with pytest.raises(ValueError, match="tick_ms must be finite and greater than 0, got 0"):
         simulate(service(), trace_of(0), RulePolicy(), tick_ms=0)
+    simulation = Simulation(service(), trace_of(0))
+    simulation.advance(5.0, RULE)
+    for until_ms in (4.0, math.nan):
+        with pytest.raises(ValueError, match=r"until_ms must be at least now_ms \(5\.0\), got"):
+            simulation.advance(until_ms, RULE)
+
+
+def test_a_run_says_how_it_went() -> None:
+    simulation = Simulation(service(workers=2), trace_of(0, 0, 50))
+    assert (simulation.now_ms, simulation.offered, simulation.done) == (0.0, 0, False)
+    simulation.advance(1.0, RuleParams.static(0, 1))
+    assert (simulation.now_ms, simulation.offered, simulation.done) == (1.0, 2, False)
+    assert simulation.worth == 2.0  # counted when a batch starts
+    simulation.advance(10.0, RuleParams.static(0, 1))
+    assert not simulation.done  # one is still to come
+    simulation.advance(math.inf, RuleParams.static(0, 1))
+    assert simulation.done
+    assert simulation.busy_ms.tolist() == [8.0, 4.0]
+    assert simulation.switches == 0
+    log = simulation.batches()
+    assert log["start_ms"].tolist() == [0.0, 0.0, 50.0]
+    assert log["worker"].tolist() == [0, 1, 0]
+    assert (log["rows"].tolist(), log["tokens"].tolist()) == ([1, 1, 1], [16.0, 16.0, 16.0])

@@ -9,19 +9,27 @@ import pytest
 
 from policies.baselines import RulePolicy
 from policies.train import TrainConfig, train
-from sims.env import LoadDomain, LoadEnv
+from sims.domain import LoadDomain
+from sims.gym import LoadGym
 from sims.simulation import simulate
 
 if TYPE_CHECKING:
     from policies.base import Policy
+    from sims.vec_env import LoadVecEnv
 
 pytest.importorskip("stable_baselines3")
+
+
+def envs(domain: LoadDomain, config: TrainConfig) -> LoadVecEnv:
+    from sims.vec_env import LoadVecEnv
+
+    return LoadVecEnv(LoadGym(domain, config.environments, seed=config.seed))
 
 
 def test_a_short_training_in_the_gym_ends_with_a_policy() -> None:
     domain = LoadDomain(seconds=1.0, workers=(1, 1))
     config = TrainConfig(steps=64, environments=2, rollout_steps=16, minibatch=16, epochs=1)
-    trained = train(lambda: LoadEnv(domain), config)
+    trained = train(envs(domain, config), config)
     assert len(trained.rewards) == 2
     assert np.isfinite(trained.rewards).all()
 
@@ -29,8 +37,8 @@ def test_a_short_training_in_the_gym_ends_with_a_policy() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_trained_it_is_no_worse_than_the_rule_it_starts_from() -> None:
-    policy = train(LoadEnv, TrainConfig(steps=120_000, environments=32)).policy
-    domain = LoadDomain()
+    domain, config = LoadDomain(), TrainConfig(steps=500_000)
+    policy = train(envs(domain, config), config).policy
 
     def utility(driver: Policy) -> np.ndarray:
         episodes = (domain.draw(np.random.default_rng(10_000 + s)) for s in range(60))

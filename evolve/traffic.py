@@ -1,0 +1,73 @@
+"""What was sent of late, and how far costs were from what was predicted: food for the twin."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sims.traces import Trace
+
+__all__ = ["Traffic"]
+
+HORIZON_S = 900.0
+MAX_ARRIVALS = 200_000
+MAX_RATIOS = 4096
+MAX_LATENCIES = 4096
+
+
+class Traffic:
+    """The arrivals of the last quarter of an hour and the costs of the last batches.
+
+    Appending is one operation on a deque, so request path and tick need no lock.
+
+    >>> traffic = Traffic(clock_s=lambda: 10.0)
+    >>> traffic.arrived(at_s=9.0, length=12)
+    >>> traffic.arrived(at_s=9.5, length=3)
+    >>> traffic.trace().arrivals_s.tolist()
+    [0.0, 0.5]
+    """
+
+    def __init__(self, clock_s: Callable[[], float]) -> None:
+        self._clock_s = clock_s
+        self._arrivals: deque[tuple[float, int]] = deque(maxlen=MAX_ARRIVALS)
+        self._ratios: deque[float] = deque(maxlen=MAX_RATIOS)
+        self._latencies_ms: deque[float] = deque(maxlen=MAX_LATENCIES)
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def arrived(self, at_s: float, length: int) -> None:
+        """A request of that length came at that time."""
+        self._arrivals.append((at_s, length))
+
+    def ran(self, ratio: float) -> None:
+        """A batch cost so many times what was predicted."""
+        if 0.0 < ratio < np.inf:
+            self._ratios.append(ratio)
+
+    def ended(self, latency_ms: float) -> None:
+        """A request was answered so long after it came."""
+        self._latencies_ms.append(latency_ms)
+
+    def trace(self) -> Trace:
+        """The arrivals, the first one at 0 s. Raises `NoArrivals` where there were none."""
+        from sims.traces import Trace
+
+        since_s = self._clock_s() - HORIZON_S
+        recent = sorted(item for item in self._arrivals.copy() if item[0] >= since_s)
+        times = np.array([at_s for at_s, _ in recent], np.float64)
+        lengths = np.array([max(1, length) for _, length in recent], np.int32)
+        return Trace(times - times[0] if times.size else times, lengths, "traffic")
+
+    def ratios(self) -> NDArray[np.float64]:
+        """Observed / predicted cost of recent batches, [B]."""
+        return np.array(self._ratios.copy(), np.float64)
+
+    def latencies_ms(self) -> NDArray[np.float64]:
+        """Of the last answers, [A]."""
+        return np.array(self._latencies_ms.copy(), np.float64)

@@ -1,0 +1,135 @@
+"""Retraining: what goes to the twin, what comes of a verdict, and that it can be killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import evolve
+from evolve.retraining import MIN_TRAFFIC_S
+from evolve.traffic import HORIZON_S, Traffic
+from policies.observation import observation_names
+from policies.presets import PRESETS
+from policies.tactical import Network, TacticalPolicy
+from sims.traces import NoArrivals
+
+VERDICT = {
+    "promoted": True,
+    "reason": "promoted: +1.00 points",
+    "over_rule": {"mean": 1.0, "low": 0.5, "high": 1.5, "n": 9},
+    "over_incumbent": {"mean": 1.0, "low": 0.5, "high": 1.5, "n": 9},
+    "worst": ["as seen", 1.0],
+}
+
+
+def exported(folder: Path) -> None:
+    width, presets = len(observation_names()), len(PRESETS)
+    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+    layer = (np.zeros((presets, width), np.float32), np.zeros(presets, np.float32))
+    TacticalPolicy(Network(zeros, ones, 10.0, -100 * ones, 100 * ones, (layer,))).save(folder)
+
+
+@pytest.fixture
+def runtime(mlp: torch.nn.Module, config: evolve.Config) -> Any:
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as made:
+        yield made
+
+
+def visited(runtime: Any, seconds: float) -> None:
+    """Requests at 50/s over that time, up to now."""
+    traffic = runtime.parts.controller._tally.traffic
+    now = traffic._clock_s()
+    for at_s in np.arange(now - seconds, now, 0.02):
+        traffic.arrived(float(at_s), 8)
+
+
+def said(runtime: Any) -> list[Any]:
+    return [d for d in runtime.decisions(last=1000) if d.kind == "policy"]
+
+
+def test_traffic_is_recent_in_order_and_bounded() -> None:
+    now = [1000.0]
+    traffic = Traffic(lambda: now[0])
+    with pytest.raises(NoArrivals):
+        traffic.trace()
+    for at_s, length in ((1000.0 - HORIZON_S - 1, 1), (990.0, 0), (989.0, 7)):
+        traffic.arrived(at_s, length)
+    trace = traffic.trace()
+    assert trace.arrivals_s.tolist() == [0.0, 1.0]
+    assert trace.lengths.tolist() == [7, 1]
+    for ratio in (1.5, np.inf, np.nan, 0.0, -1.0):
+        traffic.ran(ratio)
+    assert traffic.ratios().tolist() == [1.5]
+
+
+def test_every_request_and_batch_is_food_for_the_twin(runtime: Any) -> None:
+    for _ in range(5):
+        runtime(torch.randn(1, 8))
+    twin = runtime.parts.retraining._twin()
+    assert len(twin.traffic) == 5
+    assert twin.service.slo_ms == runtime.slo.p99_ms
+    assert np.isfinite(twin.service.cost_ms).all()
+
+
+def test_too_little_traffic_is_no_attempt(runtime: Any) -> None:
+    retraining = runtime.parts.retraining
+    assert not retraining.attempt()
+    visited(runtime, MIN_TRAFFIC_S - 10)
+    assert not retraining.attempt()
+    assert said(runtime) == []
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_verdict_is_followed_and_written_down(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch, promoted: bool
+) -> None:
+    def trained(step: Any, name: str) -> dict[str, Any]:
+        assert step.module == "evolve.retrain_job"
+        assert (step.scratch / "twin.npz").exists()
+        exported(step.scratch / "policy")
+        return {**VERDICT, "promoted": promoted}
+
+    monkeypatch.setattr("evolve.retraining.run_step", trained)
+    visited(runtime, MIN_TRAFFIC_S + 10)
+    runtime(torch.randn(1, 8))
+    assert runtime.parts.retraining.attempt() is promoted
+    assert runtime.parts.controller.policy.name == ("ppo" if promoted else "rule")
+    (decision,) = said(runtime)
+    assert decision.applied is promoted
+    assert decision.reason == VERDICT["reason"]
+    assert decision.scores["points_over_rule"] == 1.0
+    assert decision.seen["traffic_s"] > MIN_TRAFFIC_S
+    assert runtime(torch.randn(1, 8)).shape == (1, 4)
+
+
+def test_a_training_that_fails_is_said_and_harms_nothing(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(step: Any, name: str) -> dict[str, Any]:
+        return {"failed": "it crashed with SIGSEGV", "kind": "crash"}
+
+    monkeypatch.setattr("evolve.retraining.run_step", failed)
+    visited(runtime, MIN_TRAFFIC_S + 10)
+    runtime(torch.randn(1, 8))
+    assert not runtime.parts.retraining.attempt()
+    assert said(runtime)[0].reason == "no policy was trained: it crashed with SIGSEGV"
+    assert runtime.parts.controller.policy.name == "rule"
+
+
+@pytest.mark.timeout(300)
+def test_a_real_process_trains_judges_and_keeps_the_rule_where_nothing_is_to_gain(
+    mlp: torch.nn.Module, config: evolve.Config
+) -> None:
+    pytest.importorskip("stable_baselines3")
+    small = config.replace(policy={"retrain_steps": 512})
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=small) as runtime:
+        visited(runtime, MIN_TRAFFIC_S + 5)
+        runtime(torch.randn(1, 8))
+        assert not runtime.parts.retraining.attempt()
+        (decision,) = said(runtime)
+        assert "the rule is kept" in decision.reason, decision.reason
+        assert decision.scores["points_over_rule"] <= 0.0
