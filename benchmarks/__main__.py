@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity", "fleet")
+NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity", "fleet", "twin")
 LONG = ("fusion", "gym")  # hours and half an hour: run only when asked for
 
 

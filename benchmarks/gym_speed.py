@@ -19,7 +19,7 @@ from sims.suite import six_tiers
 from sims.traces import poisson
 from sims.vec_env import LoadVecEnv
 
-ROUNDS, TICKS, ENVIRONMENTS = 7, 20, 1024
+ROUNDS, TICKS, ENVIRONMENTS = 7, 60, 256
 
 
 def speed(mixed: Domain) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def speed(mixed: Domain) -> dict[str, Any]:
 
 def _training(mixed: Domain) -> dict[str, Any]:
     LoadGym(mixed.draws, 64, mixed.presets, services=2, traces=2).reset()  # compiled
-    gym = LoadGym(mixed.draws, ENVIRONMENTS, mixed.presets, seed=1)
+    gym = LoadGym(mixed.draws, 1024, mixed.presets, seed=1)
     began = time.perf_counter()
     train(LoadVecEnv(gym), TrainConfig(steps=196_608), presets=mixed.presets)
     return {"steps per s with stable-baselines3, mixed": 196_608 / (time.perf_counter() - began)}

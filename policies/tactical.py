@@ -121,14 +121,14 @@ class TacticalPolicy:
         self.card: Mapping[str, Any] = card or {}
 
     @property
+    def presets(self) -> tuple[RuleParams, ...]:
+        """What it chooses among; 0 is where it falls back to."""
+        return self._presets
+
+    @property
     def network(self) -> Network:
         """The arrays the policy is made of."""
         return self._network
-
-    @property
-    def presets(self) -> tuple[RuleParams, ...]:
-        """What it chooses among; the first is the one it falls back to."""
-        return self._presets
 
     def actions(self, seen: Array) -> NDArray[np.int64]:
         """Presets for many observations [E, D] at once, int64 [E]; 0 wherever in doubt."""

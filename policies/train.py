@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,7 +50,7 @@ class TrainConfig:
     hidden: tuple[int, ...] = (64, 64)
     default_lead: float = 1.5
     validate_every: int = 10
-    patience: int = 0
+    patience: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ def train(
         raise ImportError(
             "training needs stable-baselines3: install evolve-runtime[train]"
         ) from error
-    config = config or TrainConfig()
+    config = replace(config or TrainConfig(), environments=envs.num_envs)
     envs.seed(config.seed)
     normal = VecNormalize(envs, norm_obs=True, norm_reward=False, clip_obs=10.0)
     try:

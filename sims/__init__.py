@@ -5,6 +5,7 @@
   compiled part.
 - `devices`: how long a call takes on devices that are not here. `topology`: mixed fleets.
 - `surge`, `mixed_fleet`: two scenarios, against autoscalers and against devices on their own.
+- `suite`, `drivers`, `compare`: policies by name set beside each other; `statistics`, `bound`.
 - `env`: the gym `evolve/Load-v0`, registered with Gymnasium by importing this package.
 
 Names are loaded on first use: importing this package loads neither numba nor torch.

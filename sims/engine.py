@@ -47,6 +47,9 @@ from sims.state import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+NEAR = 64
+"""A queue further from the front of its room than this, and than it is long, moves there: a gym of
+a thousand environments otherwise wanders through all their rooms, and no cache holds those."""
 RATE_WINDOW_MS = 40.0
 """Memory of the arrival rate the rule sees (the rule's published tuning used the same)."""
 
@@ -94,6 +97,16 @@ def _refuse(env: Any, slots: Floats, log: Log, first: int, request: int) -> None
 
 
 @jit
+def _to_front(env: Any, queue_ms: Floats, queue_id: Ints) -> None:
+    """Move the queue to the front of its room."""
+    head, n = env.head, env.tail - env.head
+    for k in range(n):
+        queue_ms[k] = queue_ms[head + k]
+        queue_id[k] = queue_id[head + k]
+    env.head, env.tail = 0, n
+
+
+@jit
 def _make_room(
     env: Any, queue_ms: Floats, queue_id: Ints, slots: Floats, log: Log, first: int
 ) -> None:
@@ -102,11 +115,7 @@ def _make_room(
     while env.head < room // 8:
         _refuse(env, slots, log, first, queue_id[env.head])
         env.head += 1
-    head, n = env.head, env.tail - env.head
-    for k in range(n):
-        queue_ms[k] = queue_ms[head + k]
-        queue_id[k] = queue_id[head + k]
-    env.head, env.tail = 0, n
+    _to_front(env, queue_ms, queue_id)
 
 
 @jit
@@ -413,8 +422,8 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 unit.ratio = ratio * unit.correction
                 unit.busy_ms += took_all
                 _leave(env, queue_ms, queue_id, members, rows)
-            if env.head == env.tail:
-                env.head, env.tail = 0, 0
+            if env.head > NEAR and 2 * env.head >= env.tail:
+                _to_front(env, queue_ms, queue_id)
             if rows + lost > 0:
                 continue
         following = np.inf

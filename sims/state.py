@@ -200,7 +200,7 @@ def make_state(environments: int, bank: Bank, room: int = QUEUE_ROOM) -> State:
         used_ms=np.full((e, workers, plans), -np.inf),
         queue_ms=np.zeros((e, room)),
         queue_id=np.zeros((e, room), np.int64),
-        slots=np.zeros((e, SLOTS, LATENCY + BINS)),
+        slots=np.zeros((e, SLOTS, LATENCY + BINS), np.float32),
         memo=np.zeros((e, 16)),
         members=np.zeros((e, rows), np.int64),
     )

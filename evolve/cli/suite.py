@@ -206,8 +206,8 @@ def _notes(found: Comparison, asked: Asked, left_out: Sequence[str]) -> str:
     how = {row.how for row in found.rows}
     if "tuned" in how:
         lines.append(
-            f"tuned on {_counted(asked.training_seeds, 'training seed')}, other than those of the table, over "
-            "all cells; then frozen:"
+            f"tuned on {_counted(asked.training_seeds, 'training seed')}, other than those of the "
+            "table, over all cells; then frozen:"
         )
         lines += [f"  {row.name}: {row.setting}" for row in found.rows if row.how == "tuned"]
     if "hindsight" in how:
@@ -217,7 +217,7 @@ def _notes(found: Comparison, asked: Asked, left_out: Sequence[str]) -> str:
         )
     lines.append(
         "regret: points below the clairvoyant bound, which knows every arrival and splits work at "
-        "will; no policy may reach it."
+        "will; perhaps no policy can reach it."
     )
     if left_out:
         lines.append(

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
+VALIDATION_EPISODES = 60
+CARD_EPISODES = 200
+
 
 def train(
     out: Annotated[
@@ -40,11 +43,14 @@ def train(
 
     from evolve.cli.screen import screen
     from policies.train import train as run
+    from sims.card import VALIDATION_SALT, held_out, model_card, to_markdown, utility
     from sims.domain import LoadDomain
     from sims.gym import LoadGym
     from sims.vec_env import LoadVecEnv
 
-    envs = LoadVecEnv(LoadGym(LoadDomain(), settings.environments, seed=settings.seed))
+    domain = LoadDomain()
+    envs = LoadVecEnv(LoadGym(domain, settings.environments, seed=settings.seed))
+    suite = held_out(domain, VALIDATION_EPISODES, settings.seed, VALIDATION_SALT)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen(stderr=True)) as bar:
         task = bar.add_task("Training", total=settings.steps)
@@ -56,14 +62,25 @@ def train(
         trained = run(
             envs,
             settings,
+            validate=lambda policy: utility(policy, suite),
             progress=on_rollout,
             tensorboard=tensorboard,
-            card={"environment": "evolve/Load-v0"},
         )
+        bar.update(task, completed=settings.steps, description="Writing the model card")
+        policy = trained.policy
+        policy.card = {
+            **policy.card,
+            **model_card(policy, trained.config, domain, episodes=CARD_EPISODES),
+        }
     out.mkdir(parents=True, exist_ok=True)
-    trained.policy.save(out)
-    last = trained.rewards[-1] if trained.rewards else float("nan")
-    typer.echo(f"exported to {out}; mean reward of the last rollout {last:+.4f} (the rule: 0)")
+    policy.save(out)
+    described = {**policy.card, "presets": policy.presets}
+    (out / "MODEL_CARD.md").write_text(to_markdown(described), encoding="utf-8")
+    gained = policy.card["results"]
+    typer.echo(
+        f"exported to {out}: {gained['points over the rule']:+.2f} points of utility over the rule "
+        f"({gained['low']:+.2f} to {gained['high']:+.2f}) on {gained['episodes']} unseen episodes"
+    )
     typer.echo(f"compare it: evolve simulate --policies rule,static,{out}")
 
 

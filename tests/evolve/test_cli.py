@@ -14,14 +14,10 @@ import pytest
 
 from evolve.cli import main
 from evolve.errors import EvolveError
-from policies.baselines import RulePolicy
 from policies.observation import observation_names
 from policies.presets import PRESETS
 from policies.tactical import TacticalPolicy
 from profiler.shapes import Shape
-from sims.reference import reference_service
-from sims.simulate import simulate
-from sims.traces import poisson
 from supernet.plans import Plan, PlanSpec, PlanState
 
 ROOT = Path(__file__).parents[2]
@@ -245,81 +241,9 @@ def test_plans_know_their_metrics(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must be one of relative_l2, cosine, top1, got 'l3'" in err
 
 
-# -- simulate -----------------------------------------------------------------------------------
+# -- train --------------------------------------------------------------------------------------
 
 SHORT = ["--seconds", "2", "--rate", "100"]
-
-
-def test_simulate_gives_what_the_simulator_gives(capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--trace", "poisson", "--policies", "rule, threshold,rule", "--seeds", "2"]
-    status, out, _ = run(capsys, "simulate", *argv, *SHORT, "--json")
-    assert status == 0
-    told = json.loads(out)
-    assert list(told["policies"]) == ["rule", "threshold"]
-    assert told["seeds"] == [0, 1]
-    expected = [
-        simulate(reference_service(), poisson(100.0, 2.0, seed=seed), RulePolicy())
-        for seed in (0, 1)
-    ]
-    rule = told["policies"]["rule"]
-    assert rule["mean"]["p99_ms"] == pytest.approx(np.mean([one.p99_ms for one in expected]))
-    assert [one["offered"] for one in rule["runs"]] == [one.offered for one in expected]
-
-
-def test_simulate_prints_a_table_with_the_static_mark(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    status, out, _ = run(
-        capsys, "simulate", "--policies", "rule,static", "--seeds", "1", "--trace", "bursty", *SHORT
-    )
-    assert status == 0
-    assert "│ rule " in out
-    assert "│ static " in out
-    assert "swept on each of these very traces afterwards" in " ".join(out.split())
-
-
-def test_simulate_replays_a_recorded_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    csv = tmp_path / "trace.csv"
-    rows = [f"{i / 50},{5000 if i == 3 else 20}" for i in range(200)]
-    csv.write_text("timestamp,length\n" + "\n".join(rows))
-    argv = ["simulate", "--trace", csv, "--seconds", "2", "--policies", "rule", "--json"]
-    told = json.loads(run(capsys, *argv, "--seeds", "1")[1])
-    assert told["trace"] == "trace"
-    assert told["requests"] == [100]
-    told = json.loads(run(capsys, *argv, "--seeds", "1", "--rate", "100")[1])
-    assert told["requests"][0] in range(195, 201)
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--policies", "nope"], "policy must be rule, static, threshold or an exported folder"),
-        (["--policies", ","], "name at least one policy"),
-        (["--trace", "nope"], "trace must be poisson, bursty, surge or a CSV file, got 'nope'"),
-        (["--rate", "0"], "--rate"),
-        (["--seeds", "0"], "--seeds"),
-    ],
-)
-def test_simulate_refuses_what_it_cannot_run(
-    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, _, err = run(capsys, "simulate", *argv)
-    assert status == 2
-    assert message in err
-
-
-def test_a_folder_that_is_no_policy_fails_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, _, err = run(capsys, "simulate", "--policies", tmp_path, *SHORT)
-    assert status == 1
-    assert err.startswith("evolve: ")
-    assert err.count("\n") == 1
-
-
-# -- train --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -336,12 +260,15 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     layer = (np.zeros((presets, width), np.float32), np.zeros(presets, np.float32))
     network = tactical.Network(zeros, ones, 10.0, -100 * ones, 100 * ones, (layer,))
 
-    def fake(envs: Any, config: Any, *, progress: Any, tensorboard: Any, card: Any) -> Any:
-        asked.append((envs, config, tensorboard, card))
+    def fake(envs: Any, config: Any, *, validate: Any, progress: Any, tensorboard: Any) -> Any:
+        policy = tactical.TacticalPolicy(network, card={"config": {"seed": config.seed}})
+        asked.append((envs, config, tensorboard, validate(policy)))
         progress(config.steps, config.steps, 0.01)
-        return room.Trained(tactical.TacticalPolicy(network), (0.01,), config=config)
+        return room.Trained(policy, (0.01,), config=config)
 
     monkeypatch.setattr(room, "train", fake)
+    monkeypatch.setattr("evolve.cli.train.VALIDATION_EPISODES", 3)
+    monkeypatch.setattr("evolve.cli.train.CARD_EPISODES", 4)
     return asked
 
 
@@ -355,12 +282,18 @@ def test_train_exports_a_policy_that_simulate_takes(
     status, told, _ = run(capsys, *argv, "--tensorboard", tmp_path / "events")
     assert status == 0
     assert f"exported to {out}" in told
-    envs, asked, tensorboard, card = trained[0]
+    envs, asked, tensorboard, validated = trained[0]
     assert (asked.steps, asked.seed, asked.hidden, asked.gamma) == (20, 5, (8, 8), 0.0)
     assert (envs.num_envs, asked.environments) == (3, 3)
     assert envs.reset().shape == (3, len(observation_names()))
     assert tensorboard == tmp_path / "events"
-    assert card == {"environment": "evolve/Load-v0"}
+    assert 0.3 < validated <= 1.0  # utility: this untrained policy is the rule
+    card = TacticalPolicy.load(out).card
+    assert card["results"]["points over the rule"] == 0.0
+    assert card["results"]["episodes"] == 4
+    assert card["versions"].keys() >= {"torch", "stable-baselines3", "evolve-runtime"}
+    told_card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "not shown to be better than the rule" in told_card
     argv = ["simulate", "--policies", out, "--seeds", "1", "--trace", "poisson", "--json"]
     assert list(json.loads(run(capsys, *argv, *SHORT)[1])["policies"]) == [str(out)]
 
@@ -414,16 +347,19 @@ def test_train_without_stable_baselines_says_what_to_install(
 
 
 def test_a_training_from_the_command_line_leaves_a_policy_and_its_events(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("stable_baselines3")
+    monkeypatch.setattr("evolve.cli.train.VALIDATION_EPISODES", 2)
+    monkeypatch.setattr("evolve.cli.train.CARD_EPISODES", 4)
     settings = tmp_path / "train.yaml"
     settings.write_text("steps: 64\nenvironments: 4\nrollout_steps: 8\nminibatch: 32\nepochs: 1\n")
     out, events = tmp_path / "policy", tmp_path / "events"
     argv = ["--out", out, "--config", settings, "--tensorboard", events]
     status, told, err = run(capsys, "train", *argv)
     assert status == 0, err
-    assert f"exported to {out}; mean reward of the last rollout" in told
+    assert f"exported to {out}: " in told
+    assert "on 4 unseen episodes" in told
     assert list(events.rglob("events.out.tfevents.*"))
     policy = TacticalPolicy.load(out)
     assert policy.card["environment"] == "evolve/Load-v0"
