@@ -152,7 +152,7 @@ def live_twin(
 ) -> Twin | None:
     """The service as its cost table and its last quarter of an hour tell it; None without any."""
     from sims.traces import NoArrivals
-    from sims.twin import Twin
+    from sims.twin import CALIBRATION_S, Twin
 
     tables = scheduler.tables
     plans = [library.get(key) for key in tables.plans]  # the original is none of them
@@ -165,7 +165,7 @@ def live_twin(
         np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64),
         slo_ms=slo.p99_ms, workers=workers, tier=np.array(tables.tier),
         accuracy=1.0 - np.array(errors), traffic=traffic,
-        ratios=tally.traffic.ratios(), latencies_ms=tally.traffic.latencies_ms(),
+        ratios=tally.traffic.ratios(), latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
     )  # fmt: skip
 
 

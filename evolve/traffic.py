@@ -17,7 +17,7 @@ __all__ = ["Traffic"]
 HORIZON_S = 900.0
 MAX_ARRIVALS = 200_000
 MAX_RATIOS = 4096
-MAX_LATENCIES = 4096
+MAX_LATENCIES = 8192
 
 
 class Traffic:
@@ -36,7 +36,7 @@ class Traffic:
         self._clock_s = clock_s
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MAX_ARRIVALS)
         self._ratios: deque[float] = deque(maxlen=MAX_RATIOS)
-        self._latencies_ms: deque[float] = deque(maxlen=MAX_LATENCIES)
+        self._latencies_ms: deque[tuple[float, float]] = deque(maxlen=MAX_LATENCIES)
 
     def __len__(self) -> int:
         return len(self._arrivals)
@@ -52,7 +52,7 @@ class Traffic:
 
     def ended(self, latency_ms: float) -> None:
         """A request was answered so long after it came."""
-        self._latencies_ms.append(latency_ms)
+        self._latencies_ms.append((self._clock_s(), latency_ms))
 
     def trace(self) -> Trace:
         """The arrivals, the first one at 0 s. Raises `NoArrivals` where there were none."""
@@ -68,6 +68,8 @@ class Traffic:
         """Observed / predicted cost of recent batches, [B]."""
         return np.array(self._ratios.copy(), np.float64)
 
-    def latencies_ms(self) -> NDArray[np.float64]:
-        """Of the last answers, [A]."""
-        return np.array(self._latencies_ms.copy(), np.float64)
+    def latencies_ms(self, seconds: float) -> NDArray[np.float64]:
+        """Of the answers of the last `seconds` before the last one, [A]."""
+        answers = list(self._latencies_ms.copy())
+        since_s = answers[-1][0] - seconds if answers else 0.0
+        return np.array([latency for at_s, latency in answers if at_s >= since_s], np.float64)

@@ -151,6 +151,7 @@ def _services(services: Sequence[Service]) -> Records:
     for row, service in zip(rows, services, strict=True):
         units = service.units or Units.alike(service.workers)
         row["workers"], row["slo_ms"] = service.workers, service.slo_ms
+        row["delay_ms"] = service.delay_ms
         row["overhead_ms"], row["learning"] = service.overhead_ms, service.learning
         row["switch_ms"], row["load_ms"] = service.switching.switch_ms, service.switching.load_ms
         row["resident"] = service.switching.resident

@@ -260,13 +260,13 @@ def _account(
 @jit
 def _note(
     env: Any, queue_id: Ints, members: Ints, rows: int, log: Log, first: int, plan: int,
-    finish_ms: float, expected_ms: float, tokens: float, cell: int, worker: int,
+    finish_ms: float, answered_ms: float, expected_ms: float, tokens: float, cell: int, worker: int,
 ) -> None:  # fmt: skip
     """Write a batch and its requests into the log."""
     for k in range(rows):
         i = queue_id[env.head + members[k]] - first
         log.outcome[i] = SERVED
-        log.end_ms[i] = finish_ms
+        log.end_ms[i] = answered_ms
         log.ran[i] = plan
     row = log.batch[env.batches]
     row.start_ms, row.finish_ms = env.now_ms, finish_ms
@@ -405,14 +405,15 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 finish = env.now_ms + took_all
                 if env.now_ms < workers[w].lost_from_ms < finish:
                     finish = workers[w].lost_until_ms + took_all
+                answered = finish + service.delay_ms
                 met = _account(
-                    env, slots, queue_ms, members, rows, finish, slo_ms, accuracy[plan], ratio,
+                    env, slots, queue_ms, members, rows, answered, slo_ms, accuracy[plan], ratio,
                     tokens, rows * lengths[cell],
                 )  # fmt: skip
                 if logged:
                     _note(
-                        env, queue_id, members, rows, log, first, plan, finish, expected, tokens,
-                        cell, w,
+                        env, queue_id, members, rows, log, first, plan, finish, answered,
+                        expected, tokens, cell, w,
                     )  # fmt: skip
                 if kind != RULE:
                     waited = env.now_ms - queue_ms[env.head + members[0]]
@@ -422,7 +423,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 unit.ratio = ratio * unit.correction
                 unit.busy_ms += took_all
                 _leave(env, queue_ms, queue_id, members, rows)
-            if env.head > NEAR and 2 * env.head >= env.tail:
+            if env.head == env.tail or (env.head > NEAR and 2 * env.head >= env.tail):
                 _to_front(env, queue_ms, queue_id)
             if rows + lost > 0:
                 continue

@@ -107,8 +107,9 @@ class Service:
     costs; `true_ms` what it really costs (None: the same). `lengths` [L]: padded lengths.
     `slo_ms`: deadline after arrival. `tier` [P]: 0 is the most accurate. `accuracy` [P]: worth of
     an answer in time from that plan, 1 by default. `overhead_ms`: what every batch costs beside
-    its plan. `learning`: share of each batch's observed / expected cost that a worker's own
-    correction of the table takes over; 0 never learns.
+    its plan; `delay_ms`: how long its answers take to arrive while the worker goes on.
+    `learning`: share of each batch's observed / expected cost that a worker's own correction of
+    the table takes over; 0 never learns.
     """
 
     cost_ms: Floats
@@ -119,6 +120,7 @@ class Service:
     accuracy: Floats | None = None
     true_ms: Floats | None = None
     overhead_ms: float = 0.0
+    delay_ms: float = 0.0
     learning: float = 0.0
     hidden: Hidden = field(default_factory=Hidden)
     switching: Switching = field(default_factory=Switching)
@@ -158,8 +160,9 @@ class Service:
                 )
         if not 0.0 <= self.learning <= 1.0:
             raise ValueError(f"learning must be in [0, 1], got {self.learning}")
-        if not (math.isfinite(self.overhead_ms) and self.overhead_ms >= 0):
-            raise ValueError(f"overhead_ms must be finite and at least 0, got {self.overhead_ms}")
+        for name in ("overhead_ms", "delay_ms"):
+            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
+                raise ValueError(f"{name} must be finite and at least 0, got {value}")
         if self.units is not None:
             self._check(self.units)
 

@@ -63,6 +63,7 @@ SERVICE = np.dtype(
         ("workers", "i8"),
         ("slo_ms", "f8"),
         ("overhead_ms", "f8"),
+        ("delay_ms", "f8"),  # from the end of a batch to its answers
         ("switch_ms", "f8"),
         ("load_ms", "f8"),
         ("resident", "i8"),

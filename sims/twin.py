@@ -16,16 +16,17 @@ from sims.bank import Setting
 from sims.contest import Episode
 from sims.domain import LoadDomain, capacity_per_s
 from sims.service import Hidden, Result, Service
-from sims.simulation import simulate
+from sims.simulation import Simulation, simulate
+from sims.state import SERVED
 from sims.traces import NoArrivals, Regime, Trace, bursty, flash_crowd, poisson
 
 __all__ = ["Twin"]
 
 Floats = NDArray[np.float64]
 NOISE_BATCHES = 1024
-CALIBRATION_S = 20.0
-CALIBRATION_ROUNDS = 3
-MOST_OVERHEAD_MS = 20.0
+CALIBRATION_S = 10.0
+OVERHEADS_MS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+MOST_DELAY_MS = 3.0
 UNKNOWN_COST = 10.0
 """What nobody measured counts as so many times the dearest known cost: it will not be chosen."""
 
@@ -70,21 +71,30 @@ class Twin:
         return made if latencies_ms is None else made._calibrated(latencies_ms)
 
     def _calibrated(self, latencies_ms: Floats) -> Twin:
-        """With the overhead per batch under which the last answers take as long as they did.
+        """With the overhead and the delay under which the last answers take as long as they did.
 
-        What a batch costs beside its plan (waking up, handing over) is in no cost table; the
-        medians tell it.
+        What serving costs beside the plans is in no cost table: some of it keeps the worker from
+        its next batch (overhead), some only the answer (delay). The median alone cannot tell them
+        apart; the 90th percentile, which queueing makes, can.
         """
         if latencies_ms.size == 0:
             return self
         start_s = max(0.0, self.traffic.seconds - CALIBRATION_S)
         recent = self.traffic.window(start_s, np.inf)
-        wanted_ms, overhead_ms = float(np.median(latencies_ms)), 0.0
-        for _ in range(CALIBRATION_ROUNDS):
+        wanted = np.quantile(latencies_ms, (0.5, 0.9))
+        found, least = self.service, np.inf
+        for overhead_ms in OVERHEADS_MS:
             service = replace(self.service, overhead_ms=overhead_ms)
-            result = simulate(service, recent, DEFAULT)
-            overhead_ms = min(max(0.0, overhead_ms + wanted_ms - result.p50_ms), MOST_OVERHEAD_MS)
-        return replace(self, service=replace(self.service, overhead_ms=overhead_ms))
+            simulation = Simulation(service, recent)
+            simulation.advance(np.inf, DEFAULT)
+            served = simulation.outcome == SERVED
+            taken = (simulation.end_ms - recent.arrivals_s * 1e3)[served]
+            got = np.quantile(taken, (0.5, 0.9)) if taken.size else wanted
+            delay_ms = float(np.clip(wanted[0] - got[0], 0.0, MOST_DELAY_MS))
+            off = float(np.abs((got + delay_ms) / wanted - 1.0).sum())
+            if off < least:
+                found, least = replace(service, delay_ms=delay_ms), off
+        return replace(self, service=found)
 
     def replay(self, driver: Setting | Policy) -> Result:
         """What that driver would have made of the very same requests."""
@@ -159,7 +169,7 @@ class Twin:
                 {
                     "slo_ms": service.slo_ms,
                     "workers": service.workers,
-                    "overhead_ms": service.overhead_ms,
+                    "delay_ms": service.delay_ms, "overhead_ms": service.overhead_ms,
                 }
             ),
         )  # fmt: skip
@@ -171,7 +181,8 @@ class Twin:
             about = json.loads(str(file["about"]))
             service = Service(
                 file["cost_ms"], file["lengths"], about["slo_ms"], about["workers"],
-                tier=file["tier"], accuracy=file["accuracy"], overhead_ms=about["overhead_ms"],
+                tier=file["tier"], accuracy=file["accuracy"], delay_ms=about["delay_ms"],
+                overhead_ms=about["overhead_ms"],
                 hidden=Hidden(file["factor"]),
             )  # fmt: skip
             return cls(service, Trace(file["arrivals_s"], file["request_lengths"], "traffic"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from policies.presets import DEFAULT
 from sims.reference import reference_service
+from sims.simulation import Simulation
 from sims.traces import Trace, poisson
 from sims.twin import UNKNOWN_COST, Twin
 
@@ -92,3 +94,21 @@ def test_it_trains_on_lengths_and_loads_like_those_seen() -> None:
     service, trace = domain.draw(rng)
     assert service.workers == 2
     assert trace.seconds <= domain.seconds + 0.5
+
+
+def test_what_serving_costs_beside_the_plans_is_found_in_the_latencies() -> None:
+    """Answers of a service whose overhead and delay are known give back its latencies."""
+    made = twin(30.0)
+    truth = replace(made.service, overhead_ms=1.0, delay_ms=0.8)
+    simulation = Simulation(truth, made.traffic)
+    simulation.advance(np.inf, DEFAULT)
+    latencies = simulation.end_ms - made.traffic.arrivals_s * 1e3
+    found = Twin.of(
+        truth.cost_ms, truth.lengths, slo_ms=50.0, workers=2, tier=np.zeros(3, np.int64),
+        accuracy=np.ones(3), traffic=made.traffic, ratios=RATIOS,
+        latencies_ms=latencies[-800:],
+    )  # fmt: skip
+    assert found.service.overhead_ms + found.service.delay_ms == pytest.approx(1.8, abs=0.5)
+    told, expected = found.replay(DEFAULT), simulation.result()
+    assert told.p50_ms == pytest.approx(expected.p50_ms, rel=0.05)
+    assert told.p99_ms == pytest.approx(expected.p99_ms, rel=0.1)
