@@ -4,6 +4,8 @@ It decides with the live dispatcher's own rule (`policies.compiled.decide_prepar
 short form `policies.uniform` where all requests are equal) at every instant at which the live one
 would: when a worker is free and something waits, on an arrival, at a hold's end. One call plays
 one environment, row `e` of a `State`; `sims.vector` plays many.
+
+    arrivals ─► queue (`_waiting`) ─► rule ─► worker (`_staff`) ─► slots, totals, log (`_account`)
 """
 
 from __future__ import annotations
@@ -18,260 +20,13 @@ from policies.compiled import decide_prepared
 from policies.disciplines import RULE, dispatch, learn
 from policies.params import WAIT_MS
 from policies.uniform import Tables, decide_uniform
-from sims.state import (
-    BINS,
-    BINS_PER_SLO,
-    BY_SPEED,
-    BY_USE,
-    COMPUTED,
-    DROPPED,
-    ENDED,
-    LATENCY,
-    MET,
-    RAN,
-    RATIOS,
-    REFUSED,
-    SERVED,
-    SLOT_MS,
-    SLOTS,
-    TOKENS,
-    WINDOW,
-    WORST,
-    WORTH,
-    Bank,
-    Log,
-    Records,
-    State,
-)  # fmt: skip
+from sims._account import account, clear_slots, note
+from sims._staff import charge, hidden, next_worker, soonest
+from sims._waiting import NEAR, admit, fade, leave, make_room, refuse, refuse_some, to_front
+from sims.state import Bank, Log, State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-NEAR = 64
-"""A queue further from the front of its room than this, and than it is long, moves there: a gym of
-a thousand environments otherwise wanders through all their rooms, and no cache holds those."""
-RATE_WINDOW_MS = 40.0
-"""Memory of the arrival rate the rule sees (the rule's published tuning used the same)."""
-
-
-@jit
-def _fade(ms: float) -> float:
-    """exp(-ms / RATE_WINDOW_MS); for short times its series, within 3e-7."""
-    gap = ms * (1.0 / RATE_WINDOW_MS)
-    if gap < 0.05:
-        return 1.0 - gap * (1.0 - gap * (0.5 - gap * (1.0 / 6.0)))
-    return float(np.exp(-gap))
-
-
-@jit
-def _admit(env: Any, at_ms: Floats, queue_ms: Floats, queue_id: Ints, until_ms: float) -> bool:
-    """Queue the arrivals up to `until_ms`; False where the queue's room ran out before."""
-    i, last, tail = env.next, env.last, env.tail
-    origin, stretch = env.origin_ms, env.stretch
-    if i >= last or (at_ms[i] - origin) * stretch > until_ms:
-        return True
-    rate, rate_at = env.rate, env.rate_at_ms
-    room = queue_ms.shape[0]
-    while i < last and tail < room:
-        at = (at_ms[i] - origin) * stretch
-        if at > until_ms:
-            break
-        rate = rate * _fade(at - rate_at) + 1.0 / RATE_WINDOW_MS
-        rate_at = at
-        queue_ms[tail] = at
-        queue_id[tail] = i
-        tail += 1
-        i += 1
-    env.rate, env.rate_at_ms, env.next, env.tail = rate, rate_at, i, tail
-    env.hold_ms = -np.inf  # an arrival may end a hold
-    return bool(tail < room or i == last or (at_ms[i] - origin) * stretch > until_ms)
-
-
-@jit
-def _refuse(env: Any, slots: Floats, log: Log, first: int, request: int) -> None:
-    slots[int(env.now_ms / SLOT_MS) % SLOTS, REFUSED] += 1.0
-    env.refused += 1.0
-    if log.end_ms.shape[0] > 0:
-        log.outcome[request - first] = DROPPED
-        log.end_ms[request - first] = env.now_ms
-
-
-@jit
-def _to_front(env: Any, queue_ms: Floats, queue_id: Ints) -> None:
-    """Move the queue to the front of its room."""
-    head, n = env.head, env.tail - env.head
-    for k in range(n):
-        queue_ms[k] = queue_ms[head + k]
-        queue_id[k] = queue_id[head + k]
-    env.head, env.tail = 0, n
-
-
-@jit
-def _make_room(
-    env: Any, queue_ms: Floats, queue_id: Ints, slots: Floats, log: Log, first: int
-) -> None:
-    """Move the queue to the front of its room; of a full one the oldest eighth is refused."""
-    room = queue_ms.shape[0]
-    while env.head < room // 8:
-        _refuse(env, slots, log, first, queue_id[env.head])
-        env.head += 1
-    _to_front(env, queue_ms, queue_id)
-
-
-@jit
-def _leave(env: Any, queue_ms: Floats, queue_id: Ints, members: Ints, n: int) -> None:
-    """Take n queue positions, counted from the head, out; the others close up."""
-    head, tail = env.head, env.tail
-    low, high = members[0], 0
-    for k in range(n):
-        low, high = min(low, members[k]), max(high, members[k])
-    if high - low == n - 1 and tail - head - high - 1 < low:  # those behind move down
-        for read in range(head + high + 1, tail):
-            queue_id[read - n] = queue_id[read]
-            queue_ms[read - n] = queue_ms[read]
-        env.tail = tail - n
-        return
-    if high >= n:  # not simply the first n: those before move up
-        for k in range(n):
-            queue_id[head + members[k]] = -1
-        write = head + high
-        for read in range(head + high, head - 1, -1):
-            if queue_id[read] >= 0:
-                queue_id[write] = queue_id[read]
-                queue_ms[write] = queue_ms[read]
-                write -= 1
-    env.head = head + n
-
-
-@jit
-def _refuse_some(
-    env: Any, queue_ms: Floats, queue_id: Ints, slots: Floats, log: Log, first: int, dropped: Ints,
-    lost: int, members: Ints, rows: int,
-) -> None:  # fmt: skip
-    """Refuse these queue positions wherever they stand; `members` then count without them."""
-    for k in range(lost):
-        _refuse(env, slots, log, first, queue_id[env.head + dropped[k]])
-    for k in range(rows):
-        before = 0
-        for j in range(lost):
-            before += dropped[j] < members[k]
-        members[k] -= before
-    if lost > 0:
-        _leave(env, queue_ms, queue_id, dropped, lost)
-
-
-@jit
-def _next_worker(now_ms: float, active: int, by: int, units: Records, workers: Records) -> int:
-    """The free worker to serve next, or -1."""
-    best, least = -1, np.inf
-    for w in range(active):
-        free = units[w].free_ms
-        if free > now_ms or workers[w].lost_from_ms <= now_ms < workers[w].lost_until_ms:
-            continue
-        key = free
-        if by == BY_SPEED:
-            key = -workers[w].ability
-        elif by == BY_USE:
-            key = units[w].busy_ms
-        if key < least:
-            best, least = w, key
-    return best
-
-
-@jit
-def _soonest(now_ms: float, active: int, units: Records, workers: Records) -> float:
-    """When the first worker will be free."""
-    soonest = np.inf
-    for w in range(active):
-        free = max(now_ms, units[w].free_ms)
-        if workers[w].lost_from_ms <= free < workers[w].lost_until_ms:
-            free = workers[w].lost_until_ms
-        soonest = min(soonest, free)
-    return soonest
-
-
-@jit
-def _charge(env: Any, service: Any, unit: Any, used_ms: Floats, plan: int) -> float:
-    """What it costs a worker to run `plan` next: nothing, a switch, or loading it anew."""
-    before = unit.running
-    cold = used_ms[plan] == -np.inf
-    used_ms[plan] = env.now_ms
-    if before == plan:
-        return 0.0
-    unit.running = plan
-    if before >= 0:
-        env.switches += 1
-    if cold:
-        warm, oldest = 0, -1
-        for p in range(used_ms.shape[0]):
-            if used_ms[p] > -np.inf:
-                warm += 1
-                if p != plan and (oldest < 0 or used_ms[p] < used_ms[oldest]):
-                    oldest = p
-        if warm > service.resident:
-            used_ms[oldest] = -np.inf
-            env.loads += 1
-            return float(service.load_ms)
-    return float(service.switch_ms) if before >= 0 else 0.0
-
-
-@jit
-def _hidden(env: Any, service: Any, factor: Floats, drift: Floats) -> float:
-    """What multiplies the cost of the batch that starts now, unknown to any table."""
-    hidden = factor[env.batches % factor.shape[0]]
-    knots = drift.shape[0]
-    if knots > 1:
-        at = env.now_ms / service.drift_every_ms
-        k = int(at)
-        hidden *= drift[k % knots] * (1.0 - (at - k)) + drift[(k + 1) % knots] * (at - k)
-    return float(hidden)
-
-
-@jit
-def _account(
-    env: Any, slots: Floats, queue_ms: Floats, members: Ints, rows: int, finish_ms: float,
-    slo_ms: float, worth: float, ratio: float, tokens: float, computed: float,
-) -> int:  # fmt: skip
-    """Count a batch in the slot in which it ends, and in the episode's totals; those in time."""
-    now_slot = int(env.now_ms / SLOT_MS)
-    slot = slots[int(min(finish_ms / SLOT_MS, now_slot + SLOTS - WINDOW - 3)) % SLOTS]
-    met = 0
-    scale = BINS_PER_SLO / slo_ms
-    for k in range(rows):
-        latency = finish_ms - queue_ms[env.head + members[k]]
-        met += latency <= slo_ms
-        slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
-    slot[ENDED] += rows
-    slot[MET] += met
-    slot[WORTH] += met * worth
-    slot[RAN] += 1.0
-    slot[RATIOS] += ratio
-    slot[WORST] = max(slot[WORST], ratio)
-    slot[TOKENS] += tokens
-    slot[COMPUTED] += computed
-    env.answered += rows
-    env.met += met
-    env.worth += met * worth
-    env.tokens += tokens
-    env.computed += computed
-    return met
-
-
-@jit
-def _note(
-    env: Any, queue_id: Ints, members: Ints, rows: int, log: Log, first: int, plan: int,
-    finish_ms: float, answered_ms: float, expected_ms: float, tokens: float, cell: int, worker: int,
-) -> None:  # fmt: skip
-    """Write a batch and its requests into the log."""
-    for k in range(rows):
-        i = queue_id[env.head + members[k]] - first
-        log.outcome[i] = SERVED
-        log.end_ms[i] = answered_ms
-        log.ran[i] = plan
-    row = log.batch[env.batches]
-    row.start_ms, row.finish_ms = env.now_ms, finish_ms
-    row.expected_ms, row.tokens = expected_ms, tokens
-    row.plan, row.rows, row.cell, row.worker = plan, rows, cell, worker
 
 
 @jit
@@ -296,16 +51,6 @@ def _decide_any(
         fastest, plans, unit, good, members, dropped,
     )  # fmt: skip
     return plan, taken, lost, wake_ms * pace
-
-
-@jit
-def _clear_slots(env: Any, slots: Floats) -> None:
-    """Make room in the ring: what left the window becomes the future."""
-    now_slot = int(env.now_ms / SLOT_MS)
-    while env.slot < now_slot:
-        env.slot += 1
-        if env.slot > WINDOW + 1:
-            slots[(env.slot - WINDOW - 2) % SLOTS] = 0.0
 
 
 @jit
@@ -340,10 +85,10 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
     logged, alone = log.end_ms.shape[0] > 0, lengths.shape[0] == 1
     at_hand, tables = 0, _uniform(bank, env.preset, 0)
     while True:
-        _clear_slots(env, slots)
-        while not _admit(env, at_ms, queue_ms, queue_id, env.now_ms):
-            _make_room(env, queue_ms, queue_id, slots, log, first)
-        w = _next_worker(env.now_ms, env.active, service.placement, units, workers)
+        clear_slots(env, slots)
+        while not admit(env, at_ms, queue_ms, queue_id, env.now_ms):
+            make_room(env, queue_ms, queue_id, slots, log, first)
+        w = next_worker(env.now_ms, env.active, service.placement, units, workers)
         if env.tail > env.head and w >= 0 and env.now_ms >= env.hold_ms:
             unit, d = units[w], workers[w].kind
             if unit.ratio > 0.0:  # the batch it ran is over: learn from it
@@ -351,7 +96,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 unit.ratio = 0.0
             pace = workers[w].slower * unit.correction
             alike = workers[env.active - 1].abilities / workers[w].ability
-            rate = env.rate * _fade(env.now_ms - env.rate_at_ms)
+            rate = env.rate * fade(env.now_ms - env.rate_at_ms)
             if kind == RULE and not short[d]:
                 t = tiers[d] + 1
                 dropped = np.empty(env.tail - env.head, np.int64)
@@ -359,7 +104,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                     env, pace, slo_ms, alike, rate, queue_ms, queue_id, cells, lengths, params,
                     fastest[d, :t], plans[d, :t], work[d, :t], good[d, :t], members, dropped,
                 )  # fmt: skip
-                _refuse_some(
+                refuse_some(
                     env, queue_ms, queue_id, slots, log, first, dropped, lost, members, rows
                 )
             else:
@@ -378,7 +123,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                     for k in range(rows):
                         members[k] = lost + k
                 for k in range(lost):
-                    _refuse(env, slots, log, first, queue_id[env.head + k])
+                    refuse(env, slots, log, first, queue_id[env.head + k])
                 for k in range(rows):
                     members[k] -= lost
                 env.head += lost
@@ -397,21 +142,21 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 elif not alone:
                     cell = int(cells[0])
                 took = true[d, plan, rows - 1, cell] * workers[w].slower
-                took = took * _hidden(env, service, factor, drift) + service.overhead_ms
+                took = took * hidden(env, service, factor, drift) + service.overhead_ms
                 took += workers[w].link_ms
                 expected = believed[d, plan, rows - 1, cell] * pace
                 ratio = took / expected if 0.0 < expected < np.inf else 1.0
-                took_all = took + _charge(env, service, unit, used_ms[w], plan)
+                took_all = took + charge(env, service, unit, used_ms[w], plan)
                 finish = env.now_ms + took_all
                 if env.now_ms < workers[w].lost_from_ms < finish:
                     finish = workers[w].lost_until_ms + took_all
                 answered = finish + service.delay_ms
-                met = _account(
+                met = account(
                     env, slots, queue_ms, members, rows, answered, slo_ms, accuracy[plan], ratio,
                     tokens, rows * lengths[cell],
                 )  # fmt: skip
                 if logged:
-                    _note(
+                    note(
                         env, queue_id, members, rows, log, first, plan, finish, answered,
                         expected, tokens, cell, w,
                     )  # fmt: skip
@@ -422,9 +167,9 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 unit.free_ms = finish
                 unit.ratio = ratio * unit.correction
                 unit.busy_ms += took_all
-                _leave(env, queue_ms, queue_id, members, rows)
+                leave(env, queue_ms, queue_id, members, rows)
             if env.head == env.tail or (env.head > NEAR and 2 * env.head >= env.tail):
-                _to_front(env, queue_ms, queue_id)
+                to_front(env, queue_ms, queue_id)
             if rows + lost > 0:
                 continue
         following = np.inf
@@ -433,16 +178,16 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
         if env.tail > env.head and w >= 0:
             following = min(following, max(env.hold_ms, env.now_ms))
         elif w < 0:
-            soonest = _soonest(env.now_ms, env.active, units, workers)
-            following = soonest if env.tail > env.head else max(following, soonest)
+            free_at = soonest(env.now_ms, env.active, units, workers)
+            following = free_at if env.tail > env.head else max(following, free_at)
         if following > until_ms or following == np.inf:
             break
         env.now_ms = max(env.now_ms, following)
     if until_ms < np.inf:
         env.now_ms = until_ms
-        _clear_slots(env, slots)
-        while not _admit(env, at_ms, queue_ms, queue_id, until_ms):
-            _make_room(env, queue_ms, queue_id, slots, log, first)
+        clear_slots(env, slots)
+        while not admit(env, at_ms, queue_ms, queue_id, until_ms):
+            make_room(env, queue_ms, queue_id, slots, log, first)
     else:  # played to the very end the clock stops with the last answer
         for v in range(service.workers):  # those no longer employed finish what they run
             env.now_ms = max(env.now_ms, units[v].free_ms)

@@ -34,7 +34,7 @@ from policies.observation import (
     V_WORKERS,
     V_WORTH,
 )  # fmt: skip
-from sims.engine import RATE_WINDOW_MS
+from sims._waiting import RATE_WINDOW_MS
 from sims.state import (
     BINS,
     BINS_PER_SLO,
