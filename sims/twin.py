@@ -25,6 +25,7 @@ __all__ = ["Twin"]
 Floats = NDArray[np.float64]
 NOISE_BATCHES = 1024
 CALIBRATION_S = 10.0
+"""How much of the last traffic the latencies are compared on."""
 OVERHEADS_MS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 MOST_DELAY_MS = 3.0
 UNKNOWN_COST = 10.0
@@ -75,7 +76,8 @@ class Twin:
 
         What serving costs beside the plans is in no cost table: some of it keeps the worker from
         its next batch (overhead), some only the answer (delay). The median alone cannot tell them
-        apart; the 90th percentile, which queueing makes, can.
+        apart; the 90th percentile, which queueing makes, and under overload the number of answers
+        can. `latencies_ms` must be all of the last `CALIBRATION_S` seconds.
         """
         if latencies_ms.size == 0:
             return self
@@ -92,6 +94,7 @@ class Twin:
             got = np.quantile(taken, (0.5, 0.9)) if taken.size else wanted
             delay_ms = float(np.clip(wanted[0] - got[0], 0.0, MOST_DELAY_MS))
             off = float(np.abs((got + delay_ms) / wanted - 1.0).sum())
+            off += 2.0 * abs(taken.size / latencies_ms.size - 1.0)
             if off < least:
                 found, least = replace(service, delay_ms=delay_ms), off
         return replace(self, service=found)

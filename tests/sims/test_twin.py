@@ -12,7 +12,7 @@ from policies.presets import DEFAULT
 from sims.reference import reference_service
 from sims.simulation import Simulation
 from sims.traces import Trace, poisson
-from sims.twin import UNKNOWN_COST, Twin
+from sims.twin import CALIBRATION_S, UNKNOWN_COST, Twin
 
 RATIOS = np.array([0.9, 1.0, 1.2])
 
@@ -106,7 +106,7 @@ def test_what_serving_costs_beside_the_plans_is_found_in_the_latencies() -> None
     found = Twin.of(
         truth.cost_ms, truth.lengths, slo_ms=50.0, workers=2, tier=np.zeros(3, np.int64),
         accuracy=np.ones(3), traffic=made.traffic, ratios=RATIOS,
-        latencies_ms=latencies[-800:],
+        latencies_ms=latencies[made.traffic.arrivals_s >= made.traffic.seconds - CALIBRATION_S],
     )  # fmt: skip
     assert found.service.overhead_ms + found.service.delay_ms == pytest.approx(1.8, abs=0.5)
     told, expected = found.replay(DEFAULT), simulation.result()
