@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Retraining:
         self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
         self.attempts = 0
         self._incumbent = config.path if config.name == "ppo" else None
-        self._kept: tempfile.TemporaryDirectory[str] | None = None
+        self._kept = ExitStack()
 
     def start(self) -> None:
         if self._config.retrain_every_s > 0:
@@ -74,8 +75,7 @@ class Retraining:
     def join(self, timeout_s: float) -> None:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        if self._kept is not None:
-            self._kept.cleanup()
+        self._kept.close()
 
     def _run(self) -> None:
         while not self._stop.wait(self._config.retrain_every_s):
@@ -92,24 +92,22 @@ class Retraining:
         if twin is None or twin.traffic.seconds < MIN_TRAFFIC_S:
             return False
         self.attempts += 1
-        scratch = tempfile.TemporaryDirectory(prefix="evolve-policy-")
-        folder = Path(scratch.name)
-        twin.save(folder)
-        verdict = self._trained(folder)
-        if "failed" in verdict:
-            scratch.cleanup()
-            self._say(f"no policy was trained: {verdict['failed']}", applied=False)
-            return False
-        promoted = bool(verdict["promoted"])
         before = self._controller.policy.name
-        if promoted:
-            self._controller.follow(TacticalPolicy.load(folder / "policy"))
-            self._incumbent = folder / "policy"
-        outgoing = self._kept if promoted else scratch
-        if promoted:
-            self._kept = scratch
-        if outgoing is not None:
-            outgoing.cleanup()
+        with ExitStack() as scratch:
+            folder = Path(
+                scratch.enter_context(tempfile.TemporaryDirectory(prefix="evolve-policy-"))
+            )
+            twin.save(folder)
+            verdict = self._trained(folder)
+            if "failed" in verdict:
+                self._say(f"no policy was trained: {verdict['failed']}", applied=False)
+                return False
+            promoted = bool(verdict["promoted"])
+            if promoted:  # its folder stays for as long as it is the one to beat
+                self._controller.follow(TacticalPolicy.load(folder / "policy"))
+                self._incumbent = folder / "policy"
+                self._kept.close()
+                self._kept = scratch.pop_all()
         self._say(
             str(verdict["reason"]), applied=promoted, before=before,
             after=self._controller.policy.name, scores=_scores(verdict),

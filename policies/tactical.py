@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice
-from policies.observation import observation_names, observe
+from policies.observation import SEEN, encode, observation_names, observe
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 
@@ -118,6 +118,7 @@ class TacticalPolicy:
         self._names = observation_names(len(presets))
         self._positions = {preset.name: i for i, preset in enumerate(presets)}
         self._sane = network.sane
+        encode(np.ones(SEEN), 0, np.empty(expected, np.float32))  # compiled before the first tick
         self.card: Mapping[str, Any] = card or {}
 
     @property

@@ -16,6 +16,7 @@ from policies.observation import observation_names
 from policies.presets import PRESETS
 from policies.tactical import Network, TacticalPolicy
 from sims.traces import NoArrivals
+from supernet.errors import BuildInterrupted
 
 VERDICT = {
     "promoted": True,
@@ -118,6 +119,23 @@ def test_a_training_that_fails_is_said_and_harms_nothing(
     assert not runtime.parts.retraining.attempt()
     assert said(runtime)[0].reason == "no policy was trained: it crashed with SIGSEGV"
     assert runtime.parts.controller.policy.name == "rule"
+
+
+def test_of_a_training_that_is_stopped_no_folder_is_left(
+    runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def stopped(step: Any, name: str) -> dict[str, Any]:
+        folders.append(step.scratch)
+        raise BuildInterrupted("the build was cancelled")
+
+    monkeypatch.setattr("evolve.retraining.run_step", stopped)
+    visited(runtime, MIN_TRAFFIC_S + 10)
+    runtime(torch.randn(1, 8))
+    with pytest.raises(BuildInterrupted):
+        runtime.parts.retraining.attempt()
+    assert [folder.exists() for folder in folders] == [False]
 
 
 @pytest.mark.timeout(300)
