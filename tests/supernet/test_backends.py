@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from supernet.backends.base import BACKENDS, LoadedPlan, backend, load_plan
+from supernet.backends.base import ABOUT, BACKENDS, LoadedPlan, backend, load_plan
 from supernet.capture import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
@@ -134,6 +134,20 @@ def test_aoti_gives_the_originals_answers(decoder: tuple[Capture, Path]) -> None
     plan.close()
     with pytest.raises(ValueError, match="plan must be open"):
         run(plan, learned.references[0].inputs)
+
+
+def test_aoti_packs_its_weights_and_takes_them_as_they_are_where_that_fails(
+    decoder: tuple[Capture, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packed").mkdir()
+    *_, out = _build(decoder[0], "aoti", tmp_path / "packed")
+    assert (out / ABOUT).read_text() == "one library, its weights packed for oneDNN"
+    monkeypatch.setattr("supernet.backends.aoti._FROZEN", {"no such option": True})
+    learned, spec, out = _build(decoder[0], "aoti", tmp_path)
+    assert (out / ABOUT).read_text() == "one library, its weights as they are"
+    reference = learned.references[0]
+    got = run(load_plan(out, spec), reference.inputs)
+    assert error("relative_l2", got, reference.outputs) < 1e-5
 
 
 def test_int8_is_close_but_not_the_same(decoder: tuple[Capture, Path]) -> None:
