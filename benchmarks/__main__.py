@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity", "fleet", "twin")
+NAMES = ("units", "tick", "overhead", "swap", "start", "kill", "surge", "capacity", "fleet", "twin",
+         "search")  # fmt: skip
 LONG = ("fusion", "gym")  # hours and half an hour: run only when asked for
 
 

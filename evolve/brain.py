@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from evolve.slo import SLO
     from profiler.fingerprint import DeviceFingerprint
     from supernet.capture import Capture
+    from supernet.pausing import Pauses
     from supernet.plans import Plan, PlanLibrary, PlanSpec
 
 __all__ = ["Brain", "Progress", "Workshop"]
@@ -93,6 +94,7 @@ class Brain:
         library: Every outcome is put here.
         admit: Makes an admitted plan resident; may raise `PlanFault`.
         said: Told, for the journal, (subject, before, after, reason).
+        pauses: Hold up what only improves a service that plans already serve.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class Brain:
         library: PlanLibrary,
         admit: Callable[[Plan], None],
         said: Callable[[str, str, str, str], None],
+        pauses: Pauses,
     ) -> None:
         self._workshop = workshop
         self._library = library
         self._admit = admit
         self._said = said
+        self._pauses = pauses
         self._stop = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
@@ -156,7 +160,7 @@ class Brain:
         for number, spec in enumerate(found, len(specs)):
             if self._stop.is_set():
                 return
-            self._build(cache, folder, number, len(specs) + len(found), spec)
+            self._build(cache, folder, number, len(specs) + len(found), spec, self._later())
 
     def _search(
         self, cache: ArtifactCache, folder: Path, tried: Sequence[PlanSpec]
@@ -174,6 +178,7 @@ class Brain:
             found = find_fusions(
                 cache, folder, base, self._workshop.limits(), on_progress,
                 device=self._workshop.device.key, cancelled=self._stop.is_set,
+                pauses=self._later(),
             )  # fmt: skip
         except BuildInterrupted:
             return ()
@@ -185,8 +190,18 @@ class Brain:
         self._said("fused", "", "searched", f"{told}, {len(more)} of them new")
         return more
 
+    def _later(self) -> Pauses | None:
+        """For work that can wait; what several threads take is timed on the wall, and can't."""
+        return self._pauses if self._workshop.threads == 1 else None
+
     def _build(
-        self, cache: ArtifactCache, folder: Path, number: int, total: int, spec: PlanSpec
+        self,
+        cache: ArtifactCache,
+        folder: Path,
+        number: int,
+        total: int,
+        spec: PlanSpec,
+        pauses: Pauses | None = None,
     ) -> None:
         def on_progress(stage: str, share: float) -> None:
             self.progress = Progress(number, total, spec.key, stage, share)
@@ -195,7 +210,7 @@ class Brain:
         try:
             plan = build_plan(
                 cache, folder, spec, self._workshop.limits(), on_progress,
-                device=self._workshop.device.key, cancelled=self._stop.is_set,
+                device=self._workshop.device.key, cancelled=self._stop.is_set, pauses=pauses,
             )  # fmt: skip
         except BuildInterrupted:
             return

@@ -87,8 +87,8 @@ class PlansConfig:
     search: bool = option(
         False,
         "Whether to search, once the usual plans are built, for fusions and precisions of this "
-        "very model that beat them somewhere. Takes about a minute, once per machine, in which "
-        "requests under load are answered noticeably later.",
+        "very model that beat them somewhere. Takes about a minute, once per machine; with workers "
+        "of one thread only while no request is served, so that a saturated service never gets it.",
     )
     budget_s: float = option(
         300.0, "Seconds that building and measuring one plan may take.", low=1, high=86_400
@@ -122,7 +122,7 @@ class PolicyConfig:
         0.0,
         "Seconds between two attempts to train a better policy, in a niced process of its own, on "
         "the traffic seen of late; it serves only if it wins in pairs on traffic held back. "
-        "0: never. Requests under load are answered later while one runs.",
+        "0: never. Training goes on only while no request is served.",
         low=0,
         high=604_800,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ class Job:
 
 def main(path: str) -> None:
     job = Job(**json.loads(Path(path).read_text(encoding="utf-8")))
-    from supernet.workshop import leave_with_parent
+    from supernet.workshop import follow_parent
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    follow_parent()
     os.nice(NICENESS)
     _say({"stage": "training", "share": 0.0})
     _say(_run(job))

@@ -3,7 +3,8 @@
     traffic, cost table ──▶ twin.npz ──▶ process: train, judge ──▶ policy and verdict ──▶ follow
 
 One thread waits; training happens in a niced process of its own (`evolve.retrain_job`), so that
-killing it costs nothing but that training. What comes of each attempt is in the journal.
+killing it costs nothing but that training; it stands still while requests are served. What comes of
+each attempt is in the journal.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from evolve.slo import SLO
     from evolve.tally import Tally
     from sims.twin import Twin
+    from supernet.pausing import Pauses
     from supernet.plans import PlanLibrary
 
 __all__ = ["Retraining", "live_twin"]
@@ -47,6 +49,7 @@ class Retraining:
         controller: Follows a policy that is promoted.
         journal: Is told what came of each attempt.
         twin: The service as it is believed to be now; None where nothing came yet.
+        pauses: Hold training up while requests are served.
     """
 
     def __init__(
@@ -55,9 +58,10 @@ class Retraining:
         controller: Controller,
         journal: Journal,
         twin: Callable[[], Twin | None],
+        pauses: Pauses,
     ) -> None:
         self._config, self._controller, self._journal = config, controller, journal
-        self._twin = twin
+        self._twin, self._pauses = twin, pauses
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="retraining", daemon=True)
         self.attempts = 0
@@ -124,7 +128,7 @@ class Retraining:
         }
         step = Step(
             job=job, scratch=folder, threads=1, budget_s=BUDGET_S, on_progress=_unheard,
-            cancelled=self._stop.is_set, module="evolve.retrain_job",
+            cancelled=self._stop.is_set, module="evolve.retrain_job", pauses=self._pauses,
         )  # fmt: skip
         return run_step(step, "retrain")
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evolve.retraining import Retraining
     from evolve.slo import SLO
     from profiler.shapes import ShapeGrid
+    from supernet.pausing import Pauses
     from supernet.plans import Plan, PlanLibrary
 
 __all__ = ["Parts", "Runtime"]
@@ -52,6 +53,7 @@ class Parts:
     brain: Brain
     retraining: Retraining
     journal: Journal
+    pauses: Pauses
 
 
 class Runtime:

@@ -88,6 +88,8 @@ class Scheduler:
         limit: Requests that may wait; more are refused on arrival.
         rate_per_s: Requests arriving per second, of this moment.
         now_ms: The runtime's clock, milliseconds.
+        on_engaged: Told, under the queue's lock, True when work comes to an idle service, and
+            False when the last of it is done.
     """
 
     def __init__(
@@ -97,7 +99,10 @@ class Scheduler:
         limit: int,
         rate_per_s: Callable[[], float],
         now_ms: Callable[[], float],
+        on_engaged: Callable[[bool], None] = lambda engaged: None,
     ) -> None:
+        self._on_engaged = on_engaged
+        self._engaged = False
         self._ready = Ready(tables, {})
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
@@ -141,6 +146,7 @@ class Scheduler:
                     "send less, or raise queue_limit in the configuration"
                 )
             self._queue.append(request)
+            self._note_work()
             self._changed.notify_all()
 
     def claim(self) -> int | None:
@@ -154,6 +160,7 @@ class Scheduler:
             for lane in range(self.tables.lanes):
                 if lane not in self._busy:
                     self._busy.add(lane)
+                    self._note_work()
                     return lane
             return None
 
@@ -161,8 +168,15 @@ class Scheduler:
         """The lane is free again."""
         with self._changed:
             self._busy.discard(lane)
+            self._note_work()
             if len(self._queue):
                 self._changed.notify_all()
+
+    def _note_work(self) -> None:
+        engaged = bool(self._busy) or len(self._queue) > 0
+        if engaged != self._engaged:
+            self._engaged = engaged
+            self._on_engaged(engaged)
 
     def take(self, lane: int, resident: Callable[[], frozenset[str]]) -> Batch | None:
         """The next batch for `lane`, which is busy until `release`; None once closed.
@@ -217,7 +231,9 @@ class Scheduler:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            return self._queue.take(range(len(self._queue)))
+            left = self._queue.take(range(len(self._queue)))
+            self._note_work()
+            return left
 
 
 def _rule(tables: Tables, resident: frozenset[str]) -> DispatchRule:

@@ -38,6 +38,7 @@ from profiler.flops import DynamicFlops
 from profiler.signals import Window
 from profiler.units import FingerprintDatabase, host_database
 from supernet.capture import Capture, capture
+from supernet.pausing import Pauses
 from supernet.plans import PlanLibrary
 
 if TYPE_CHECKING:
@@ -168,12 +169,14 @@ def _assemble(
     flops = _flops(original, device, threads)
     tally = Tally(window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3)
     library = PlanLibrary()
+    pauses = Pauses()
     scheduler = Scheduler(
         Tables(
             plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
             tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
         ),
         limit=config.queue_limit, rate_per_s=window.arrival_per_s, now_ms=lambda: clock() * 1e3,
+        on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
     )  # fmt: skip
     # A lane tells of a fault only once it runs, when `faults` below exists.
     serving = Serving(scheduler, original, captured, tally, lambda *heard: faults.heard(*heard))
@@ -205,15 +208,19 @@ def _assemble(
         refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
     brain = Brain(
-        Workshop(captured, device, slo, config.plans, threads), library, admission.admit, plan_said
-    )
+        Workshop(captured, device, slo, config.plans, threads), library, admission.admit, plan_said,
+        pauses,
+    )  # fmt: skip
     retraining = Retraining(
         config.policy,
         controller,
         journal,
         partial(live_twin, slo, lanes, scheduler, tally, library),
+        pauses,
     )
-    parts = Parts(serving, fleet, library, controller, admission, brain, retraining, journal)
+    parts = Parts(
+        serving, fleet, library, controller, admission, brain, retraining, journal, pauses
+    )
     return Runtime(slo, config, parts, clock)
 
 

@@ -18,6 +18,7 @@ from supernet.backends.base import BACKENDS
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.fidelity import METRICS
+from supernet.pausing import Pauses
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
 
@@ -62,13 +63,15 @@ def build_plan(
     *,
     device: str = "",
     cancelled: Callable[[], bool] = lambda: False,
+    pauses: Pauses | None = None,
     table: Mapping[str, str] = BACKENDS,
 ) -> Plan:
     """The plan with its evidence: admitted, or quarantined and why. Blocks while it is built.
 
     ``capture_dir`` is what ``ArtifactCache.stored`` gave; ``device`` the fingerprint's key,
-    because costs measured on one machine say nothing about another. Raises ``CacheFull`` where
-    the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
+    because costs measured on one machine say nothing about another. ``pauses`` may hold the build
+    up at any moment; only for one thread, whose costs are processor time. Raises ``CacheFull``
+    where the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
     """
     name = _report_name(spec, device)
     known = cache.report(name)
@@ -78,7 +81,11 @@ def build_plan(
         return plan
     for attempt in range(_TRIES):
         try:
-            found = _make(cache, capture_dir, spec, limits, on_progress, cancelled, table)
+            with cache.scratch() as scratch:
+                step = _step(
+                    cache, capture_dir, spec, limits, on_progress, cancelled, pauses, table, scratch
+                )
+                found = _make(cache, spec, step)
             break
         except BuildInterrupted as error:
             if cancelled() or attempt + 1 == _TRIES:
@@ -108,6 +115,7 @@ def find_fusions(
     *,
     device: str = "",
     cancelled: Callable[[], bool] = lambda: False,
+    pauses: Pauses | None = None,
 ) -> tuple[PlanSpec, ...]:
     """The fused plans worth building beside ``base``, searched once per machine and remembered.
 
@@ -121,7 +129,7 @@ def find_fusions(
     if known is None:
         with cache.scratch() as scratch:
             step = _step(
-                cache, capture_dir, base, limits, on_progress, cancelled, BACKENDS, scratch
+                cache, capture_dir, base, limits, on_progress, cancelled, pauses, BACKENDS, scratch
             )
             known = _run(cache, step, "search")
         cache.put_report(name, known)
@@ -144,28 +152,19 @@ class _Verdict(BuildFailed):
     """A failure that would be the same next time: kept."""
 
 
-def _make(
-    cache: ArtifactCache,
-    capture_dir: Path,
-    spec: PlanSpec,
-    limits: BuildLimits,
-    on_progress: OnProgress,
-    cancelled: Callable[[], bool],
-    table: Mapping[str, str],
-) -> dict[str, Any]:
+def _make(cache: ArtifactCache, spec: PlanSpec, step: Step) -> dict[str, Any]:
     """Build unless the artifact is there, then check it; the evidence."""
-    with cache.scratch() as scratch:
-        step = _step(cache, capture_dir, spec, limits, on_progress, cancelled, table, scratch)
+    if cache.entry("plans", spec.artifact_key) is None:
+        _run(cache, step, "build")
         if cache.entry("plans", spec.artifact_key) is None:
-            _run(cache, step, "build")
-            if cache.entry("plans", spec.artifact_key) is None:
-                raise BuildFailed("the artifact just built cannot be read back")
-        return _run(cache, step, "check")
+            raise BuildFailed("the artifact just built cannot be read back")
+    return _run(cache, step, "check")
 
 
 def _step(
     cache: ArtifactCache, capture_dir: Path, spec: PlanSpec, limits: BuildLimits,
-    on_progress: OnProgress, cancelled: Callable[[], bool], table: Mapping[str, str], scratch: Path,
+    on_progress: OnProgress, cancelled: Callable[[], bool], pauses: Pauses | None,
+    table: Mapping[str, str], scratch: Path,
 ) -> Step:  # fmt: skip
     job = {
         "cache": str(cache.root),
@@ -177,7 +176,10 @@ def _step(
         "metric": limits.metric,
         "max_error": limits.max_error,
     }
-    return Step(job, scratch, spec.threads, limits.budget_s, on_progress, cancelled)
+    return Step(
+        job, scratch, spec.threads, limits.budget_s, on_progress, cancelled,
+        pauses=pauses or Pauses(),
+    )  # fmt: skip
 
 
 def _run(cache: ArtifactCache, step: Step, name: str) -> dict[str, Any]:

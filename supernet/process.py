@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 from supernet import heap
 from supernet.errors import BuildInterrupted
+from supernet.pausing import Pauses
 
 __all__ = ["Step", "run_step"]
 
@@ -32,7 +32,8 @@ _LONGEST_LINE = 300
 class Step:
     """What to run and for how long; the time left is shared by the steps of one build.
 
-    `module` is run with the path of the job's JSON file; it prints JSON records, one a line.
+    `module` is run with the path of the job's JSON file; it prints JSON records, one a line. Time
+    in which `pauses` holds it does not count.
     """
 
     job: Mapping[str, Any]
@@ -42,11 +43,11 @@ class Step:
     on_progress: Callable[[str, float], None]
     cancelled: Callable[[], bool]
     module: str = "supernet.build"
-    clock: Callable[[], float] = time.monotonic
+    pauses: Pauses = field(default_factory=Pauses)
     deadline_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.deadline_s = self.clock() + self.budget_s
+        self.deadline_s = self.pauses.running_s() + self.budget_s
 
 
 def run_step(step: Step, name: str) -> dict[str, Any]:
@@ -84,20 +85,24 @@ def _follow(step: Step, process: subprocess.Popen[str]) -> dict[str, Any] | None
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     threading.Thread(target=_pump, args=(process.stdout, lines), daemon=True).start()
     last: dict[str, Any] = {}
-    while True:
-        if step.cancelled():
-            raise BuildInterrupted("the build was cancelled")
-        if step.clock() > step.deadline_s:
-            return None
-        try:
-            line = lines.get(timeout=_POLL_S)
-        except queue.Empty:
-            continue
-        if line is None:
-            return last
-        last = _record(line) or last
-        if "stage" in last:
-            step.on_progress(str(last["stage"]), float(last.get("share", 0.0)))
+    with contextlib.ExitStack() as pausable:
+        while True:
+            if step.cancelled():
+                raise BuildInterrupted("the build was cancelled")
+            if step.pauses.running_s() > step.deadline_s:
+                return None
+            try:
+                line = lines.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if line is None:
+                return last
+            record = _record(line)
+            if record and not last:  # it has begun: it would hear of our end even while stopped
+                pausable.enter_context(step.pauses.including(process.pid))
+            last = record or last
+            if "stage" in last:
+                step.on_progress(str(last["stage"]), float(last.get("share", 0.0)))
 
 
 def _pump(stream: IO[str] | None, lines: queue.SimpleQueue[str | None]) -> None:

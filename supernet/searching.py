@@ -55,9 +55,9 @@ def search(
     say("searching fusions", 0.1)
     by_name = {"+".join(way.rules): way for way in ways}
     plans = {name: plan_of(program, way.regions, {}) for name, way in by_name.items()}
-    timer = time.process_time if base.threads == 1 else time.perf_counter
+    clock = time.process_time if base.threads == 1 else time.perf_counter
     calls = {name: _calls(plan, batches) for name, plan in plans.items()}
-    medians = halve(calls, budget_s=budget_s / 2, timer=timer)
+    medians = halve(calls, budget_s=budget_s / 2, clock=clock)
     specs = {name: replace(base, fusion=name, precision="fp32", limit="") for name in medians}
     found = [
         _evidence(name, plans[name], medians[name], references, limit.metric) for name in medians
@@ -74,7 +74,7 @@ def search(
             continue
         plan = plan_of(program, best.regions, rounded)
         specs[name] = spec
-        costs = halve({name: _calls(plan, batches)}, budget_s=budget_s / 4, timer=timer)
+        costs = halve({name: _calls(plan, batches)}, budget_s=budget_s / 4, clock=clock)
         found.append(_evidence(name, plan, costs[name], references, limit.metric))
     return tuple(specs[one.name] for one in pareto(found))
 

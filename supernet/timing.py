@@ -30,14 +30,16 @@ def measure(
     threads: int,
     budget_s: float,
     on_share: Callable[[float], None] = lambda share: None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> dict[Shape, float]:
     """Median milliseconds per batch shape; shapes that the budget does not reach are left out.
 
-    With one thread the processor time of this process counts, not the time on the wall: a
-    machine that is busy serving while plans are measured does not make them look slow.
+    Without a `clock`, the time on the wall counts, and with one thread the processor time of this
+    process: a machine that serves while plans are measured does not make them look slow, nor does
+    it where this process stands still meanwhile.
     """
-    timer = time.process_time if threads == 1 else clock
+    if clock is None:
+        clock = time.process_time if threads == 1 else time.perf_counter
     shapes = [s for s in grid.probe_shapes() if signature.batchable or s.rows == 1]
     begun = clock()
     costs: dict[Shape, float] = {}
@@ -47,7 +49,7 @@ def measure(
         if costs and per_token_s * shape.tokens * (_LEAST_RUNS + 1) > left_s:
             break
         batch = resize_batch(inputs, signature, shape)
-        costs[shape], elapsed_s = _median_ms(plan, batch, timer, clock)
+        costs[shape], elapsed_s = _median_ms(plan, batch, clock)
         per_token_s = elapsed_s / shape.tokens
         on_share((index + 1) / len(shapes))
     return costs
@@ -70,9 +72,9 @@ def _resize(leaf: Any, dims: Sequence[Dim], shape: Shape) -> Any:
 
 
 def _median_ms(
-    plan: LoadedPlan, batch: list[Any], timer: Callable[[], float], clock: Callable[[], float]
+    plan: LoadedPlan, batch: list[Any], clock: Callable[[], float]
 ) -> tuple[float, float]:
-    """Median of several runs by ``timer``, and how long one took by ``clock`` in seconds."""
+    """Median of several runs, and how long one took on average, in seconds."""
     plan.run(batch)  # the first run of a shape may compile kernels for it
     times: list[float] = []
     was_collecting = gc.isenabled()
@@ -80,9 +82,9 @@ def _median_ms(
     begun = clock()
     try:
         while len(times) < _LEAST_RUNS or (clock() - begun < _ENOUGH_S and len(times) < _MOST_RUNS):
-            start = timer()
+            start = clock()
             plan.run(batch)
-            times.append(timer() - start)
+            times.append(clock() - start)
     finally:
         if was_collecting:
             gc.enable()

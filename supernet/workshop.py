@@ -24,6 +24,7 @@ from supernet.backends.base import ABOUT, Backend, backend
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fidelity import METRICS, Limit, judge
+from supernet.pausing import wake_with_parent
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 from supernet.stored import PROGRAM, StoredCapture
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Job", "leave_with_parent", "main"]
+__all__ = ["Job", "follow_parent", "main"]
 
 _NICENESS = 10
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         print("usage: python -m supernet.build JOB.json", file=sys.stderr)
         return 2
     say = _own_stdout()
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    follow_parent()
     job = Job.read(Path(argv[0]))
     try:
         os.nice(_NICENESS)
@@ -257,8 +258,14 @@ def _own_stdout() -> Say:
     return say
 
 
-def leave_with_parent() -> None:
-    """End with everything it started once the parent is gone: then stdin reports its end."""
+def follow_parent() -> None:
+    """End with everything it started once the parent is gone, even while stopped."""
+    wake_with_parent()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Waits for the end of stdin, which the parent holds open."""
     while os.read(0, 1024):
         pass
     if os.getpgrp() == os.getpid():

@@ -92,8 +92,7 @@ def halve(
     runs: Mapping[str, Mapping[Shape, Callable[[], Any]]],
     *,
     budget_s: float,
-    timer: Callable[[], float] = time.perf_counter,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[Shape, float]]:
     """Median milliseconds per contender and shape of those that last, the most promising first.
 
@@ -114,9 +113,9 @@ def halve(
                     call = runs[name][shape]
                     if shape not in times[name]:
                         call()  # the first run of a shape may make kernels for it
-                    began = timer()
+                    began = clock()
                     call()
-                    times[name].setdefault(shape, []).append((timer() - began) * 1e3)
+                    times[name].setdefault(shape, []).append((clock() - began) * 1e3)
         medians = {
             name: {shape: statistics.median(ms) for shape, ms in times[name].items()}
             for name in alive

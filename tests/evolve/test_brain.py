@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 import evolve
+from evolve import brain
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
+from tests.waiting import eventually
 
 
 def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_path: Path) -> None:
@@ -52,8 +56,6 @@ def test_without_building_the_journal_says_who_serves(
 
 
 def test_closing_ends_a_build_under_way(mlp: torch.nn.Module, tmp_path: Path) -> None:
-    import psutil
-
     config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
     runtime = evolve.wrap(mlp, (torch.randn(1, 8),), config=config)
     runtime.close()
@@ -115,3 +117,42 @@ def test_a_search_that_fails_stops_nothing(
         (said,) = (d for d in runtime.decisions() if d.subject == "fused")
         assert (said.after["state"], said.reason) == ("not searched", "it crashed with SIGSEGV")
         assert torch.allclose(runtime(torch.ones(1, 8)), mlp(torch.ones(1, 8)), atol=1e-5)
+
+
+@pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
+def test_what_only_improves_waits_for_idle_moments(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = threading.Event()
+    find = brain.find_fusions
+
+    def found(*args: object, **options: object) -> object:
+        began.set()
+        return find(*args, **options)
+
+    monkeypatch.setattr("evolve.brain.find_fusions", found)
+    config = evolve.Config().replace(
+        plans={
+            "cache_dir": tmp_path / "cache", "backends": ("fused",), "precisions": ("fp32",),
+            "search": True,
+        },
+        workers={"kind": "process", "count": 1},
+    )  # fmt: skip
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        lane = None
+        while lane is None:  # as a caller in process would: a request is being served
+            lane = runtime.parts.serving.scheduler.claim()
+        assert runtime.parts.pauses.is_held
+        assert began.wait(120), "the usual plans are built while requests are served"
+        assert eventually(_is_a_build_stopped), "once it has begun"
+        runtime.parts.serving.scheduler.release(lane)
+        assert not runtime.parts.pauses.is_held
+        assert runtime.wait_for_plans(120)
+        assert any(d.after.get("state") == "searched" for d in runtime.decisions())
+
+
+def _is_a_build_stopped() -> bool:
+    return any(
+        child.status() == psutil.STATUS_STOPPED and "supernet.build" in child.cmdline()
+        for child in psutil.Process().children()
+    )

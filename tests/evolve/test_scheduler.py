@@ -133,3 +133,26 @@ def test_the_fastest_exact_plan_answers_a_single_call() -> None:
     assert tables().fastest(1, 0, frozenset({"quick"})) == "quick"
     assert tables().fastest(1, 0, NOBODY) == "original"
     assert two_tiers.fastest(1, 0, frozenset({"quick"})) == "original"
+
+
+def test_it_tells_when_work_comes_to_an_idle_service_and_when_the_last_is_done() -> None:
+    told: list[bool] = []
+    one = Scheduler(
+        tables(lanes=2), limit=64, rate_per_s=lambda: 0.0, now_ms=lambda: 0.0,
+        on_engaged=told.append,
+    )  # fmt: skip
+    one.submit(request())
+    one.submit(request(group=1))
+    assert told == [True]
+    take(one)
+    assert one.take(1, lambda: NOBODY) is not None
+    one.release(0)
+    assert told == [True]
+    one.release(1)
+    assert told == [True, False]
+    assert one.claim() == 0
+    one.release(0)
+    assert told == [True, False] * 2
+    one.submit(request())
+    one.close()
+    assert told == [True, False] * 3

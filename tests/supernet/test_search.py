@@ -49,7 +49,7 @@ class Clock:
 def race(costs: dict[str, dict[Shape, float]], budget_s: float = 60.0) -> dict[str, list[Shape]]:
     clock = Clock()
     runs = {n: {s: clock.work(ms) for s, ms in shapes.items()} for n, shapes in costs.items()}
-    found = halve(runs, budget_s=budget_s, timer=clock, clock=clock)
+    found = halve(runs, budget_s=budget_s, clock=clock)
     return {name: list(ms) for name, ms in found.items()}
 
 

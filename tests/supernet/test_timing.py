@@ -73,10 +73,15 @@ def test_without_batching_one_row_is_all_there_is() -> None:
 
 
 def test_one_thread_is_timed_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, processor = Clock(), Clock()
+    wall, processor = Clock(), Clock()
+    monkeypatch.setattr("supernet.timing.time.perf_counter", wall)
     monkeypatch.setattr("supernet.timing.time.process_time", processor)
-    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9, clock=clock)
+    costs = measure(Slow(processor), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9)
+    assert all(ms == pytest.approx(10 * shape.tokens) for shape, ms in costs.items())
+    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9)
     assert set(costs.values()) == {0.0}
+    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9)
+    assert all(ms == pytest.approx(10 * shape.tokens) for shape, ms in costs.items())
 
 
 @pytest.mark.parametrize("make", [np.asarray, torch.from_numpy])

@@ -1,0 +1,117 @@
+"""Processes stand still on demand, go on, and end with their parent even while stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from supernet.pausing import Pauses
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped on Linux")
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "while True: pass"], start_new_session=True
+    )  # fmt: skip
+    yield process
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def is_stopped(pid: int) -> bool:
+    return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+
+
+def test_a_held_process_stands_still_and_goes_on(child: subprocess.Popen[bytes]) -> None:
+    pauses = Pauses()
+    with pauses.including(child.pid):
+        assert not is_stopped(child.pid)
+        pauses.hold("serving")
+        pauses.hold("serving")
+        assert eventually(lambda: is_stopped(child.pid))
+        pauses.let_go("serving")
+        pauses.let_go("serving")
+        assert eventually(lambda: not is_stopped(child.pid))
+
+
+def test_every_reason_must_have_gone(child: subprocess.Popen[bytes]) -> None:
+    pauses = Pauses()
+    with pauses.including(child.pid):
+        pauses.hold("serving")
+        pauses.hold("measuring")
+        pauses.let_go("serving")
+        pauses.let_go("never given")
+        assert eventually(lambda: is_stopped(child.pid))
+        pauses.let_go("measuring")
+        assert eventually(lambda: not is_stopped(child.pid))
+
+
+def test_one_that_joins_while_held_stops_and_goes_on_when_it_leaves(
+    child: subprocess.Popen[bytes],
+) -> None:
+    pauses = Pauses()
+    pauses.hold("serving")
+    with pauses.including(child.pid):
+        assert eventually(lambda: is_stopped(child.pid))
+    assert eventually(lambda: not is_stopped(child.pid))
+    pauses.hold("serving")
+    pauses.let_go("serving")
+    assert not is_stopped(child.pid)
+
+
+def test_a_process_that_is_gone_is_no_error(child: subprocess.Popen[bytes]) -> None:
+    pauses = Pauses()
+    gone = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    gone.wait()
+    with pauses.including(gone.pid):
+        pauses.hold("serving")
+        pauses.let_go("serving")
+
+
+def test_the_clock_stands_still_with_the_processes() -> None:
+    now = [10.0]
+    pauses = Pauses(lambda: now[0])
+    pauses.hold("serving")
+    now[0] = 15.0
+    assert (pauses.running_s(), pauses.is_held) == (10.0, True)
+    pauses.let_go("serving")
+    now[0] = 16.0
+    assert (pauses.running_s(), pauses.is_held) == (11.0, False)
+
+
+def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
+    inner = (
+        "import time\n"
+        "from supernet.workshop import follow_parent\n"
+        "follow_parent()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    outer = (
+        "import signal, subprocess, sys, os, time\n"
+        "from supernet.pausing import Pauses\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {inner!r}], stdin=subprocess.PIPE,\n"
+        "    stdout=subprocess.PIPE, start_new_session=True)\n"
+        "p.stdout.readline()\n"
+        "pauses = Pauses(); pauses.hold('serving')\n"
+        "with pauses.including(p.pid):\n"
+        "    print(p.pid, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    orphan = psutil.Process(int(parent.stdout.readline()))
+    assert eventually(lambda: is_stopped(orphan.pid))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
