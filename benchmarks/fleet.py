@@ -130,6 +130,7 @@ def main() -> None:
     publish(
         "fleet", "Simulated fleets (targets: < 30 s, < 10 s; >= 90 %, < 5, >= 99 %)",
         {
+            "surge: first second met, %": interval([r.first_second for r in surged["evolve"]], 100),
             "surge: longest time over 2 s, s": max(r.slow_s for r in surged["evolve"]),
             "surge: idle capacity after, s": max(r.released_s for r in surged["evolve"]),
             "mixed: utilisation, mean %": interval([r.busy_mean for r in calm], 100, 2),
