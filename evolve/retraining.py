@@ -167,7 +167,8 @@ def live_twin(
         np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64),
         slo_ms=slo.p99_ms, workers=workers, tier=np.array(tables.tier),
         accuracy=1.0 - np.array(errors), traffic=traffic,
-        ratios=tally.traffic.ratios(), latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
+        ratios=tally.traffic.ratios(CALIBRATION_S),
+        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
     )  # fmt: skip
 
 

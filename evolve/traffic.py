@@ -18,6 +18,7 @@ HORIZON_S = 900.0
 MAX_ARRIVALS = 200_000
 MAX_RATIOS = 4096
 MAX_LATENCIES = 8192
+LEAST_RATIOS = 256
 
 
 class Traffic:
@@ -35,7 +36,7 @@ class Traffic:
     def __init__(self, clock_s: Callable[[], float]) -> None:
         self._clock_s = clock_s
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MAX_ARRIVALS)
-        self._ratios: deque[float] = deque(maxlen=MAX_RATIOS)
+        self._ratios: deque[tuple[float, float]] = deque(maxlen=MAX_RATIOS)
         self._latencies_ms: deque[tuple[float, float]] = deque(maxlen=MAX_LATENCIES)
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class Traffic:
     def ran(self, ratio: float) -> None:
         """A batch cost so many times what was predicted."""
         if 0.0 < ratio < np.inf:
-            self._ratios.append(ratio)
+            self._ratios.append((self._clock_s(), ratio))
 
     def ended(self, latency_ms: float) -> None:
         """A request was answered so long after it came."""
@@ -64,9 +65,16 @@ class Traffic:
         lengths = np.array([max(1, length) for _, length in recent], np.int32)
         return Trace(times - times[0] if times.size else times, lengths, "traffic")
 
-    def ratios(self) -> NDArray[np.float64]:
-        """Observed / predicted cost of recent batches, [B]."""
-        return np.array(self._ratios.copy(), np.float64)
+    def ratios(self, seconds: float) -> NDArray[np.float64]:
+        """Observed / predicted cost of the batches of the last `seconds` before the last one, and
+        of earlier ones where those are fewer than `LEAST_RATIOS`, [B].
+
+        Under another load costs scatter otherwise: the cores are shared with whoever sends.
+        """
+        batches = list(self._ratios.copy())
+        since_s = batches[-1][0] - seconds if batches else 0.0
+        recent = sum(at_s >= since_s for at_s, _ in batches)
+        return np.array([ratio for _, ratio in batches[-max(recent, LEAST_RATIOS) :]], np.float64)
 
     def latencies_ms(self, seconds: float) -> NDArray[np.float64]:
         """Of the answers of the last `seconds` before the last one, [A]."""

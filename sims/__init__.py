@@ -1,8 +1,8 @@
 """What would happen? A service under load, simulated event by event with the live rule.
 
 - `traces`: when requests arrive and how long they are. `reference`: measured costs to try with.
-- `simulate`: run a trace (`sims.simulate.simulate`), sweep static settings. `engine`: the
-  compiled part.
+- `simulate`: run a trace (`sims.simulate.simulate`), sweep static settings. `streaming`: a trace
+  longer than memory. `engine`: the compiled part.
 - `devices`: how long a call takes on devices that are not here. `topology`: mixed fleets.
 - `surge`, `mixed_fleet`: two scenarios, against autoscalers and against devices on their own.
 - `suite`, `drivers`, `compare`: policies by name set beside each other; `statistics`, `bound`.
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         noise,
         sweep_static,
     )
+    from sims.streaming import simulate_stream
     from sims.topology import LINKS, Fleet, Link, Topology
     from sims.traces import (
         Intensity,
@@ -87,6 +88,7 @@ __all__ = [
     "ramp_surge",
     "recorded",
     "reference_service",
+    "simulate_stream",
     "stream",
     "surge",
     "sweep_static",
@@ -112,6 +114,7 @@ _HOME = {
     "Simulation": "simulate",
     "noise": "simulate",
     "sweep_static": "simulate",
+    "simulate_stream": "streaming",
     "Intensity": "traces",
     "NoArrivals": "traces",
     "Regime": "traces",

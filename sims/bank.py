@@ -16,7 +16,7 @@ from sims.service import PLACEMENTS, Hidden, Service, Units
 from sims.state import SERVICE, WORKER, Bank, Records
 from sims.traces import Trace
 
-__all__ = ["Setting", "make_bank", "tables_for"]
+__all__ = ["Setting", "arrivals_for", "make_bank", "tables_for"]
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def make_bank(
                 "by units, hidden, switching, slo_ms and workers"
             )
     return Bank(
-        **_arrivals(traces, base.lengths),
+        **arrivals_for(traces, base.lengths),
         **tables_for(base, settings),
         service=_services(services),
         worker=_workers(services),
@@ -72,7 +72,8 @@ def _same_tables(a: Service, b: Service) -> bool:
     )
 
 
-def _arrivals(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:
+def arrivals_for(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:
+    """The fields of a bank that follow from its traces and the padded lengths."""
     size = np.array([len(trace) for trace in traces], np.int64)
     at_ms = np.concatenate([trace.arrivals_s for trace in traces]) * 1e3
     first = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int64)

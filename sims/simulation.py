@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice, Policy
 from policies.observation import SEEN
+from policies.params import RuleParams
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.bank import make_bank, tables_for
@@ -17,14 +18,14 @@ from sims.engine import advance
 from sims.look import look
 from sims.seen import signals_of
 from sims.service import Result, Service
-from sims.state import DROPPED, SERVED, Bank, Records, full_log, make_state
+from sims.state import DROPPED, SERVED, Bank, Records, State, full_log, make_state
 from sims.traces import Trace
 from sims.vector import begin
 
 if TYPE_CHECKING:
     from sims.bank import Setting
 
-__all__ = ["Simulation", "played", "simulate"]
+__all__ = ["Simulation", "drive", "played", "signals_now", "simulate"]
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +71,11 @@ class Simulation:
         return int(self._env["next"])
 
     @property
+    def arriving(self) -> bool:
+        """Whether requests are still to come."""
+        return self.offered < len(self.trace)
+
+    @property
     def worth(self) -> float:
         """Summed accuracy of the answers in time among the batches started so far."""
         return float(self._env["worth"])
@@ -79,7 +85,7 @@ class Simulation:
         """Whether every request has been answered or refused by now."""
         waiting = self._env["tail"] > self._env["head"]
         working = self._state.unit["free_ms"][0].max() > self.now_ms
-        return self.offered == len(self.trace) and not waiting and not working
+        return not (self.arriving or waiting or working)
 
     @property
     def switches(self) -> int:
@@ -109,9 +115,7 @@ class Simulation:
 
     def signals(self) -> Signals:
         """What the live window would show at this moment, on the ticks' grid of 100 ms."""
-        raw = np.empty(SEEN)
-        look(self._bank, self._state, 0, raw)
-        return signals_of(raw, self.now_ms / 1e3)
+        return signals_now(self._bank, self._state)
 
     def batches(self) -> Records:
         """What ran so far, in order of start: records of `sims.state.BATCH`."""
@@ -154,15 +158,53 @@ def played(
     service: Service, trace: Trace, driver: Setting | Policy, *, tick_ms: float = 100.0
 ) -> Simulation:
     """As `simulate`, but the simulation itself at its end: what became of each request."""
+    simulation = Simulation(service, trace)
+    drive(simulation, driver, tick_ms=tick_ms)
+    return simulation
+
+
+def signals_now(bank: Bank, state: State) -> Signals:
+    """What the live window would show of the only environment of `state`."""
+    raw = np.empty(SEEN)
+    look(bank, state, 0, raw)
+    return signals_of(raw, float(state.env["now_ms"][0]) / 1e3)
+
+
+class Steps(Protocol):
+    """A simulation that is advanced in steps."""
+
+    @property
+    def now_ms(self) -> float: ...
+
+    @property
+    def arriving(self) -> bool: ...
+
+    def signals(self) -> Signals: ...
+
+    def advance(self, until_ms: float, setting: Setting) -> None: ...
+
+
+def drive(simulation: Steps, driver: Setting | Policy, *, tick_ms: float = 100.0) -> None:
+    """Play a simulation to its end under a fixed setting, or a policy asked every `tick_ms`.
+
+    Raises ValueError for a `tick_ms` that is not above 0 and for a policy that returns no `Choice`.
+    """
     if not (math.isfinite(tick_ms) and tick_ms > 0):
         raise ValueError(f"tick_ms must be finite and greater than 0, got {tick_ms}")
-    simulation = Simulation(service, trace)
     if not isinstance(driver, Policy):
         simulation.advance(math.inf, driver)
-        return simulation
+        return
     choice = Choice(DEFAULT, "start")
-    while simulation.offered < len(trace):
-        choice = driver.choose(simulation.signals(), choice)
+    while simulation.arriving:
+        choice = _chosen(driver, simulation.signals(), choice)
         simulation.advance(simulation.now_ms + tick_ms, choice.params)
     simulation.advance(math.inf, choice.params)
-    return simulation
+
+
+def _chosen(policy: Policy, signals: Signals, current: Choice) -> Choice:
+    choice = policy.choose(signals, current)
+    if not (isinstance(choice, Choice) and isinstance(choice.params, RuleParams)):
+        raise ValueError(
+            f"{policy.name}: choose must return a Choice of RuleParams, got {choice!r}"
+        )
+    return choice

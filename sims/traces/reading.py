@@ -75,6 +75,7 @@ def stream(
 
     Times are those of the whole trace, not reset to 0. A piece without arrivals is left out. The
     file is read as pieces are asked for, so a line that is wrong is told when it is reached.
+    `sims.simulate_stream` plays the pieces.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:

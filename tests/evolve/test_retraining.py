@@ -11,7 +11,7 @@ import torch
 
 import evolve
 from evolve.retraining import MIN_TRAFFIC_S
-from evolve.traffic import HORIZON_S, Traffic
+from evolve.traffic import HORIZON_S, LEAST_RATIOS, Traffic
 from policies.observation import observation_names
 from policies.presets import PRESETS
 from policies.tactical import Network, TacticalPolicy
@@ -64,7 +64,15 @@ def test_traffic_is_recent_in_order_and_bounded() -> None:
     assert trace.lengths.tolist() == [7, 1]
     for ratio in (1.5, np.inf, np.nan, 0.0, -1.0):
         traffic.ran(ratio)
-    assert traffic.ratios().tolist() == [1.5]
+    assert traffic.ratios(10.0).tolist() == [1.5]
+    now[0] += 5.0
+    for _ in range(LEAST_RATIOS):
+        traffic.ran(2.0)
+    assert traffic.ratios(1.0).tolist() == [2.0] * LEAST_RATIOS, "of this load alone"
+    assert traffic.ratios(5.0).tolist() == [1.5, *[2.0] * LEAST_RATIOS]
+    now[0] += 5.0
+    traffic.ran(3.0)
+    assert traffic.ratios(1.0).tolist() == [*[2.0] * (LEAST_RATIOS - 1), 3.0], "one is too few"
 
 
 def test_every_request_and_batch_is_food_for_the_twin(runtime: Any) -> None:
