@@ -32,7 +32,8 @@ from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import Capture, capture
 from supernet.fidelity import Limit
-from supernet.plans import Plan, PlanState
+from supernet.fusion.rules import is_compiled
+from supernet.plans import COMPILED, Plan, PlanState
 from supernet.proposals import propose
 
 ROWS, LENGTHS = (1, 2, 8, 32), (16, 64, 256)
@@ -116,7 +117,8 @@ def run(subject: Subject, asked: Options) -> Race:
 def build(
     subject: Subject, learned: Capture, cache: ArtifactCache, asked: Options
 ) -> tuple[dict[str, Plan], frozenset[str]]:
-    """Every plan that evolve proposes, by "backend-precision", and which are exact."""
+    """Every plan that evolve proposes, by "backend-precision" with "-compiled" where what is left
+    to torch is, and which are exact."""
     device = host_database().fingerprints()[0]
     folder = cache.stored(learned)
     loose = BuildLimits(asked.build_s, metric=subject.metric, max_error=MAX_ERROR)
@@ -125,6 +127,7 @@ def build(
     plans, exact = {}, set()
     for spec in propose(learned, device, threads=asked.threads, limit=limit):
         name = f"{spec.backend}-{spec.precision}"
+        name += f"-{COMPILED}" if is_compiled(spec.fusion) else ""
         say(f"{subject.name}: building {name}")
         plans[name] = build_plan(cache, folder, spec, loose, device=device.key)
         # Judged again by another limit; what was built and measured is remembered.

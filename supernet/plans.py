@@ -21,7 +21,10 @@ from typing import Any, TypeAlias
 
 from profiler.shapes import Shape
 
-__all__ = ["Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
+__all__ = ["COMPILED", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
+
+COMPILED = "compiled"
+"""Last in a plan's ``fusion``: what its rules leave to torch is compiled (decision 0014)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,9 @@ class PlanSpec:
     ``isa`` names the instruction sets compiled code may use; ``weights_version`` is the
     digest of the weights, so that moved weights never meet an artifact made from old ones.
     ``fusion`` are the rules that the fused backend applies, in order and joined by "+"
-    (``supernet.fusion.rules``); ``limit`` the error within which a mixed precision was chosen
-    (``supernet.fidelity.Limit``). Both are empty for engines that decide by themselves.
+    (``supernet.fusion.rules``), ``COMPILED`` after them; ``limit`` the error within which a mixed
+    precision was chosen (``supernet.fidelity.Limit``). Both are empty for engines that decide by
+    themselves.
     """
 
     graph_hash: str

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from supernet.backends.base import BACKENDS, backend
-from supernet.plans import PlanSpec
+from supernet.plans import COMPILED, PlanSpec
 
 if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint
@@ -15,19 +15,27 @@ if TYPE_CHECKING:
 
 __all__ = ["propose", "unavailable"]
 
-# Quick to build and mostly faster than torch first; what takes a compiler last.
-_ORDER = (
-    ("fused", "fp32"),
-    ("onnxruntime", "fp32"),
-    ("openvino", "fp32"),
-    ("fused", "mixed"),
-    ("onnxruntime", "int8"),
-    ("openvino", "bf16"),
-    ("aoti", "fp32"),
-    ("eager", "fp32"),
-)
 # Each pays by itself on the models that were measured, and they exclude one another nowhere.
 FUSION = ("qkv", "attention", "activation", "residual", "conv", "norm", "pointwise")
+_RULES = "+".join(FUSION)
+# Quick to build and mostly faster than torch first; what takes a compiler last.
+_ORDER = (
+    ("fused", "fp32", _RULES),
+    ("onnxruntime", "fp32", ""),
+    ("openvino", "fp32", ""),
+    ("fused", "mixed", _RULES),
+    ("onnxruntime", "int8", ""),
+    ("openvino", "bf16", ""),
+    ("aoti", "fp32", ""),
+    ("fused", "fp32", f"{_RULES}+{COMPILED}"),
+    ("fused", "mixed", f"{_RULES}+{COMPILED}"),
+    ("eager", "fp32", ""),
+)
+
+
+_DEEP = 400
+"""Operators of a program that Inductor compiles faster layer by layer than as a whole, and as fast
+to run; a shallow one runs faster as a whole (decision 0014). MiniLM has 184, SmolLM2 1,200."""
 
 
 def propose(
@@ -43,7 +51,9 @@ def propose(
     ``limit`` is what a mixed precision may use up; without one, none is proposed.
 
     ``backends`` None means every one that is available, except eager, which runs the same
-    kernels as the original; a backend that is named here but cannot be used is left out.
+    kernels as the original; a backend that is named here but cannot be used is left out. Fused
+    plans are compiled as well where AOTInductor, which does it, is wanted and can be used; exact
+    ones only of deep programs, which AOTInductor then need not take as a whole unless named.
     """
     if capture.program is None:
         return ()
@@ -53,10 +63,18 @@ def propose(
     wanted = set(BACKENDS) - {"eager"} if backends is None else set(backends)
     if unknown := wanted - set(BACKENDS):
         raise ValueError(f"backends must be among {sorted(BACKENDS)}, got {sorted(unknown)}")
+    ops = [str(n.target) for n in capture.program.graph.nodes if n.op == "call_function"]
+    compiles = "aoti" in wanted and backend("aoti").unavailable() is None
+    compiles = compiles and not any("conv" in target for target in ops)  # it has no layers then
+    by_layers = compiles and len(ops) > _DEEP and unavailable("fused", capture) is None
+    if by_layers and backends is None:
+        wanted.remove("aoti")
     return tuple(
-        _spec(capture, name, precision, threads, isa, limit)
-        for name, precision in _ORDER
+        _spec(capture, name, precision, threads, isa, limit, fusion)
+        for name, precision, fusion in _ORDER
         if name in wanted
+        and (compiles or COMPILED not in fusion)
+        and (by_layers or COMPILED not in fusion or precision != "fp32")
         and precision in precisions
         and (precision != "mixed" or limit is not None)
         and unavailable(name, capture) is None
@@ -71,8 +89,9 @@ def unavailable(name: str, capture: Capture) -> str | None:
 
 
 def _spec(
-    capture: Capture, name: str, precision: str, threads: int, isa: str, limit: Limit | None
-) -> PlanSpec:
+    capture: Capture, name: str, precision: str, threads: int, isa: str, limit: Limit | None,
+    fusion: str,
+) -> PlanSpec:  # fmt: skip
     import torch
 
     return PlanSpec(
@@ -84,6 +103,6 @@ def _spec(
         torch_version=str(torch.__version__),
         backend_version=backend(name).version(),
         isa=isa,
-        fusion="+".join(FUSION) if name == "fused" else "",
+        fusion=fusion,
         limit=str(limit) if precision == "mixed" else "",
     )

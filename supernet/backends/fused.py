@@ -1,9 +1,9 @@
 """The captured program in regions, each on oneDNN's fused kernels where there is one.
 
 Which ops run as one is the plan's own choice (``PlanSpec.fusion``), not the engine's; so is the
-precision of each matrix product. Nothing is compiled ahead: weights are packed when the plan is
-loaded, in a fraction of a second. What a worker needs is here; `supernet.fusion.building` makes
-the plan.
+precision of each matrix product. Weights are packed when the plan is loaded, in a fraction of a
+second. Nothing is compiled ahead, but where the choice ends in `COMPILED`: then what is left to
+torch is, once per form. What a worker needs is here; `supernet.fusion.building` makes the plan.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from supernet.signature import Signature
 
 __all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
-RECIPE = 5
+RECIPE = 6
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
 
 

@@ -9,6 +9,7 @@ Rooms, in the order they build on each other:
 - `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
 - `onednn`: the door to its kernels. `kernels`, `convolutions`, `lowering`: regions onto them.
 - `rounding`, `emulation`, `sensitivity`, `mixing`: what may be rounded, and to what.
+- `sizes`, `pieces`, `inductor`: what torch is left with, compiled once per form. `package`: loaded.
 - `building`, `stored_graph`: a plan's files. `search`: which plans are worth building.
 - `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: its picture.
 

@@ -20,7 +20,7 @@ from supernet.fusion.lowering import Lowered, functional, lower
 from supernet.fusion.matching import base, is_size
 from supernet.fusion.regions import Region, Regions
 from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.rules import apply_fusion_rules, rules_of
 from supernet.signature import Signature
 
 __all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "read", "tally"]
@@ -34,8 +34,9 @@ class Account:
 
     ``kernels``: of each of its oneDNN kernels, the ops it stands for; ``rounded``: those of them
     in a coarser precision, and which. ``by_torch``: the ops that torch still runs one by one, views
-    aside. ``bytes_saved``: of values that are made and used up inside the region; ``bytes_kept``:
-    those of them that a kernel keeps to itself. The others are allowed to be, and are stored today.
+    aside; ``compiled``: those that are compiled instead. ``bytes_saved``: of values that are made
+    and used up inside the region; ``bytes_kept``: those of them that a kernel keeps to itself. The
+    others are allowed to be, and are stored today.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Account:
     by_torch: tuple[str, ...]
     bytes_saved: int
     bytes_kept: int
+    compiled: tuple[str, ...] = ()
 
     @property
     def runs_on(self) -> str:
@@ -56,6 +58,7 @@ class Account:
         """
         counts = Counter({"oneDNN": len(self.kernels) - len(self.rounded)})
         counts.update(f"oneDNN {kind}" for _, kind in self.rounded)
+        counts["compiled"] = len(self.compiled)
         counts["torch"] = len(self.by_torch)
         told = [name if n == 1 else f"{name} × {n}" for name, n in counts.items() if n]
         return ", ".join(told) or "–"
@@ -73,7 +76,7 @@ def read(
     how = json.loads((folder / REGIONS).read_text(encoding="utf-8"))
     program = functional(captured)
     graph = OpGraph.of(program, signature, shape)
-    today = apply_fusion_rules(graph, FusionChoice(tuple(fusion.split("+"))))
+    today = apply_fusion_rules(graph, rules_of(fusion))
     rules = {frozenset(region.ops): region.rule for region in today.regions}
     stored = (
         Region(rules.get(frozenset(ops), "unknown" if len(ops) > 1 else "none"), tuple(ops))
@@ -81,19 +84,26 @@ def read(
     )
     regions = Regions(graph, tuple(stored))
     rounded = {name: Rounding.from_json(data) for name, data in how["rounded"].items()}
-    return regions, accounts(regions, lower(program, how["regions"], rounded), rounded)
+    compiled = frozenset(name for stretch in how["compiled"] for name in stretch)
+    lowered = lower(program, how["regions"], rounded)
+    return regions, accounts(regions, lowered, rounded, compiled)
 
 
 def accounts(
-    regions: Regions, lowered: Lowered, rounded: Mapping[str, Rounding]
+    regions: Regions,
+    lowered: Lowered,
+    rounded: Mapping[str, Rounding],
+    compiled: Collection[str] = frozenset(),
 ) -> tuple[Account, ...]:
-    """Every region's account, in order; ``lowered`` is what became of these regions."""
+    """Every region's account, in order; ``lowered`` is what became of these regions, ``compiled``
+    the ops of it that were compiled."""
     alike = {index: key for key, found in isomorphic(regions).items() for index in found}
     left = {node.name for node in lowered.module.graph.nodes}
     made = []
     for index, region in enumerate(regions.regions):
         kernels = tuple(k for k in lowered.kernels if k[0] in region.ops)
         fused = {name for kernel in kernels for name in kernel}
+        others = [n for n in region.ops if n in left - fused and regions.graph.op(n).writes]
         made.append(
             Account(
                 number=index + 1,
@@ -102,11 +112,10 @@ def accounts(
                 alike=alike[index],
                 kernels=kernels,
                 rounded=tuple((k, rounded[k[0]].kind) for k in kernels if k[0] in rounded),
-                by_torch=tuple(
-                    n for n in region.ops if n in left - fused and regions.graph.op(n).writes
-                ),
+                by_torch=tuple(n for n in others if n not in compiled),
                 bytes_saved=regions.bytes_saved(region),
                 bytes_kept=sum(regions.bytes_saved(Region("", kernel)) for kernel in kernels),
+                compiled=tuple(n for n in others if n in compiled),
             )
         )
     return tuple(made)

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
+from supernet.backends.aoti import AotiBackend
 from supernet.backends.base import ABOUT, Source
 from supernet.backends.fused import RECIPE, FusedPlan, offered
 from supernet.errors import BuildFailed
@@ -19,7 +20,7 @@ from supernet.fusion.lowering import functional, lower
 from supernet.fusion.mixing import Mixing
 from supernet.fusion.regions import Region
 from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.rules import apply_fusion_rules, is_compiled, rules_of
 from supernet.fusion.stored_graph import write_graph
 from supernet.plans import PlanSpec
 
@@ -32,7 +33,7 @@ _TYPICAL = Shape(4, 32)
 def build(source: Source, spec: PlanSpec, out: Path) -> None:
     """Write the lowered program, its regions and a line about them into ``out``."""
     program, graph = captured(source)
-    found = apply_fusion_rules(graph, FusionChoice(tuple(spec.fusion.split("+"))))
+    found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
     lowered = lower(program, regions, rounded)
@@ -41,6 +42,14 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
     counts = Counter(rounding.kind for rounding in rounded.values())
     told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
+    calls: Sequence[Sequence[str]] = ()
+    if is_compiled(spec.fusion):
+        from supernet.fusion.pieces import compile_stretches
+
+        if (why := AotiBackend().unavailable()) is not None:
+            raise BuildFailed(f"nothing can be compiled: {why}")
+        calls, different = compile_stretches(lowered, out)
+        told += f", {len(calls)} stretches compiled, {different} of them different"
     about = (
         f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
         f"{len(lowered.kernels)} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less "
@@ -48,7 +57,7 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     )
     how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
     write_graph(lowered.module, lowered.packs, out)
-    (out / REGIONS).write_text(json.dumps(how))
+    (out / REGIONS).write_text(json.dumps({**how, "compiled": calls}))
     (out / ABOUT).write_text(about, encoding="utf-8")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
@@ -15,7 +16,7 @@ from supernet.fusion.matching import is_size
 from supernet.fusion.partition import Partition
 from supernet.fusion.regions import Regions
 
-__all__ = ["Layers", "isomorphic", "signature"]
+__all__ = ["Layers", "isomorphic", "repeats", "signature", "values_alive"]
 
 _HEAVY = (OpKind.MATMUL, OpKind.CONVOLUTION, OpKind.ATTENTION)
 
@@ -140,40 +141,63 @@ def _by_module(graph: OpGraph) -> Iterator[list[frozenset[str]]]:
 def _by_period(graph: OpGraph) -> Iterator[list[frozenset[str]]]:
     """The longest stretch of the program that repeats itself, cut where the fewest values pass."""
     ops = graph.ops()
-    numbers: dict[tuple[object, ...], int] = {}
-    tokens = np.array(
-        [numbers.setdefault(_label(graph, op.name), len(numbers)) for op in ops], dtype=np.int64
-    )
-    heavy = np.array([op.kind in _HEAVY for op in ops], dtype=bool)
+    labels = [_label(graph, op.name) for op in ops]
+    cuts = repeats(labels, [op.kind in _HEAVY for op in ops], _passing(graph))
+    if cuts:
+        pairs = itertools.pairwise(cuts)
+        yield [frozenset(op.name for op in ops[first:end]) for first, end in pairs]
+
+
+def repeats(
+    labels: Sequence[Hashable], heavy: Sequence[bool], alive: Sequence[int]
+) -> Sequence[int]:
+    """Where to cut the longest stretch of a sequence that repeats itself with something heavy in
+    it; empty without any.
+
+    Each part has the same labels and begins at one cut and ends at the next. ``alive``: how
+    many values pass each place; of equally long stretches the one with the fewest at its
+    cuts.
+    """
+    numbers: dict[Hashable, int] = {}
+    tokens = np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)
+    weighty = np.concatenate(([0], np.cumsum(np.array(heavy, dtype=np.int64))))
     best = (0, 0, 0, 0)  # ops covered, minus the period, where it begins, how long it goes on
-    for period in range(2, len(ops) // 2 + 1):
-        start, length = _longest_run(tokens[:-period] == tokens[period:])
-        covered = (length // period + 1) * period
-        if length >= period and heavy[start : start + period].any():
-            best = max(best, (covered, -period, start, length))
+    for period in range(2, len(labels) // 2 + 1):
+        starts, lengths = _runs(tokens[:-period] == tokens[period:])
+        wanted = lengths >= period
+        wanted[wanted] = weighty[starts[wanted] + period] > weighty[starts[wanted]]
+        if wanted.any():
+            longest = int(np.argmax(np.where(wanted, lengths, 0)))
+            start, length = int(starts[longest]), int(lengths[longest])
+            best = max(best, ((length // period + 1) * period, -period, start, length))
     covered, period, start, length = best[0], -best[1], best[2], best[3]
-    if covered:
-        passing = _passing(graph)
-        phases = range(start, start + length + period - covered + 1)
-        first = min(phases, key=lambda s: sum(passing[s : s + covered + 1 : period]))
-        cuts = range(first, first + covered, period)
-        yield [frozenset(op.name for op in ops[cut : cut + period]) for cut in cuts]
+    if not covered:
+        return ()
+    phases = range(start, start + length + period - covered + 1)
+    first = min(phases, key=lambda s: sum(alive[s : s + covered + 1 : period]))
+    return range(first, first + covered + 1, period)
 
 
-def _longest_run(equal: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """Where the longest run of True begins, and its length."""
+def _runs(
+    equal: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Where each run of True begins, and its length; empty runs among them."""
     edges = np.flatnonzero(~np.concatenate(([False], equal, [False])))
-    lengths = np.diff(edges) - 1
-    longest = int(lengths.argmax())
-    return int(edges[longest]), int(lengths[longest])
+    return edges[:-1], np.diff(edges) - 1
 
 
 def _passing(graph: OpGraph) -> Sequence[int]:
     """How many values are made before and used at or after each place in the program."""
     place = {name: index for index, name in enumerate(graph.graph)}
-    change = [0] * (len(place) + 2)
-    for name, index in place.items():
-        last = max((place[s] for s in graph.graph.succ[name]), default=index)
+    return values_alive(
+        [max((place[s] for s in graph.graph.succ[n]), default=i) for n, i in place.items()]
+    )
+
+
+def values_alive(last_uses: Sequence[int]) -> Sequence[int]:
+    """The same of a sequence, from the place where each of its values is last used."""
+    change = [0] * (len(last_uses) + 2)
+    for index, last in enumerate(last_uses):
         change[index + 1] += 1
         change[last + 1] -= 1
     return np.cumsum(change).tolist()  # type: ignore[no-any-return]

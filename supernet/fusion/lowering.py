@@ -34,7 +34,7 @@ from supernet.fusion.kernels import (
 from supernet.fusion.onednn import Pack
 from supernet.fusion.rounding import Rounding
 
-__all__ = ["Lowered", "bind", "functional", "lower", "products"]
+__all__ = ["Lowered", "bind", "drop_unused_tensors", "functional", "lower", "products"]
 
 NOT_ROUNDED: Mapping[str, Rounding] = MappingProxyType({})
 
@@ -84,7 +84,7 @@ def lower(
     work.module.graph.eliminate_dead_code()
     sum_in_place(work)
     work.module.delete_all_unused_submodules()
-    _drop_unused_tensors(work.module)
+    drop_unused_tensors(work.module)
     work.module.recompile()
     return Lowered(work.module, tuple(work.kernels), work.packs)
 
@@ -162,7 +162,8 @@ def _lower_region(work: Rewrite, nodes: Sequence[Node]) -> None:
             merge_products(work, linears)
 
 
-def _drop_unused_tensors(module: GraphModule) -> None:
+def drop_unused_tensors(module: GraphModule) -> None:
+    """Let go of the weights that no node asks for."""
     used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name, _ in [*module.named_buffers(), *module.named_parameters()]:
         if name not in used:

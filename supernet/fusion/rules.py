@@ -20,8 +20,17 @@ from supernet.fusion.patterns import (
     Residual,
 )
 from supernet.fusion.regions import Region, Regions, singletons
+from supernet.plans import COMPILED
 
-__all__ = ["RULES", "FusionChoice", "FusionRule", "apply_fusion_rules", "isomorphic"]
+__all__ = [
+    "RULES",
+    "FusionChoice",
+    "FusionRule",
+    "apply_fusion_rules",
+    "is_compiled",
+    "isomorphic",
+    "rules_of",
+]
 
 
 class FusionRule(Protocol):
@@ -83,6 +92,24 @@ class FusionChoice:
         if not isinstance(rules, list):
             raise ValueError(f"fusion choice must hold a list of rules, got {rules!r}")
         return FusionChoice(tuple(str(name) for name in rules))
+
+
+def rules_of(fusion: str) -> FusionChoice:
+    """The rules that a plan's ``fusion`` names.
+
+    >>> rules_of("qkv+norm+compiled").rules
+    ('qkv', 'norm')
+    """
+    return FusionChoice(tuple(name for name in fusion.split("+") if name != COMPILED))
+
+
+def is_compiled(fusion: str) -> bool:
+    """Whether what the rules leave to torch is compiled.
+
+    >>> is_compiled("qkv+norm+compiled"), is_compiled("qkv")
+    (True, False)
+    """
+    return COMPILED in fusion.split("+")
 
 
 def apply_fusion_rules(graph: OpGraph, choice: FusionChoice) -> Regions:

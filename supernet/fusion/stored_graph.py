@@ -2,7 +2,8 @@
 
 Reading it back needs none of torch's export machinery, which takes two seconds and 90 MiB in every
 worker that imports it. The files come from a cache whose hashes were checked; still nothing in
-them is code: an operator is looked up by name, a function only among those listed here.
+them is code: an operator is looked up by name, a function only among those listed here. A call of
+a compiled piece names one in the package beside them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
+from supernet.fusion.package import load_pieces
 from supernet.fusion.rounding import quantize
 
 __all__ = ["read_graph", "write_graph"]
@@ -60,7 +62,8 @@ def write_graph(module: GraphModule, packs: Mapping[str, onednn.Pack], folder: P
         given = [_encode(list(node.args)), _encode(dict(node.kwargs))]
         nodes.append([node.op, node.name, target, *given])
     packed = {name: [packs[name].kind, list(packs[name].where)] for name in held if name in packs}
-    record = {"nodes": nodes, "held": held, "packed": packed}
+    pieces = sorted({str(node.target) for node in module.graph.find_nodes(op="call_module")})
+    record = {"nodes": nodes, "held": held, "packed": packed, "pieces": pieces}
     (folder / _GRAPH).write_text(json.dumps(record), encoding="utf-8")
     save_file(stored, str(folder / _WEIGHTS))
 
@@ -79,6 +82,7 @@ def read_graph(folder: Path) -> GraphModule:
             kind, where = record["packed"][name]
             weight = onednn.Pack(kind, weight, tuple(where)).packed()
         root[name] = weight
+    root.update(load_pieces(folder, record["pieces"]))
     graph, nodes = Graph(), dict[str, Node]()
     for op, name, target, args, kwargs in record["nodes"]:
         what = _function(target) if op == "call_function" else target

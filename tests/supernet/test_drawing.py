@@ -148,6 +148,7 @@ def test_runs_on_counts() -> None:
     kernels = (("a", "b"), ("c",), ("d",))
     one = Account(1, None, "", "", kernels, ((("d",), "int8"),), ("e",), 0, 0)  # type: ignore[arg-type]
     assert one.runs_on == "oneDNN × 2, oneDNN int8, torch"
+    assert replace(one, by_torch=(), compiled=("e", "f")).runs_on.endswith("int8, compiled × 2")
     assert replace(one, kernels=(), rounded=(), by_torch=()).runs_on == "–"
 
 
@@ -159,6 +160,12 @@ def test_stored_regions_are_read_with_their_rules(learned: Capture, tmp_path: Pa
     assert len(told) == len(regions.regions)
     assert {r.rule for r in regions.regions} == {"none", "qkv", "attention", "activation", "norm"}
     how = json.loads((tmp_path / "regions.json").read_text())
+    left = [name for account in told for name in account.by_torch]
+    (tmp_path / "regions.json").write_text(json.dumps({**how, "compiled": [left[:1], left[1:2]]}))
+    fusion = f"{spec.fusion}+compiled"
+    _, told = read(tmp_path, learned.program, learned.signature, fusion, Shape(2, 6))
+    assert [name for account in told for name in account.compiled] == left[:2]
+    assert [name for account in told for name in account.by_torch] == left[2:]
     pair = how["regions"].index(next(ops for ops in how["regions"] if len(ops) == 2))
     how["regions"][pair : pair + 1] = [[name] for name in how["regions"][pair]]
     qkv = next(i for i, ops in enumerate(how["regions"]) if len(ops) == 3)

@@ -12,7 +12,7 @@ from profiler.fingerprint import DeviceFingerprint, fingerprint
 from supernet.backends.aoti import AotiBackend
 from supernet.capture import Capture, capture
 from supernet.fidelity import Limit
-from supernet.fusion.rules import FusionChoice
+from supernet.fusion.rules import is_compiled, rules_of
 from supernet.proposals import propose, unavailable
 from tests.supernet.models import Wrapped, noise
 
@@ -47,9 +47,42 @@ def test_mixed_precision_is_proposed_within_a_limit_only(
     learned: Capture, device: DeviceFingerprint
 ) -> None:
     assert not propose(learned, device, precisions=("mixed",))
-    (spec,) = propose(learned, device, precisions=("mixed",), limit=Limit("cosine", 0.01))
-    assert (spec.backend, Limit.parse(spec.limit)) == ("fused", Limit("cosine", 0.01))
-    assert FusionChoice(tuple(spec.fusion.split("+"))).rules
+    limit = Limit("cosine", 0.01)
+    (spec,) = propose(learned, device, ("fused",), precisions=("mixed",), limit=limit)
+    assert (spec.backend, Limit.parse(spec.limit)) == ("fused", limit)
+    assert rules_of(spec.fusion).rules
+
+
+def test_what_is_left_to_torch_is_compiled_where_a_compiler_is_wanted_and_there(
+    learned: Capture, device: DeviceFingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = Limit("cosine", 0.01)
+    fused = [s for s in propose(learned, device, limit=limit) if s.backend == "fused"]
+    assert [is_compiled(spec.fusion) for spec in fused] == [False, False, True]
+    assert {rules_of(spec.fusion).rules for spec in fused} == {rules_of(fused[0].fusion).rules}
+    assert len(propose(learned, device, ("fused",), limit=limit)) == 2
+    monkeypatch.setattr(AotiBackend, "unavailable", lambda self: "no C++ compiler")
+    assert not any(is_compiled(spec.fusion) for spec in propose(learned, device, limit=limit))
+
+
+def test_deep_programs_are_compiled_layer_by_layer_and_not_as_a_whole(
+    device: DeviceFingerprint,
+) -> None:
+    def of(*layers: nn.Module) -> list[tuple[str, bool]]:
+        deep = capture(nn.Sequential(*layers).eval(), (noise(1, 4),))
+        specs = propose(deep, device, precisions=("fp32",))
+        return [(s.backend, is_compiled(s.fusion)) for s in specs if s.backend in ("aoti", "fused")]
+
+    whole, by_layers = ("aoti", False), ("fused", True)
+    assert of(*(nn.Linear(4, 4) for _ in range(9))) == [("fused", False), whole]
+    deep = [nn.Linear(4, 4) if i % 2 else nn.Tanh() for i in range(410)]
+    assert of(*deep) == [("fused", False), by_layers]
+    image = [nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 1), nn.Flatten()]
+    assert of(*image, *deep) == [("fused", False), whole]
+    learned = capture(nn.Sequential(*deep).eval(), (noise(1, 4),))
+    assert "aoti" in {s.backend for s in propose(learned, device, ("aoti", "fused"))}
+    low = capture(nn.Sequential(*deep).bfloat16().eval(), (noise(1, 4).bfloat16(),))
+    assert [s.backend for s in propose(low, device)] == ["aoti"]
 
 
 def test_choices_narrow_it(learned: Capture, device: DeviceFingerprint) -> None:

@@ -1,0 +1,125 @@
+"""A lowered program rehearsed with symbolic sizes: what every node makes, whatever the shape.
+
+The captured program knows its free dims as symbols; here they are carried through the kernels that
+lowering put in, so that a part of the program can be compiled for all shapes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import SymBool, SymFloat, SymInt, Tensor
+from torch._guards import detect_fake_mode
+from torch.fx import Graph, GraphModule, Node, map_arg
+from torch.utils._pytree import tree_leaves
+
+from supernet.errors import BuildFailed
+from supernet.fusion import onednn
+from supernet.fusion.inductor import packed_product
+from supernet.fusion.lowering import Lowered
+from supernet.fusion.rounding import quantize
+from supernet.probe import one_line
+
+__all__ = ["ATTENTION", "SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
+
+ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+SYMBOLS = (SymInt, SymFloat, SymBool)
+
+
+def rehearse(lowered: Lowered) -> None:
+    """Leave a fake value under every node's ``meta["val"]``.
+
+    Two things are tidied on the way. Sizes that an input of the program has are read from it,
+    before anything runs. Masks of booleans become the numbers that attention adds, once and not
+    once per layer. Raises `BuildFailed` where an operator cannot be rehearsed.
+    """
+    graph = lowered.module.graph
+    _add_masks(graph)
+    mode = detect_fake_mode([n.meta["val"] for n in graph.find_nodes(op="placeholder")])
+    if mode is None:
+        raise BuildFailed("the program must know the sizes of its inputs to be compiled")
+    with mode, torch.no_grad():
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                node.meta["val"] = _weight(lowered, str(node.target))
+            elif node.op == "call_function":
+                node.meta["val"] = _value(node)
+    _read_sizes(lowered.module)
+
+
+def is_size(node: Node) -> bool:
+    """Whether a rehearsed node makes a number and no tensor."""
+    return isinstance(node.meta.get("val"), (*SYMBOLS, int, float, bool))
+
+
+def tensors_of(node: Node) -> list[Tensor]:
+    """The fake tensors that a rehearsed node makes."""
+    return [leaf for leaf in tree_leaves(node.meta["val"]) if isinstance(leaf, Tensor)]
+
+
+def place_of(size: Any, tensors: Sequence[Node]) -> tuple[Node, int] | None:
+    """The first of these tensors with a dim of this symbolic size, and which dim."""
+    for node in tensors:
+        for tensor in tensors_of(node):
+            for dim, length in enumerate(tensor.shape):
+                if isinstance(length, SymInt) and length.node.expr == size.node.expr:
+                    return node, dim
+    return None
+
+
+def _add_masks(graph: Graph) -> None:
+    numbers: dict[tuple[Node, torch.dtype], Node] = {}
+    for node in graph.find_nodes(op="call_function", target=ATTENTION):
+        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+        if not isinstance(mask, Node) or mask.meta["val"].dtype is not torch.bool:
+            continue
+        key = mask, node.meta["val"].dtype
+        if key not in numbers:
+            with graph.inserting_after(mask):
+                added = graph.call_function(torch.ops.aten.where.Scalar, (mask, 0.0, -math.inf))
+            with graph.inserting_after(added):
+                numbers[key] = graph.call_function(torch.ops.aten.to.dtype, (added, key[1]))
+        node.replace_input_with(mask, numbers[key])
+
+
+def _weight(lowered: Lowered, name: str) -> Tensor:
+    held = lowered.packs[name].weight if name in lowered.packs else getattr(lowered.module, name)
+    if not isinstance(held, Tensor):
+        raise BuildFailed(f"{name} must be a tensor to be compiled, got control flow")
+    return torch.empty_strided(held.shape, held.stride(), dtype=held.dtype)
+
+
+def _value(node: Node) -> Any:
+    given: Any = map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    args, kwargs = given
+    if node.target is quantize:
+        return torch.empty_like(args[0], dtype=torch.uint8)
+    if str(node.target) == "onednn.qlinear_pointwise.default":
+        x, packed = args[0], args[3]
+        return x.new_empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32)
+    target: Any = packed_product() if node.target is onednn.linear() else node.target
+    try:
+        return target(*args, **kwargs)
+    except Exception as error:  # an operator raises what it likes at sizes without numbers
+        raise BuildFailed(f"{node.name} cannot be rehearsed: {one_line(error)}") from error
+
+
+def _read_sizes(module: GraphModule) -> None:
+    graph = module.graph
+    given = graph.find_nodes(op="placeholder")
+    known: dict[Any, Node] = {}
+    for node in list(graph.nodes):
+        value = node.meta.get("val")
+        if node.op != "call_function" or not isinstance(value, SymInt):
+            continue
+        size = value.node.expr
+        if size not in known and (place := place_of(value, given)) is not None:
+            with graph.inserting_after(given[-1]):
+                known[size] = graph.call_function(torch.ops.aten.sym_size.int, place)
+            known[size].meta["val"] = value
+        if size in known:
+            node.replace_all_uses_with(known[size])
+            graph.erase_node(node)
