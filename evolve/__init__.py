@@ -2,7 +2,7 @@
 
 - `wrap` makes a `Runtime`; `slo` says what is asked of it, `config` how it is set up.
 - One request: `runtime` → `scheduler` (with `queueing`) → `lane` (with `batching`) → `workers`.
-- One tick: `controller`. One plan: `brain`. Something broke: `faults`, `fleet`.
+- One tick: `controller` (with `patterns`). One plan: `brain`. Something broke: `faults`, `fleet`.
 - What happened: `tally`; what was decided: `decision`, `journal`, `log`.
 - `cli` is the command `evolve`, `demo` its main example.
 """

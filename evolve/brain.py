@@ -95,6 +95,7 @@ class Brain:
         admit: Makes an admitted plan resident; may raise `PlanFault`.
         said: Told, for the journal, (subject, before, after, reason).
         pauses: Hold up what only improves a service that plans already serve.
+        afterwards: Called once the usual plans were tried.
     """
 
     def __init__(
@@ -104,12 +105,14 @@ class Brain:
         admit: Callable[[Plan], None],
         said: Callable[[str, str, str, str], None],
         pauses: Pauses,
+        afterwards: Callable[[], None],
     ) -> None:
         self._workshop = workshop
         self._library = library
         self._admit = admit
         self._said = said
         self._pauses = pauses
+        self._afterwards = afterwards
         self._stop = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
@@ -156,6 +159,7 @@ class Brain:
             if self._stop.is_set():
                 return
             self._build(cache, folder, number, len(specs), spec)
+        self._afterwards()
         found = self._search(cache, folder, specs)
         for number, spec in enumerate(found, len(specs)):
             if self._stop.is_set():

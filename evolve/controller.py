@@ -18,6 +18,7 @@ from supernet.backends.base import backend
 
 if TYPE_CHECKING:
     from evolve.journal import Journal
+    from evolve.patterns import Patterns
     from evolve.tally import Tally
     from profiler.costs import CostTable
     from profiler.signals import Signals
@@ -49,6 +50,7 @@ class _Held:
     plans: tuple[str, ...]
     tier: npt.NDArray[np.int64]
     cells_only: frozenset[str]
+    fused: tuple[bool, ...]
 
     @classmethod
     def of(cls, admitted: tuple[Plan, ...], *, pads: bool) -> _Held:
@@ -58,6 +60,7 @@ class _Held:
             (ORIGINAL, *(plan.key for plan in admitted)),
             np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
             frozenset(plan.key for plan in wants),
+            (False, *(bool(plan.spec.fusion) for plan in admitted)),
         )
 
 
@@ -66,6 +69,7 @@ class Controller:
 
     Args:
         scheduler, library, costs, tally, journal: What it reads and writes.
+        patterns: What batches ask of the memory, for the policy to see.
         policy: Proposes a `Choice`; it never acts.
         initial: The choice in force before the first tick.
         period_s: Between two ticks, seconds.
@@ -82,6 +86,7 @@ class Controller:
         costs: CostTable,
         tally: Tally,
         journal: Journal,
+        patterns: Patterns,
         policy: Policy,
         initial: Choice,
         period_s: float,
@@ -94,6 +99,7 @@ class Controller:
         self._costs = costs
         self._tally = tally
         self._journal = journal
+        self._patterns = patterns
         self._policy = policy
         self._choice = initial
         self._period_s = period_s
@@ -128,6 +134,7 @@ class Controller:
 
     def stop(self) -> None:
         self._stop.set()
+        self._patterns.stop()
         if self._thread.is_alive():
             self._thread.join()
             self._tally.settle()
@@ -187,6 +194,8 @@ class Controller:
             lanes=old.lanes,
         )
         self._scheduler.use(self._scheduler.prepare(tables))
+        pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
+        self._tally.window.pattern = pattern
 
     def _say_drifts(self) -> None:
         drifts = {drift.plan: drift for drift in self._costs.drifts()}

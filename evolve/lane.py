@@ -49,6 +49,7 @@ class Lane:
     def __init__(self, index: int, worker: Worker | None, serving: Serving) -> None:
         self.index = index
         self.worker = worker
+        self._last_plan = ""
         self._serving = serving
         self._thread = threading.Thread(target=self._run, name=f"lane-{index}", daemon=True)
 
@@ -128,7 +129,8 @@ class Lane:
         for request in requests:
             rows += request.rows
             tokens += request.rows * request.length
-        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens))
+        changed, self._last_plan = plan != self._last_plan, plan
+        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
         return answers
 
     def compute(self, plan: str, inputs: Sequence[Any]) -> Answer:

@@ -168,7 +168,8 @@ def live_twin(
         slo_ms=slo.p99_ms, workers=workers, tier=np.array(tables.tier),
         accuracy=1.0 - np.array(errors), traffic=traffic,
         ratios=tally.traffic.ratios(CALIBRATION_S),
-        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
+        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S), switch_ms=tally.window.switch_ms,
+        pattern=None if (pattern := tally.window.pattern) is None else pattern.values,
     )  # fmt: skip
 
 

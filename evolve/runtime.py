@@ -192,7 +192,8 @@ class Runtime:
         """A snapshot for people and monitors, JSON-able.
 
         `flops` holds what requests really cost in arithmetic (`profiler.FlopsReading`); None
-        until `evolve profile` has measured this machine's peak.
+        until `evolve profile` has measured this machine's peak. `switch_ms`: what the first batch
+        after a change of plan takes beside the plan, as seen so far.
         """
         queue, _, busy = self._serving.scheduler.depth()
         tally = self._serving.tally
@@ -212,6 +213,7 @@ class Runtime:
             "counts": computed,
             "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
             "rows_by_plan": tally.plan_rows(),
+            "switch_ms": tally.window.switch_ms,
             "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
             "plans": {plan.spec.key: plan.state.value for plan in self.parts.library.plans()},
             "journal_fault": self.parts.journal.fault,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from profiler.shapes import Shape
+from profiler.switching import SwitchCost
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
@@ -26,7 +27,8 @@ MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a
 
 
 class Ran(NamedTuple):
-    """A batch that ran: `tokens` of its `rows` × `length` positions were real."""
+    """A batch that ran: `tokens` of its `rows` × `length` positions were real; `changed`: its
+    lane had run another plan before."""
 
     plan: str
     rows: int
@@ -34,6 +36,7 @@ class Ran(NamedTuple):
     elapsed_ms: float
     predicted_ms: float
     tokens: int
+    changed: bool
 
 
 class Tally:
@@ -64,6 +67,7 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._plan_rows: Counter[str] = Counter()
         self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
+        self._switching = SwitchCost()
 
     def arrived(self, request: Request) -> None:
         self._count("arrived")
@@ -107,13 +111,21 @@ class Tally:
                 self._counts["rows"] += note.rows
                 self._counts["tokens"] += shape.tokens
                 self._counts["padded_tokens"] += shape.tokens - note.tokens
-            self.costs.record(note.plan, shape, note.elapsed_ms)
+            self.costs.record(note.plan, shape, self._of_the_plan(note))
             self.savings.ran(note)
             if note.predicted_ms > 0.0:
                 self.traffic.ran(note.elapsed_ms / note.predicted_ms)
             if self.flops is not None:
                 self.flops.ran(shape, note.elapsed_ms, note.tokens)
             self.window.ran(note.plan, shape, note.elapsed_ms, note.predicted_ms, note.tokens)
+
+    def _of_the_plan(self, note: Ran) -> float:
+        """What the batch took, less what a change of plan costs, which no plan's price holds."""
+        self._switching.ran(
+            note.elapsed_ms, predicted_ms=note.predicted_ms, changed=note.changed
+        )  # fmt: skip
+        self.window.switch_ms = self._switching.ms
+        return self._switching.without(note.elapsed_ms) if note.changed else note.elapsed_ms
 
     def waited_ms(self, request: Request) -> float:
         """How long `request` has been here."""

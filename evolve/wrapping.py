@@ -20,6 +20,7 @@ from evolve.fleet import Fleet
 from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
+from evolve.patterns import Patterns
 from evolve.retraining import Retraining, live_twin
 from evolve.runtime import Parts, Runtime
 from evolve.savings import Savings
@@ -188,9 +189,17 @@ def _assemble(
         lanes, serving, hire=partial(_hire, workers), said=worker_said,
         warm=partial(warm_batches, captured.signature, costs, slo.p99_ms),
     )  # fmt: skip
+
+    def plan_said(plan: str, before: str, after: str, reason: str) -> None:
+        journal.append(
+            "plan", plan, before={"state": before}, after={"state": after}, reason=reason
+        )
+
+    workshop = Workshop(captured, device, slo, config.plans, threads)
+    patterns = Patterns(captured, device, workshop.open_cache, plan_said)
     controller = Controller(
         scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
-        policy=policy, initial=DEFAULT_CHOICE,
+        patterns=patterns, policy=policy, initial=DEFAULT_CHOICE,
         period_s=config.tick_ms / 1e3, clock=clock, check=fleet.check,
         pads=captured.signature.paddable,
     )  # fmt: skip
@@ -198,19 +207,11 @@ def _assemble(
         library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
     )
 
-    def plan_said(plan: str, before: str, after: str, reason: str) -> None:
-        journal.append(
-            "plan", plan, before={"state": before}, after={"state": after}, reason=reason
-        )
-
     admission = Admission(
         library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
         refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
-    brain = Brain(
-        Workshop(captured, device, slo, config.plans, threads), library, admission.admit, plan_said,
-        pauses,
-    )  # fmt: skip
+    brain = Brain(workshop, library, admission.admit, plan_said, pauses, patterns.find)
     retraining = Retraining(
         config.policy,
         controller,

@@ -62,6 +62,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "unevenness": (0.0, 1e3),
     "load_ms": (0.0, 1e9),
     "held_ratio": (0.0, 1.0),
+    "balance": (0.0, 1e6),
+    "memory_share": (0.0, 1.0),
+    "moved_mib": (0.0, 1e9),
+    "fused": (0.0, 1.0),
 }
 """The least and the most of every field of `Signals` that a policy is shown."""
 

@@ -27,10 +27,10 @@ Array = NDArray[np.float32]
     V_ARRIVAL_PER_S, V_BURSTINESS, V_QUEUE, V_HEAD_SLACK_MS, V_BUSY_SHARE, V_SERVED_PER_S,
     V_MET, V_REFUSED, V_P50_MS, V_P99_MS, V_RATIO_MEAN, V_RATIO_MAX, V_MEAN_LENGTH, V_PADDED,
     V_WORKERS, V_SLO_MS, V_ENDED, V_BATCHES, V_WORTH, V_CORRECTION, V_SWITCH_MS, V_UNEVENNESS,
-    V_LOAD_MS, V_HELD,
-) = range(20, 44)  # fmt: skip
+    V_LOAD_MS, V_HELD, V_BALANCE, V_MEMORY, V_MOVED_MIB, V_FUSED,
+) = range(20, 48)  # fmt: skip
 """Places of the raw values; 0 to 9 are arrivals in slots of 100 ms, 10 to 19 of 10 ms."""
-SEEN = 44
+SEEN = 48
 
 _SCALARS = (
     "log_arrival_per_s",
@@ -57,6 +57,10 @@ _SCALARS = (
     "unevenness",
     "load_over_slo",
     "held_ratio",
+    "log_balance",
+    "memory_share",
+    "log_moved_mib",
+    "fused",
 )
 ENTRIES = 20 + len(_SCALARS)
 
@@ -89,16 +93,18 @@ def encode(raw: Floats, active: int, seen: Array) -> None:
     seen[V_CORRECTION] = min(10.0, max(-10.0, np.log(raw[V_CORRECTION])))
     seen[V_SWITCH_MS] = min(10.0, raw[V_SWITCH_MS] / slo_ms)
     seen[V_LOAD_MS] = min(10.0, raw[V_LOAD_MS] / slo_ms)
+    seen[V_BALANCE] = np.log1p(raw[V_BALANCE])
+    seen[V_MOVED_MIB] = np.log1p(raw[V_MOVED_MIB])
     for k in range(ENTRIES, seen.shape[0]):
         seen[k] = 0.0
     seen[ENTRIES + active] = 1.0
 
 
 def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array:
-    """What a tactical policy sees, float32 [44 + presets]; the gym's and the live one alike.
+    """What a tactical policy sees, float32 [48 + presets]; the gym's and the live one alike.
 
-    Counts and rates as log(1 + x), times over the SLO within [-10, 10], cost ratios at most 10,
-    `active` (index of the preset in force) as one-hot. Names: `observation_names`.
+    Counts, rates, MiB and balance as log(1 + x), times over the SLO within [-10, 10], cost ratios
+    at most 10, `active` (index of the preset in force) as one-hot. Names: `observation_names`.
     """
     raw = np.array(
         (
@@ -108,7 +114,8 @@ def observe(signals: Signals, active: int, presets: int = len(PRESETS)) -> Array
             signals.p99_ms, signals.cost_ratio_mean, signals.cost_ratio_max, signals.mean_length,
             signals.padded_ratio, signals.workers, signals.slo_ms, signals.ended,
             signals.batches, signals.worth_ratio, signals.correction, signals.switch_ms,
-            signals.unevenness, signals.load_ms, signals.held_ratio,
+            signals.unevenness, signals.load_ms, signals.held_ratio, signals.balance,
+            signals.memory_share, signals.moved_mib, signals.fused,
         ),
         np.float64,
     )  # fmt: skip

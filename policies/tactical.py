@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice
-from policies.observation import SEEN, encode, observation_names, observe
+from policies.observation import (
+    SEEN,
+    V_BALANCE,
+    V_FUSED,
+    V_SWITCH_MS,
+    encode,
+    observation_names,
+    observe,
+)
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 
@@ -28,9 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Network", "PolicyFileError", "TacticalPolicy"]
 
-SCHEMA = 2
+SCHEMA = 3
 Array = NDArray[np.float32]
 
+_LEARNT = (slice(V_BALANCE, V_FUSED + 1), slice(V_SWITCH_MS, V_SWITCH_MS + 1))
+"""Entries that a runtime learns while it serves, and that many simulations leave at 0."""
 _RANGE_TOLERANCE = 0.1
 """An observation may leave the range seen in training by this share of it."""
 
@@ -91,6 +101,9 @@ class TacticalPolicy:
 
     In doubt: a number of the network is not finite, an observation is not finite or outside the
     range seen in training, a preference is not finite. The reason then says which.
+
+    One that was trained where no memory pattern or no cost of switching was known is shown none
+    either: what it never knew is no reason to doubt it.
     """
 
     name = "ppo"
@@ -118,6 +131,8 @@ class TacticalPolicy:
         self._names = observation_names(len(presets))
         self._positions = {preset.name: i for i, preset in enumerate(presets)}
         self._sane = network.sane
+        known = (network.low != 0) | (network.high != 0)
+        self._blind = [entries for entries in _LEARNT if not known[entries].any()]
         encode(np.ones(SEEN), 0, np.empty(expected, np.float32))  # compiled before the first tick
         self.card: Mapping[str, Any] = card or {}
 
@@ -133,7 +148,7 @@ class TacticalPolicy:
 
     def actions(self, seen: Array) -> NDArray[np.int64]:
         """Presets for many observations [E, D] at once, int64 [E]; 0 wherever in doubt."""
-        network = self._network
+        network, seen = self._network, self._known(seen)
         best = network.logits(seen)
         slack = network.slack
         fine = ((seen >= network.low - slack) & (seen <= network.high + slack)).all(axis=1)
@@ -144,7 +159,7 @@ class TacticalPolicy:
         if not self._sane:
             return _fallback("the policy holds numbers that are not finite")
         active = self._positions.get(current.params.name, 0)
-        seen = observe(signals, active, len(self._presets))
+        seen = self._known(observe(signals, active, len(self._presets)))
         if (entry := self._network.outside(seen)) is not None:  # true for NaN as well
             return _fallback(f"{self._names[entry]} = {seen[entry]:.3g} was never seen in training")
         logits = self._network.logits(seen)
@@ -159,6 +174,15 @@ class TacticalPolicy:
             else f"prefers {self._presets[best].name} by {lead:.2f}"
         )
         return Choice(self._presets[best], reason, scores)
+
+    def _known(self, seen: Array) -> Array:
+        """The observations [..., D] without what was unknown throughout the training."""
+        if not self._blind:
+            return seen
+        blind = seen.copy()
+        for entries in self._blind:
+            blind[..., entries] = 0.0
+        return blind
 
     def save(self, folder: Path) -> None:
         """Write both files; each is replaced as a whole."""

@@ -4,8 +4,10 @@ any other heavy package until something is measured.
 Rooms, in the order they build on each other:
 
 - `shapes`: the grid of padded shapes. `surface`: from a few timed shapes to a price for all.
-- `quantiles`, `evidence`, `costs`: the cost table, corrected by live batches; drift.
-- `rings`, `signals`: the window of events that a policy observes.
+- `quantiles`, `evidence`, `costs`: the cost table, corrected by live batches; drift. `switching`:
+  what a change of plan costs beside them.
+- `rings`, `signals`: the window of events that a policy observes. `patterns`: what batches of every
+  shape ask of the memory, for it to see.
 - `fingerprint`: what a device is. `sysfs`, `cpu`, `rates`, `nvidia`, `cuda_rates`: how it is
   found out and measured. `devices`: who can describe which kind, other packages included.
 - `units`: virtual compute units and the persisted fingerprint database.

@@ -12,6 +12,7 @@ from math import exp, isfinite
 import numpy as np
 import numpy.typing as npt
 
+from profiler.patterns import Pattern, PatternTable
 from profiler.rings import EventRing
 from profiler.shapes import Shape
 
@@ -47,6 +48,12 @@ class Signals:
       workers. `switch_ms`: what a change of plan costs a worker; `load_ms`: what one costs that
       it does not hold, and `held_ratio`: how many of the plans it can hold at once, over all.
       `unevenness`: coefficient of variation of the workers' speeds.
+    - The memory pattern of the mean batch (mean rows, mean padded length), as the model's table
+      has it; 0.0 each where the table is not known or `batches` is 0. `balance`: FLOPs per byte
+      over those of the machine, below 1 the memory is the limit. `memory_share`: of the bytes
+      read, those that no cache answers. `moved_mib`: read and written, every operator run on its
+      own. `fused`: 1.0 where the plan that the rule takes for such a batch when it may (the
+      fastest of the most exact tier) has a fusion of ours, else 0.0.
     """
 
     at_s: float
@@ -76,6 +83,10 @@ class Signals:
     unevenness: float = 0.0
     load_ms: float = 0.0
     held_ratio: float = 1.0
+    balance: float = 0.0
+    memory_share: float = 0.0
+    moved_mib: float = 0.0
+    fused: float = 0.0
 
     def compact(self) -> dict[str, float]:
         """The scalar fields, rounded, for a log line."""
@@ -88,6 +99,9 @@ class Signals:
 
 class Window:
     """Collects events from any thread and sums them up on demand.
+
+    `pattern`: the model's memory pattern by shape, replaced whenever more is known; None: unknown.
+    `switch_ms`: what a change of plan costs, as far as it is known.
 
     >>> window = Window(slo_ms=50.0, workers=2, clock=lambda: 0.0)
     >>> window.arrived(length=12)
@@ -111,6 +125,8 @@ class Window:
             raise ValueError(f"workers must be at least 1, got {workers}")
         if not (isfinite(horizon_s) and horizon_s >= _MIN_HORIZON_S):
             raise ValueError(f"horizon_s must be at least {_MIN_HORIZON_S:g}, got {horizon_s}")
+        self.pattern: PatternTable | None = None
+        self.switch_ms = 0.0
         self._slo_ms = slo_ms
         self._workers = workers
         self._clock = clock
@@ -122,7 +138,7 @@ class Window:
         self._arrivals = EventRing(2, horizon_s)  # time, length
         self._answers = EventRing(3, horizon_s)  # time, latency_ms, met
         self._refusals = EventRing(1, horizon_s)  # time
-        self._batches = EventRing(4, horizon_s)  # time, ratio, tokens, padded tokens
+        self._batches = EventRing(5, horizon_s)  # time, ratio, tokens, padded tokens, rows
 
     def arrived(self, length: int) -> None:
         """A request of `length` (unpadded) was offered, whether or not it will be admitted."""
@@ -159,8 +175,9 @@ class Window:
         ratio = elapsed_ms / predicted_ms if predicted_ms > 0 else 1.0
         if not 0.0 < ratio < float("inf"):
             ratio = 1.0
+        padded = max(0, shape.tokens - tokens)
         with self._lock:
-            self._batches.append((self._clock(), ratio, tokens, max(0, shape.tokens - tokens)))
+            self._batches.append((self._clock(), ratio, tokens, padded, shape.rows))
 
     def snapshot(self, queue: int, head_slack_ms: float, busy: int) -> Signals:
         """The last `horizon_s` seconds, with the caller's own view of its queue and workers."""
@@ -176,7 +193,8 @@ class Window:
         ended = len(answers) + refused
         latency_ms, met = answers[:, 1], float(np.add.reduce(answers[:, 2]))
         p50_ms, p99_ms = _quantiles(latency_ms, (0.5, 0.99)) if len(answers) else (0.0, 0.0)
-        _, ratios, tokens, padded = np.add.reduce(batches, axis=0).tolist()
+        _, ratios, tokens, padded, rows = np.add.reduce(batches, axis=0).tolist()
+        pattern = self._pattern(len(batches), rows, tokens + padded)
         most = float(np.maximum.reduce(batches[:, 1])) if len(batches) else 1.0
         slots_100ms, slots_10ms = _counts(arrivals[:, 0], now_s)
         idle = queue == 0 or not isfinite(head_slack_ms)
@@ -205,7 +223,16 @@ class Window:
             ended=ended,
             batches=len(batches),
             worth_ratio=met / ended if ended else 0.0,
+            switch_ms=self.switch_ms,
+            balance=pattern.balance,
+            memory_share=pattern.memory_share,
+            moved_mib=pattern.moved_mib,
+            fused=pattern.fused,
         )
+
+    def _pattern(self, batches: int, rows: float, computed: float) -> Pattern:
+        table = self.pattern
+        return Pattern() if table is None or not rows else table.at(rows / batches, computed / rows)
 
     def _decayed_rate(self, now_s: float) -> float:
         return self._rate_per_s * exp(-max(0.0, now_s - self._rate_at_s) / RATE_MEMORY_S)

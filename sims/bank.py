@@ -43,7 +43,8 @@ def make_bank(
     """One bank of services that share plans and cost tables.
 
     Raises ValueError where there is none of them, where services differ in their tables (tiers,
-    accuracies and padded lengths are among them) or a request is longer than the last length.
+    accuracies, padded lengths and memory patterns are among them) or a request is longer than the
+    last length.
     """
     for name, given in (("services", services), ("traces", traces), ("settings", settings)):
         if not given:
@@ -52,12 +53,13 @@ def make_bank(
     for other in services[1:]:
         if other is not base and not _same_tables(base, other):
             raise ValueError(
-                "services must share cost_ms, true_ms, lengths, tier and accuracy; let them differ "
-                "by units, hidden, switching, slo_ms and workers"
+                "services must share cost_ms, true_ms, lengths, tier, accuracy and pattern; let "
+                "them differ by units, hidden, switching, slo_ms and workers"
             )
     return Bank(
         **arrivals_for(traces, base.lengths),
         **tables_for(base, settings),
+        pattern=_pattern(base),
         service=_services(services),
         worker=_workers(services),
         **_hidden([service.hidden for service in services]),
@@ -65,11 +67,16 @@ def make_bank(
 
 
 def _same_tables(a: Service, b: Service) -> bool:
-    names = ("cost_ms", "true_ms", "lengths", "tier", "accuracy")
+    names = ("cost_ms", "true_ms", "lengths", "tier", "accuracy", "pattern")
     return all(
         (x is y) or (x is not None and y is not None and np.array_equal(x, y, equal_nan=True))
         for x, y in ((getattr(a, name), getattr(b, name)) for name in names)
     )
+
+
+def _pattern(base: Service) -> Floats:
+    known = np.zeros((1, 1, 4)) if base.pattern is None else base.pattern
+    return np.ascontiguousarray(known, np.float64)
 
 
 def arrivals_for(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:

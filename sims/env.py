@@ -23,7 +23,7 @@ __all__ = ["LoadEnv"]
 class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Choose a setting of the dispatch rule every 100 ms of a simulated service under load.
 
-    **Observation**, `Box(float32, [44 + P])` for P presets, as `policies.observe` makes it (the
+    **Observation**, `Box(float32, [48 + P])` for P presets, as `policies.observe` makes it (the
     live runtime uses the same function; names: `policies.observation.observation_names`):
 
     | entries | what | bounds |
@@ -49,7 +49,14 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     | 41 | coefficient of variation of the workers' speeds | [0, 10] |
     | 42 | cost of loading a plan that is not held over the SLO | [0, 10] |
     | 43 | share of the plans that a worker can hold | [0, 1] |
-    | 44– | active preset, one-hot | {0, 1} |
+    | 44 | log(1 + balance) of the mean batch: FLOPs per byte over the machine's | [0, 20] |
+    | 45 | share of the bytes it reads that no cache answers | [0, 1] |
+    | 46 | log(1 + MiB it moves), every operator run on its own | [0, 20] |
+    | 47 | whether the fastest plan of the best tier for it has a fusion of ours | {0, 1} |
+    | 48– | active preset, one-hot | {0, 1} |
+
+    44 to 47 are the memory pattern (`Service.pattern`) at the mean rows and mean padded length of
+    the last second's batches; 0 where there were none or the pattern is not known.
 
     **Action**, `Discrete(P)`: the preset in force for the next 100 ms. 0 is the default rule.
 

@@ -80,7 +80,7 @@ class LoadGym:
 
     >>> gym = LoadGym(LoadDomain(seconds=1.0), 4, services=2, traces=2)
     >>> gym.reset().shape, gym.step(np.zeros(4, np.int64)).reward.tolist()
-    ((4, 59), [0.0, 0.0, 0.0, 0.0])
+    ((4, 63), [0.0, 0.0, 0.0, 0.0])
     """
 
     render_mode = None

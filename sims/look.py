@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 from policies._jit import jit
 from policies.observation import (
     V_ARRIVAL_PER_S,
+    V_BALANCE,
     V_BATCHES,
     V_BURSTINESS,
     V_BUSY_SHARE,
     V_CORRECTION,
     V_ENDED,
+    V_FUSED,
     V_HEAD_SLACK_MS,
     V_HELD,
     V_LOAD_MS,
     V_MEAN_LENGTH,
+    V_MEMORY,
     V_MET,
+    V_MOVED_MIB,
     V_P50_MS,
     V_P99_MS,
     V_PADDED,
@@ -112,6 +116,21 @@ def _quantile(histogram: Floats, share: float, total: float) -> float:
 
 
 @jit
+def _pattern(
+    table: Floats, lengths: Floats, batches: float, rows: float, computed: float, raw: Floats
+) -> None:
+    """The memory pattern of the mean batch, as `profiler.patterns.PatternTable.at`."""
+    raw[V_BALANCE : V_FUSED + 1] = 0.0
+    if batches > 0.0:
+        row = min(table.shape[0], max(1, int(rows / batches + 0.5))) - 1
+        cell = min(table.shape[1] - 1, np.searchsorted(lengths, computed / rows))
+        raw[V_BALANCE] = table[row, cell, 0]
+        raw[V_MEMORY] = table[row, cell, 1]
+        raw[V_MOVED_MIB] = table[row, cell, 2]
+        raw[V_FUSED] = table[row, cell, 3]
+
+
+@jit
 def look(bank: Bank, state: State, e: int, raw: Floats) -> None:
     """Fill `raw` [SEEN] with what the window shows now; see `policies.observation`.
 
@@ -163,3 +182,4 @@ def look(bank: Bank, state: State, e: int, raw: Floats) -> None:
     raw[V_PADDED] = 0.0
     if sums[COMPUTED] > 0.0:
         raw[V_PADDED] = (sums[COMPUTED] - sums[TOKENS]) / sums[COMPUTED]
+    _pattern(bank.pattern, bank.lengths, sums[RAN], sums[ENDED], sums[COMPUTED], raw)

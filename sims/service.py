@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.patterns import Pattern
+
 __all__ = ["Hidden", "Result", "Service", "Switching", "Units", "drifting", "noise"]
 
 Floats = NDArray[np.float64]
@@ -109,7 +111,8 @@ class Service:
     an answer in time from that plan, 1 by default. `overhead_ms`: what every batch costs beside
     its plan; `delay_ms`: how long its answers take to arrive while the worker goes on.
     `learning`: share of each batch's observed / expected cost that a worker's own correction of
-    the table takes over; 0 never learns.
+    the table takes over; 0 never learns. `pattern` [R, L, 4]: the memory pattern of every shape
+    (`profiler.patterns`), which only a policy sees; None: not known, seen as zeros.
     """
 
     cost_ms: Floats
@@ -125,6 +128,7 @@ class Service:
     hidden: Hidden = field(default_factory=Hidden)
     switching: Switching = field(default_factory=Switching)
     units: Units | None = None
+    pattern: Floats | None = None
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -165,6 +169,8 @@ class Service:
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
         if self.units is not None:
             self._check(self.units)
+        if self.pattern is not None:
+            self._check_pattern(self.pattern)
 
     def _check(self, units: Units) -> None:
         kinds = self.cost_ms.shape[0] if self.cost_ms.ndim == 4 else 1
@@ -174,6 +180,14 @@ class Service:
             )
         if units.kind.min() < 0 or units.kind.max() >= kinds:
             raise ValueError(f"units.kind must be in 0..{kinds - 1}, got {units.kind.tolist()}")
+
+    def _check_pattern(self, pattern: Floats) -> None:
+        wanted = (*self.cost_ms.shape[-2:], len(Pattern._fields))
+        if pattern.shape != wanted or not (np.isfinite(pattern).all() and (pattern >= 0).all()):
+            raise ValueError(
+                f"pattern must be {list(wanted)} of finite numbers of at least 0, "
+                f"got shape {list(pattern.shape)}"
+            )
 
     @property
     def plans(self) -> int:

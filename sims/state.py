@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Records = NDArray[Any]
@@ -129,6 +130,7 @@ class Bank(NamedTuple):
     kind of device; `fastest`, `plan` [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers`
     [A, D] as `prepare` makes them; `short` [A, D]: whether `policies.uniform` applies (one cell,
     every cost known); `top`, `efficiency` [A, D, P + 1, R] of the first cell, see its `Tables`.
+    `pattern` [R, L, 4]: see `Service`; [1, 1, 4] of zeros where it is not known.
     `service` [S] and `worker` [S, W]: records. `factor` [S, F], `drift` [S, K]: see `Hidden`.
     """
 
@@ -153,6 +155,7 @@ class Bank(NamedTuple):
     short: NDArray[np.bool_]
     top: Ints
     efficiency: Floats
+    pattern: Floats
     service: Records
     worker: Records
     factor: Floats

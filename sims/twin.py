@@ -15,7 +15,7 @@ from policies.presets import DEFAULT
 from sims.bank import Setting
 from sims.contest import Episode
 from sims.domain import LoadDomain, capacity_per_s
-from sims.service import Hidden, Result, Service
+from sims.service import Hidden, Result, Service, Switching
 from sims.simulation import Simulation, simulate
 from sims.state import SERVED
 from sims.traces import NoArrivals, Regime, Trace, bursty, flash_crowd, poisson
@@ -52,11 +52,15 @@ class Twin:
         traffic: Trace,
         ratios: Floats,
         latencies_ms: Floats | None = None,
+        switch_ms: float = 0.0,
+        pattern: Floats | None = None,
     ) -> Twin:
         """From a cost table [P, R, L] and what was seen; costs that are not known are dear.
 
         `ratios` [B]: observed / predicted cost of recent batches; the twin's batches scatter
-        likewise. `latencies_ms` [A]: of the last answers, served by the default rule.
+        likewise. `latencies_ms` [A]: of the last answers, served by the default rule. `switch_ms`:
+        what a change of plan costs a worker. `pattern` [R, L, 4]: the memory pattern where it is
+        known.
         """
         known = np.isfinite(cost_ms)
         if not known.any():
@@ -65,8 +69,9 @@ class Twin:
         rng = np.random.default_rng(0)
         factor = rng.choice(ratios, NOISE_BATCHES) if ratios.size else np.ones(1)
         service = Service(
-            costs, lengths, slo_ms, workers, tier=tier, accuracy=accuracy, hidden=Hidden(factor)
-        )
+            costs, lengths, slo_ms, workers, tier=tier, accuracy=accuracy, hidden=Hidden(factor),
+            switching=Switching(switch_ms), pattern=pattern,
+        )  # fmt: skip
         clipped = traffic.lengths.clip(1, int(lengths[-1])).astype(np.int32)
         made = cls(service, replace(traffic, lengths=clipped))
         return made if latencies_ms is None else made._calibrated(latencies_ms)
@@ -151,11 +156,12 @@ class Twin:
             return piece.with_cv2(rate_per_s, float(rng.uniform(1.0, 8.0)), seed=seed)
 
         regimes: tuple[Regime, ...] = (like_seen, like_seen, poisson, _clumped, flash_crowd)
-        workers = self.service.workers
+        workers, switch_ms = self.service.workers, self.service.switching.switch_ms
         return _OwnLengths(
             service=self.service, regimes=regimes, seconds=seconds,
             load=(max(0.05, 0.5 * seen), max(0.3, 1.8 * seen)), workers=(workers, workers),
             slo_ms=(self.service.slo_ms, self.service.slo_ms), slower=(0.9, 1.1),
+            switch_ms=(0.5 * switch_ms, 1.5 * switch_ms),
             scatter=(0.5 * scatter, 1.5 * scatter), drift=(0.85, 1.2), learning=(0.05, 0.2),
             pool=self.traffic.lengths,
         )  # fmt: skip
@@ -167,12 +173,15 @@ class Twin:
             folder / "twin.npz",
             cost_ms=service.cost_ms, lengths=service.lengths, tier=_given(service.tier),
             accuracy=_given(service.accuracy), factor=service.hidden.factor,
+            pattern=np.empty(0) if service.pattern is None else service.pattern,
             arrivals_s=self.traffic.arrivals_s, request_lengths=self.traffic.lengths,
             about=json.dumps(
                 {
                     "slo_ms": service.slo_ms,
                     "workers": service.workers,
-                    "delay_ms": service.delay_ms, "overhead_ms": service.overhead_ms,
+                    "delay_ms": service.delay_ms,
+                    "overhead_ms": service.overhead_ms,
+                    "switch_ms": service.switching.switch_ms,
                 }
             ),
         )  # fmt: skip
@@ -186,7 +195,8 @@ class Twin:
                 file["cost_ms"], file["lengths"], about["slo_ms"], about["workers"],
                 tier=file["tier"], accuracy=file["accuracy"], delay_ms=about["delay_ms"],
                 overhead_ms=about["overhead_ms"],
-                hidden=Hidden(file["factor"]),
+                hidden=Hidden(file["factor"]), switching=Switching(about["switch_ms"]),
+                pattern=file["pattern"] if file["pattern"].size else None,
             )  # fmt: skip
             return cls(service, Trace(file["arrivals_s"], file["request_lengths"], "traffic"))
 

@@ -28,7 +28,7 @@ class LoadVecEnv(VecEnv):
     >>> from sims.domain import LoadDomain
     >>> envs = LoadVecEnv(LoadGym(LoadDomain(seconds=1.0), 4, services=2, traces=2))
     >>> envs.reset().shape
-    (4, 59)
+    (4, 63)
     """
 
     def __init__(self, gym: LoadGym) -> None:

@@ -121,7 +121,7 @@ def test_settings_out_of_range_are_named() -> None:
     [
         (
             {"seen": np.zeros((4, 9))},
-            r"seen must be \[N, 47\], .* with 3 presets, got shape \[4, 9",
+            r"seen must be \[N, 51\], .* with 3 presets, got shape \[4, 9",
         ),
         ({"actions": [0, 1]}, r"actions must be \[N\], one for each .* shape \[2\] for 4 rows"),
         ({"rewards": [0.0]}, r"rewards must be \[N\], one for each .* shape \[1\] for 4 rows"),

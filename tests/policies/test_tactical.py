@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from policies.base import Choice
+from policies.observation import V_BALANCE, V_FUSED, V_SWITCH_MS
 from policies.presets import DEFAULT, PRESETS
 from policies.tactical import (
     Network,
@@ -39,7 +40,7 @@ def network(preset: int = 0, seed: int = 0) -> Network:
 
 def test_names_and_values_line_up() -> None:
     names = observation_names()
-    assert len(names) == len(set(names)) == 44 + len(PRESETS)
+    assert len(names) == len(set(names)) == 48 + len(PRESETS)
     seen = dict(zip(names, observe(signals(queue=7, p99_ms=5000.0), 3).tolist(), strict=True))
     assert seen["log_queue"] == pytest.approx(np.log(8))
     assert seen["log_arrivals_100ms_0"] == pytest.approx(np.log(5))
@@ -107,7 +108,8 @@ def edit(folder: Path, **changes: object) -> None:
     ("changes", "text"),
     [
         ({"kind": "other"}, "must be of kind 'evolve-tactical-policy'"),
-        ({"schema": 3}, "schema must be 2, got 3; train and export the policy again"),
+        ({"schema": 2}, "schema must be 3, got 2; train and export the policy again"),
+        ({"schema": 4}, "schema must be 3, got 4; train and export the policy again"),
         ({"observations": ["x"]}, "observations must be those of this version"),
         ({"presets": []}, "presets must be a list of settings"),
         ({"presets": [{"name": "x"}]}, "params must have exactly the entries"),
@@ -139,9 +141,48 @@ def test_missing_and_torn_files_are_named(tmp_path: Path) -> None:
         TacticalPolicy.load(tmp_path)
 
 
+def pattern_of(net: Network, low: float, high: float) -> Network:
+    """The network had it seen the memory pattern within (low, high) in training."""
+    lows, highs = net.low.copy(), net.high.copy()
+    lows[V_BALANCE : V_FUSED + 1], highs[V_BALANCE : V_FUSED + 1] = low, high
+    return replace(net, low=lows, high=highs)
+
+
+def test_the_memory_pattern_is_seen_unless_none_was_known_in_training() -> None:
+    known = signals(balance=1.5, memory_share=0.5, moved_mib=60.0, fused=1.0)
+    named = dict(zip(observation_names(), observe(known, 0).tolist(), strict=True))
+    assert named["log_balance"] == pytest.approx(np.log(2.5))
+    assert (named["memory_share"], named["fused"]) == (0.5, 1.0)
+    assert named["log_moved_mib"] == pytest.approx(np.log(61.0))
+
+    blind = TacticalPolicy(pattern_of(network(preset=4), 0.0, 0.0))
+    assert blind.choose(known, START) == blind.choose(QUIET, START)
+    seen = np.stack([observe(known, 0), observe(QUIET, 0)])
+    assert blind.actions(seen).tolist() == [4, 4]
+    assert seen[0, V_FUSED] == 1.0  # the caller's own observation is left alone
+
+    seeing = TacticalPolicy(pattern_of(network(preset=4), 0.0, 1.0))
+    assert seeing.choose(QUIET, START).params is PRESETS[4]
+    assert "log_moved_mib = 4.11 was never seen" in seeing.choose(known, START).reason
+    assert seeing.actions(seen).tolist() == [0, 4]
+
+
+def test_a_policy_that_never_knew_what_switching_costs_is_not_shown_it() -> None:
+    net = network(preset=4)
+    lows, highs = net.low.copy(), net.high.copy()
+    lows[V_SWITCH_MS] = highs[V_SWITCH_MS] = 0.0
+    charged = signals(switch_ms=2.0)
+    unknowing = TacticalPolicy(replace(net, low=lows, high=highs))
+    assert unknowing.choose(charged, START) == unknowing.choose(QUIET, START)
+    highs = highs.copy()
+    highs[V_SWITCH_MS] = 0.01
+    knowing = TacticalPolicy(replace(net, low=lows, high=highs))
+    assert "switch_over_slo = 0.04 was never seen" in knowing.choose(charged, START).reason
+
+
 def test_a_network_of_the_wrong_width_is_refused() -> None:
     net = network()
-    with pytest.raises(PolicyFileError, match="the normalisation must have 59 entries"):
+    with pytest.raises(PolicyFileError, match="the normalisation must have 63 entries"):
         TacticalPolicy(replace(net, mean=net.mean[:5]))
-    with pytest.raises(PolicyFileError, match="a layer must map 59 values, got weight"):
+    with pytest.raises(PolicyFileError, match="a layer must map 63 values, got weight"):
         TacticalPolicy(replace(net, layers=net.layers[::-1]))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from profiler.patterns import PatternTable
 from profiler.rings import EventRing
 from profiler.shapes import Shape
 from profiler.signals import Signals, Window, burstiness
@@ -119,6 +120,26 @@ def test_batches(window: Window) -> None:
     assert signals.cost_ratio_mean == pytest.approx(1.0)
     assert signals.cost_ratio_max == pytest.approx(1.2)
     assert signals.padded_ratio == pytest.approx(16 / 80)
+
+
+def test_the_memory_pattern_is_that_of_the_mean_batch(window: Window) -> None:
+    none = (0.0, 0.0, 0.0, 0.0)
+
+    def pattern() -> tuple[float, ...]:
+        signals = seen(window)
+        return signals.balance, signals.memory_share, signals.moved_mib, signals.fused
+
+    window.ran("a", Shape(4, 16), elapsed_ms=12.0, predicted_ms=10.0, tokens=48)
+    assert pattern() == none  # the table is not known
+    window.pattern = PatternTable(np.arange(16.0 * 4).reshape(8, 2, 4), (16, 32))
+    assert pattern() == (24.0, 25.0, 26.0, 27.0)  # 4 × 16
+    window.ran("b", Shape(1, 32), elapsed_ms=8.0, predicted_ms=10.0, tokens=16)
+    assert pattern() == (20.0, 21.0, 22.0, 23.0)  # (4 + 1) / 2 rows, 96 / 5 long: 3 × 32
+
+
+def test_without_a_batch_there_is_no_memory_pattern(window: Window) -> None:
+    window.pattern = PatternTable(np.ones((1, 1, 4)), (16,))
+    assert (seen(window).balance, seen(window).fused) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("predicted_ms", [0.0, float("inf"), float("nan"), -1.0])

@@ -49,10 +49,14 @@ def test_of_each_there_must_be_one(empty: int, text: str) -> None:
         {"lengths": np.array([32.0])},
         {"tier": np.array([0, 1, 2])},
         {"accuracy": np.array([1.0, 0.9, 0.8])},
+        {"pattern": np.ones((4, 1, 4))},
     ],
 )
 def test_services_of_other_tables_need_a_bank_of_their_own(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="services must share cost_ms, true_ms, lengths, tier and"):
+    with pytest.raises(
+        ValueError,
+        match="services must share cost_ms, true_ms, lengths, tier, accuracy and pattern",
+    ):
         make_bank([ONE, replace(ONE, **changes)], [trace_of(1)], [DEFAULT])
     same = {name: np.copy(getattr(replace(ONE, **changes), name)) for name in changes}
     make_bank([replace(ONE, **changes), replace(ONE, **same)], [trace_of(1)], [DEFAULT])

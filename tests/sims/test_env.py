@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -95,6 +97,19 @@ def test_the_reward_leaves_no_trace_in_the_episode() -> None:
         )
 
 
+def test_the_memory_pattern_is_part_of_the_observation() -> None:
+    base, trace = reference_service(), poisson(200, 1.5, seed=0)
+    known = replace(base, pattern=np.full((*base.cost_ms.shape[1:], 4), 0.5))
+    names = observation_names()
+    for service, expected in ((known, (np.log(1.5), 0.5, np.log(1.5), 0.5)), (base, (0,) * 4)):
+        env = LoadEnv(SMALL)
+        env.reset(seed=0, options={"service": service, "trace": trace})
+        for _ in range(5):
+            seen = dict(zip(names, env.step(np.int64(0))[0].tolist(), strict=True))
+        got = [seen[n] for n in ("log_balance", "memory_share", "log_moved_mib", "fused")]
+        assert got == pytest.approx(expected)
+
+
 def played(threads: int, environments: int = 24) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     gym = LoadGym(SMALL, environments, seed=3, services=5, traces=3, threads=threads)
     rng, rewards, done = np.random.default_rng(0), [], []
@@ -161,7 +176,7 @@ def test_misuse_is_named() -> None:
 
 
 def test_the_docstring_specifies_every_entry_and_capacity_is_by_hand() -> None:
-    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (59,)
+    assert LoadEnv().observation_space.shape == (len(observation_names()),) == (63,)
     service = reference_service(workers=3)
     lengths = np.array([16, 16], np.int32)
     cell = service.lengths.tolist().index(16.0)

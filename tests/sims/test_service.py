@@ -54,6 +54,11 @@ COST = service().cost_ms
         ({"learning": 1.5}, r"learning must be in \[0, 1\], got 1\.5"),
         ({"learning": math.nan}, r"learning must be in \[0, 1\], got nan"),
         ({"overhead_ms": -1.0}, r"overhead_ms must be finite and at least 0, got -1\.0"),
+        (
+            {"pattern": np.zeros((4, 2, 3))},
+            r"pattern must be \[4, 2, 4\] of finite numbers of at least 0, got shape \[4, 2, 3\]",
+        ),
+        ({"pattern": np.full((4, 2, 4), np.nan)}, r"pattern must be \[4, 2, 4\] of finite"),
         ({"units": Units.alike(2)}, r"units must have one entry per worker \(1\), got 2"),
         (
             {"units": replace(Units.alike(1), kind=np.array([1]))},

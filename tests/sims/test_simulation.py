@@ -11,6 +11,7 @@ import pytest
 from policies.baselines import RulePolicy, StaticPolicy
 from policies.params import RuleParams
 from policies.rule import DispatchRule, Waiting
+from profiler.patterns import PatternTable
 from profiler.shapes import Shape
 from profiler.signals import Window
 from sims import state
@@ -169,10 +170,14 @@ def test_in_steps_or_at_once_is_the_same() -> None:
 
 
 def test_signals_are_what_the_live_window_shows() -> None:
-    one, trace = reference_service(), surge(60, 700, 3, seed=2)
+    base, trace = reference_service(), surge(60, 700, 3, seed=2)
+    pattern = np.random.default_rng(0).random((*base.cost_ms.shape[1:], 4))
+    one = replace(base, pattern=pattern)
     simulation = Simulation(one, trace)
+    assert simulation.signals().balance == 0.0  # no batch yet
     for until_ms in (100.0, 900.0, 1400.0, 2900.0):
         simulation.advance(until_ms, RULE)
+        assert simulation.signals().balance in pattern[..., 0]
         seen, expected = asdict(simulation.signals()), asdict(window(simulation, one, trace))
         for name, value in expected.items():
             # Latencies come from a histogram with bins of 1/16 of the SLO.
@@ -185,6 +190,8 @@ def window(simulation: Simulation, one: Service, trace: Trace) -> object:
     now_s = simulation.now_ms / 1e3
     clock = [0.0]
     live = Window(slo_ms=one.slo_ms, workers=one.workers, clock=lambda: clock[0])
+    if one.pattern is not None:
+        live.pattern = PatternTable(one.pattern, tuple(one.lengths.astype(int).tolist()))
     events: list[tuple[float, int, tuple[object, ...]]] = []
     for i, at in enumerate(trace.arrivals_s):
         events.append((float(at), 0, (int(trace.lengths[i]),)))

@@ -10,6 +10,7 @@ import pytest
 
 from policies.presets import DEFAULT
 from sims.reference import reference_service
+from sims.service import Switching
 from sims.simulation import Simulation
 from sims.traces import Trace, poisson
 from sims.twin import CALIBRATION_S, UNKNOWN_COST, Twin
@@ -51,6 +52,29 @@ def test_a_saved_twin_replays_the_same(tmp_path: Path) -> None:
     made = twin(5.0)
     made.save(tmp_path)
     assert Twin.load(tmp_path).replay(DEFAULT) == made.replay(DEFAULT)
+
+
+def test_what_a_change_of_plan_costs_goes_with_it(tmp_path: Path) -> None:
+    made = twin(20.0)
+    charged = replace(made, service=replace(made.service, switching=Switching(1.5)))
+    charged.save(tmp_path)
+    loaded = Twin.load(tmp_path)
+    for service in (loaded.service, loaded.regimes(10.0)["clumped"][0][0]):
+        assert service.switching.switch_ms == 1.5
+    assert loaded.domain().switch_ms == (0.75, 2.25)
+
+
+def test_the_memory_pattern_goes_with_it_wherever_it_is_trained_in(tmp_path: Path) -> None:
+    made = twin(20.0)
+    pattern = np.random.default_rng(0).random((*made.service.cost_ms.shape[1:], 4))
+    known = replace(made, service=replace(made.service, pattern=pattern))
+    known.save(tmp_path)
+    loaded = Twin.load(tmp_path)
+    drawn = loaded.domain().draw_service(np.random.default_rng(0))
+    for service in (loaded.service, drawn, loaded.regimes(10.0)["clumped"][0][0]):
+        np.testing.assert_array_equal(service.pattern, pattern)
+    made.save(tmp_path)
+    assert Twin.load(tmp_path).service.pattern is None
 
 
 def test_the_split_keeps_every_request_in_one_part() -> None:

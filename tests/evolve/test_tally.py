@@ -1,0 +1,47 @@
+"""What the tick learns from the batches that ran."""
+
+from __future__ import annotations
+
+import pytest
+
+from evolve.savings import Savings
+from evolve.tally import Ran, Tally
+from evolve.traffic import Traffic
+from profiler.costs import CostTable
+from profiler.shapes import Shape, ShapeGrid
+from profiler.signals import Window
+
+SHAPE = Shape(2, 8)
+
+
+@pytest.fixture
+def tally() -> Tally:
+    costs = CostTable(ShapeGrid(max_rows=4, lengths=(8,)), clock=lambda: 0.0)
+    for plan in ("one", "other"):
+        costs.seed(plan, {SHAPE: 5.0})
+    window = Window(slo_ms=50.0, workers=1, clock=lambda: 0.0)
+    return Tally(window, costs, None, Savings(costs), Traffic(lambda: 0.0), lambda: 0.0)
+
+
+def ran(plan: str, elapsed_ms: float, *, changed: bool) -> Ran:
+    return Ran(plan, 2, 8, elapsed_ms, 5.0, 16, changed)
+
+
+def test_a_change_of_plan_is_charged_beside_the_prices(tally: Tally) -> None:
+    for index in range(400):
+        plan = ("one", "other")[index // 2 % 2]
+        changed = index % 2 == 0
+        tally.ran(ran(plan, 6.5 if changed else 5.0, changed=changed))
+    tally.settle()
+    signals = tally.window.snapshot(queue=0, head_slack_ms=50.0, busy=0)
+    assert signals.switch_ms == pytest.approx(1.5)
+    for plan in ("one", "other"):
+        assert tally.costs.estimate(plan, SHAPE).p50_ms == pytest.approx(5.0, rel=0.02)
+
+
+def test_a_plan_that_got_slower_is_not_taken_for_a_change(tally: Tally) -> None:
+    for index in range(400):
+        tally.ran(ran("one", 7.0, changed=index % 2 == 0))
+    tally.settle()
+    assert tally.window.switch_ms == 0.0
+    assert tally.costs.estimate("one", SHAPE).p50_ms == pytest.approx(7.0, rel=0.05)
