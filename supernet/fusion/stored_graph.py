@@ -23,6 +23,7 @@ from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.package import load_pieces
 from supernet.fusion.rounding import quantize
+from supernet.fusion.sharing import held
 
 __all__ = ["read_graph", "write_graph"]
 
@@ -69,7 +70,10 @@ def write_graph(module: GraphModule, packs: Mapping[str, onednn.Pack], folder: P
 
 
 def read_graph(folder: Path) -> GraphModule:
-    """What ``write_graph`` wrote, with its weights packed for this machine."""
+    """What ``write_graph`` wrote, with its weights packed for this machine.
+
+    Weights that another plan of this process holds already are shared with it.
+    """
     from safetensors.torch import load_file
 
     record = json.loads((folder / _GRAPH).read_text(encoding="utf-8"))
@@ -78,10 +82,8 @@ def read_graph(folder: Path) -> GraphModule:
     root: dict[str, Any] = {}
     for name, place in record["held"].items():
         weight = stored.pop(place) if last[place] == name else stored[place]
-        if name in record["packed"]:
-            kind, where = record["packed"][name]
-            weight = onednn.Pack(kind, weight, tuple(where)).packed()
-        root[name] = weight
+        kind, where = record["packed"].get(name, (None, ()))
+        root[name] = held(weight, onednn.Pack(kind, weight, tuple(where)) if kind else None)
     root.update(load_pieces(folder, record["pieces"]))
     graph, nodes = Graph(), dict[str, Node]()
     for op, name, target, args, kwargs in record["nodes"]:

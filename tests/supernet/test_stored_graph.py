@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.lowering import functional, lower
 from supernet.fusion.rounding import Rounding
+from supernet.fusion.sharing import held
 from supernet.fusion.stored_graph import read_graph, write_graph
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import regions
@@ -126,3 +129,36 @@ def test_loading_needs_neither_export_nor_inductor(block: Capture, tmp_path: Pat
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def weights(module: torch.fx.GraphModule) -> dict[str, Tensor]:
+    return {**dict(module.named_buffers()), **dict(module.named_parameters())}
+
+
+def test_plans_of_one_process_share_equal_weights(block: Capture, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("exact", "mixed")]
+    for folder, kind in zip(folders, (None, "bf16"), strict=True):
+        if kind == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            pytest.skip("this CPU has no bfloat16 products")
+        folder.mkdir()
+        stored(block, folder, kind)
+    first, again, mixed = read_graph(folders[0]), read_graph(folders[0]), read_graph(folders[1])
+    mine = weights(first)
+    assert all(weights(again)[name] is tensor for name, tensor in mine.items())
+    shared = {id(tensor) for tensor in mine.values()} & {id(t) for t in weights(mixed).values()}
+    assert 0 < len(shared) < len(mine), "norms and biases, but no product"
+    kept = [weakref.ref(tensor) for tensor in mine.values()]
+    del mine, first, again, mixed
+    gc.collect()
+    assert not any(reference() is not None for reference in kept), "nobody holds them any more"
+
+
+def test_equal_bytes_of_another_kind_are_not_shared() -> None:
+    zeros = torch.zeros(4, 4)
+    assert held(zeros) is held(torch.zeros(4, 4))
+    assert held(zeros) is not held(torch.zeros(16))
+    assert held(zeros) is not held(torch.zeros(4, 4, dtype=torch.int32))
+    assert held(torch.tensor(0.0)).shape == ()
+    packed = held(zeros, onednn.Pack("linear", zeros))
+    assert packed is not held(zeros)
+    assert packed is held(torch.zeros(4, 4), onednn.Pack("linear", zeros))
