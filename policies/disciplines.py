@@ -16,23 +16,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from policies._allocator import allocate
 from policies._jit import jit
+from policies._proteus import PLANS, proteus
 
 Floats = NDArray[np.float64]
 
 RULE, SLACKFIT, DRAIN_AWARE, CLOCKWORK, CLIPPER, PROTEUS, BENTOML = range(7)
 """Kinds of discipline; 0 is the default rule, `policies.uniform`."""
 
-PLAN_, CAP_, FIRST_, SECOND_ = range(4)
-"""What a discipline's parameters hold: plan, batch cap, two of its own."""
+PLAN_, CAP_, FIRST_, SECOND_, THIRD_ = range(5)
+"""What a discipline's parameters hold: plan, batch cap, up to three of its own."""
 
 _SIZE, _COUNT, _LAST = 0, 1, 2
-"""Places in a discipline's memory [16], zeros at first: batch size of Clipper, batches seen, then
-the last ten observed / expected costs (Clockwork), or BentoML's average wait, or what Proteus'
-allocator remembers."""
+"""Places in a discipline's memory [16 + W], zeros at first: batch size of Clipper, batches seen,
+then the last ten observed / expected costs (Clockwork), or BentoML's average wait. Proteus has a
+layout of its own."""
 _WAIT = 12
-_ALLOCATOR = 12
 _WAITS = 50.0
 """BentoML: batches over which it averages."""
 
@@ -185,40 +184,6 @@ def clipper(
 
 
 @jit
-def proteus(
-    now_ms: float, arrived_ms: Floats, slo_ms: float, workers: float, rate_per_ms: float,
-    cost: Floats, accuracy: Floats, params: Floats, memo: Floats,
-) -> tuple[int, int, int, float]:  # fmt: skip
-    """Proteus (Ahmad et al., ASPLOS 2024): a batch of all q that wait starts at the last moment
-    at which its head can make it, or as soon as it is full. The head is dropped while it is too
-    late for that, unless it is a newcomer that made it so: then the q - 1 before it run.
-
-    The plan is `allocate`'s, `params[PLAN_]` >= 0 fixes it. `params[FIRST_]`: its headroom.
-    `params[SECOND_]`: how many times a cost counts against a deadline; 1 as published.
-    """
-    cap = min(cost.shape[1], int(params[CAP_]))
-    plan = int(params[PLAN_])
-    if plan < 0:
-        plan = allocate(
-            now_ms, workers, rate_per_ms, cost[:, cap - 1] / cap, accuracy, params[FIRST_],
-            memo[_ALLOCATOR:],
-        )  # fmt: skip
-    n = arrived_ms.shape[0]
-    for lost in range(n):
-        q = min(n - lost, cap)
-        deadline = arrived_ms[lost] + slo_ms
-        start_by = deadline - params[SECOND_] * cost[plan, q - 1]
-        if now_ms <= start_by:
-            if q < cap and now_ms < start_by:
-                return -1, 0, lost, start_by
-            return plan, q, lost, np.inf
-        newcomer = n - lost <= cap and arrived_ms[n - 1] >= now_ms
-        if newcomer and q > 1 and now_ms <= deadline - params[SECOND_] * cost[plan, q - 2]:
-            return plan, q - 1, lost, np.inf
-    return -1, 0, n, np.inf
-
-
-@jit
 def bentoml(
     now_ms: float, arrived_ms: Floats, slo_ms: float, cost: Floats, params: Floats, memo: Floats
 ) -> tuple[int, int, int, float]:
@@ -250,11 +215,11 @@ def bentoml(
 
 @jit
 def dispatch(
-    kind: int, now_ms: float, arrived_ms: Floats, slo_ms: float, workers: float,
-    rate_per_ms: float, table: Floats, pace: float, accuracy: Floats, params: Floats, memo: Floats,
+    kind: int, now_ms: float, arrived_ms: Floats, slo_ms: float, worker: int, workers: float,
+    table: Floats, pace: float, accuracy: Floats, params: Floats, memo: Floats,
 ) -> tuple[int, int, int, float]:  # fmt: skip
-    """The answer of the discipline `kind` to a queue that is not empty; costs are table × pace,
-    NaN read as unknown."""
+    """The answer of the discipline `kind` to a queue that is not empty, for a worker; costs are
+    table × pace, NaN read as unknown. `workers`: how many like this one there are in all."""
     cost = np.where(np.isnan(table), np.inf, table * pace)
     if kind == SLACKFIT:
         return slackfit(now_ms, arrived_ms, slo_ms, cost, accuracy, params)
@@ -265,9 +230,9 @@ def dispatch(
     if kind == CLIPPER:
         return clipper(now_ms, arrived_ms, slo_ms, cost, params, memo)
     if kind == PROTEUS:
-        return proteus(
-            now_ms, arrived_ms, slo_ms, workers, rate_per_ms, cost, accuracy, params, memo
-        )
+        plan = int(params[PLAN_]) if params[PLAN_] >= 0 else int(memo[PLANS + worker])
+        cap, caution = int(params[CAP_]), params[SECOND_]
+        return proteus(now_ms, arrived_ms, slo_ms, cost, plan, cap, caution)
     return bentoml(now_ms, arrived_ms, slo_ms, cost, params, memo)
 
 

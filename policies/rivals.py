@@ -21,9 +21,9 @@ __all__ = ["BentoML", "Clipper", "Clockwork", "DrainAware", "Proteus", "SlackFit
 Floats = NDArray[np.float64]
 
 
-def _array(plan: int, cap: int, first: float = 0.0, second: float = 0.0) -> Floats:
+def _array(plan: int, cap: int, *own: float) -> Floats:
     array = np.zeros(PARAMETERS)
-    array[:4] = plan, cap, first, second
+    array[: 2 + len(own)] = plan, cap, *own
     return array
 
 
@@ -151,37 +151,43 @@ class Clipper:
 
 @dataclass(frozen=True, slots=True)
 class Proteus:
-    """`disciplines.proteus`; `plan` -1 lets demand choose it with `headroom`.
+    """`policies._proteus`; every worker gets a plan from `policies._allocator`, or `plan` >= 0.
 
-    `caution`: how many times a cost counts against a deadline. As published, 1, every batch that
-    is not full starts at the very last moment.
+    `headroom`: times the demand that must be carried. `caution`: how many times a cost counts
+    against a deadline; as published, 1, every batch that is not full starts at the very last
+    moment. `every_s`: from one allocation to the next, ten windows of demand; 10 s as published,
+    for traces of minutes.
 
-    >>> Proteus(plan=2, caution=1.2).name
-    'proteus-1.05-c1.2-p2'
+    >>> Proteus(plan=2, caution=1.2).name, Proteus(every_s=1.0).name
+    ('proteus-1.05-c1.2-p2', 'proteus-1.05-e1')
     """
 
     plan: int = -1
     headroom: float = 1.05
     max_rows: int = 16
     caution: float = 1.0
+    every_s: float = 10.0
     kind = disciplines.PROTEUS
 
     def __post_init__(self) -> None:
         _index(self.plan, or_any=True)
         _whole(max_rows=self.max_rows)
-        if not (self.headroom > 0 and math.isfinite(self.headroom)):
-            raise ValueError(f"headroom must be finite and greater than 0, got {self.headroom}")
+        for name, value in (("headroom", self.headroom), ("every_s", self.every_s)):
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} must be finite and greater than 0, got {value}")
         if not (self.caution >= 1 and math.isfinite(self.caution)):
             raise ValueError(f"caution must be finite and at least 1, got {self.caution}")
 
     @property
     def name(self) -> str:
         caution = "" if self.caution == 1.0 else f"-c{self.caution:g}"
+        every = "" if self.every_s == 10.0 else f"-e{self.every_s:g}"
         plan = f"-p{self.plan}" if self.plan >= 0 else ""
-        return f"proteus-{self.headroom:g}{caution}{plan}"
+        return f"proteus-{self.headroom:g}{caution}{every}{plan}"
 
     def to_array(self) -> Floats:
-        return _array(self.plan, self.max_rows, self.headroom, self.caution)
+        every_ms = self.every_s * 1e3
+        return _array(self.plan, self.max_rows, self.headroom, self.caution, every_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@
 | `drain-aware` | SlackFit that looks at the queue | margin, early drop |
 | `clockwork`, `bentoml` | one plan; as installed, the most accurate | plan, batch cap |
 | `clipper` | one plan; as installed, the most accurate | plan, step, back-off |
-| `proteus` | demand chooses the plan | headroom, caution |
+| `proteus` | demand gives each worker a plan | headroom, caution, how often |
 | `threshold` | two settings and a hysteresis | both marks |
 | `static` | one plan, batch cap and wait: `static_grid` | all of it |
 | an entry point, an exported folder | see `policies.plugins` | – |
@@ -90,7 +90,8 @@ def _clipper(name: str, service: Service) -> Entrant:
 
 def _proteus(name: str, service: Service) -> Entrant:
     headroom, caution = (1.0, 1.05, 1.2, 1.5, 2.0, 3.0, 5.0), (1.0, 1.1, 1.25, 1.5)
-    return Entrant(name, Proteus(), _all(Proteus, headroom=headroom, caution=caution))
+    grid = _all(Proteus, headroom=headroom, caution=caution, every_s=(10.0, 1.0))
+    return Entrant(name, Proteus(), grid)
 
 
 def _threshold(name: str, service: Service) -> Entrant:

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from policies._jit import borrowed, jit
 from policies.compiled import decide_prepared
-from policies.disciplines import RULE, dispatch, learn
+from policies.disciplines import PROTEUS, RULE, dispatch, learn
 from policies.params import WAIT_MS
 from policies.uniform import Tables, decide_uniform
 from sims._account import account, clear_slots, note
+from sims._proteus import gives_way
 from sims._staff import charge, hidden, next_worker, soonest
 from sims._waiting import NEAR, admit, fade, leave, make_room, refuse, refuse_some, to_front
-from sims.state import Bank, Log, State
+from sims.state import BY_ORDER, Bank, Log, State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -84,11 +85,12 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
     first, slo_ms = bank.first[env.trace], service.slo_ms
     logged, alone = log.end_ms.shape[0] > 0, lengths.shape[0] == 1
     at_hand, tables = 0, _uniform(bank, env.preset, 0)
+    placement = BY_ORDER if kind == PROTEUS else service.placement
     while True:
         clear_slots(env, slots)
         while not admit(env, at_ms, queue_ms, queue_id, env.now_ms):
             make_room(env, queue_ms, queue_id, slots, log, first)
-        w = next_worker(env.now_ms, env.active, service.placement, units, workers)
+        w = next_worker(env.now_ms, env.active, placement, units, workers)
         if env.tail > env.head and w >= 0 and env.now_ms >= env.hold_ms:
             unit, d = units[w], workers[w].kind
             if unit.ratio > 0.0:  # the batch it ran is over: learn from it
@@ -116,8 +118,14 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                         tables, tiers[d], pace, members,
                     )  # fmt: skip
                 else:
+                    # Another worker's turn comes with the next round: changing `w` here would
+                    # cost the rule a tenth of its speed.
+                    if kind == PROTEUS and gives_way(
+                        w, env, slo_ms, units, workers, believed, accuracy, queue_ms, params, memo
+                    ):
+                        continue
                     plan, rows, lost, wake_ms = dispatch(
-                        kind, env.now_ms, queue_ms[env.head : env.tail], slo_ms, alike, rate,
+                        kind, env.now_ms, queue_ms[env.head : env.tail], slo_ms, w, alike,
                         believed[d, :, :, 0], pace, accuracy, params, memo,
                     )  # fmt: skip
                     for k in range(rows):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policies._proteus import PLANS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -167,7 +168,7 @@ class State(NamedTuple):
 
     `env` [E], `unit` [E, W]: records. `used_ms` [E, W, P]: when a worker last ran a plan, -inf:
     it does not hold it. `queue_ms`, `queue_id` [E, Q]: arrival times and indices. `slots`: see
-    above. `memo` [E, 16]: what a discipline remembers. `members` [E, R]: room for a decision.
+    above. `memo` [E, 16 + W]: what a discipline remembers. `members` [E, R]: room for a decision.
     """
 
     env: Records
@@ -205,7 +206,7 @@ def make_state(environments: int, bank: Bank, room: int = QUEUE_ROOM) -> State:
         queue_ms=np.zeros((e, room)),
         queue_id=np.zeros((e, room), np.int64),
         slots=np.zeros((e, SLOTS, LATENCY + BINS), np.float32),
-        memo=np.zeros((e, 16)),
+        memo=np.zeros((e, PLANS + workers)),
         members=np.zeros((e, rows), np.int64),
     )
     state.env["random"] = np.arange(1, e + 1)

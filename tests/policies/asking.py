@@ -30,8 +30,8 @@ class Rival(Protocol):
 
 
 def fresh() -> NDArray[np.float64]:
-    """A memory that remembers nothing."""
-    return np.zeros(16)
+    """A memory of two workers that remembers nothing."""
+    return np.zeros(18)
 
 
 def ask(
@@ -39,8 +39,8 @@ def ask(
     arrived_ms: list[float],
     now_ms: float = 100.0,
     *,
+    worker: int = 0,
     workers: float = 1.0,
-    rate_per_ms: float = 0.0,
     cost: NDArray[np.float64] = COST,
     pace: float = 1.0,
     accuracy: NDArray[np.float64] = ACCURACY,
@@ -48,8 +48,8 @@ def ask(
 ) -> tuple[int, int, int, float]:
     """(plan, taken, dropped, wake_ms) for a queue with an SLO of 20 ms."""
     plan, taken, dropped, wake_ms = dispatch(
-        rival.kind, now_ms, np.array(arrived_ms), SLO_MS, workers, rate_per_ms, cost, pace,
-        accuracy, rival.to_array(), fresh() if memo is None else memo,
+        rival.kind, now_ms, np.array(arrived_ms), SLO_MS, worker, workers, cost, pace, accuracy,
+        rival.to_array(), fresh() if memo is None else memo,
     )  # fmt: skip
     return int(plan), int(taken), int(dropped), float(wake_ms)
 

@@ -24,8 +24,8 @@ EVERY = (SlackFit(), DrainAware(), Clockwork(0), Clipper(1), Proteus(), BentoML(
         (DrainAware(early_drop=False), "drain-aware-1", 2, (-1, 16, 1, 0)),
         (Clockwork(2, 8), "clockwork-p2", 3, (2, 8, 0, 0)),
         (Clipper(1, 2.0, 0.8, 8), "clipper-p1-s2-b0.8", 4, (1, 8, 2, 0.8)),
-        (Proteus(), "proteus-1.05", 5, (-1, 16, 1.05, 1)),
-        (Proteus(1, 1.2, 8, 1.5), "proteus-1.2-c1.5-p1", 5, (1, 8, 1.2, 1.5)),
+        (Proteus(), "proteus-1.05", 5, (-1, 16, 1.05, 1, 1e4)),
+        (Proteus(1, 1.2, 8, 1.5, 2), "proteus-1.2-c1.5-e2-p1", 5, (1, 8, 1.2, 1.5, 2e3)),
         (BentoML(0, 4), "bentoml-p0", 6, (0, 4, 0, 0)),
     ],
     ids=lambda value: getattr(value, "name", None),
@@ -37,8 +37,8 @@ def test_name_kind_and_array(
     assert rival.kind == kind
     told = rival.to_array()
     assert told.shape == (PARAMETERS,)
-    assert tuple(told[:4]) == array
-    assert not told[4:].any()
+    assert tuple(told[: len(array)]) == array
+    assert not told[len(array) :].any()
 
 
 def test_kinds_are_distinct_and_the_rule_is_none_of_them() -> None:
@@ -87,6 +87,7 @@ def test_one_plan_is_an_index(make: Callable[[float], object], plan: float) -> N
         (lambda: Proteus(-2), "plan must be an index or -1 for any, got -2"),
         (lambda: Proteus(headroom=0.0), "headroom must be finite and greater than 0, got 0.0"),
         (lambda: Proteus(headroom=math.nan), "headroom must be finite and greater than 0, got nan"),
+        (lambda: Proteus(every_s=0.0), "every_s must be finite and greater than 0, got 0.0"),
         (lambda: Proteus(caution=0.9), "caution must be finite and at least 1, got 0.9"),
         (lambda: Proteus(caution=math.inf), "caution must be finite and at least 1, got inf"),
     ],
