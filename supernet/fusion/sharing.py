@@ -24,7 +24,7 @@ def held(weight: Tensor, pack: onednn.Pack | None = None) -> Tensor:
     content = weight.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
     how = (weight.dtype, tuple(weight.shape), pack and (pack.kind, pack.where))
     digest = hashlib.blake2b(repr(how).encode())
-    digest.update(memoryview(content))
+    digest.update(content.data)
     key = digest.hexdigest()
     known = _HELD.get(key)
     if known is None:
