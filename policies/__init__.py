@@ -3,7 +3,8 @@
 - `params`, `presets`: settings of the dispatch rule.
 - `rule`, `compiled`: the rule itself, one compiled function for live service and simulator.
 - `base`, `baselines`: what a policy is, and the hand-written ones.
-- `tactical`: a trained policy, evaluated from plain arrays. `train`: how it is trained (PPO).
+- `tactical`: a trained policy, evaluated from plain arrays (`network`). `train`: how it is trained
+  (PPO).
 - `bandit`, `table`: learned from the same rewards, without looking ahead: what PPO has to beat.
 - `rivals`, `disciplines`: how others dispatch, in place of the rule.
 - `autoscale`: how many workers: Kubernetes' and Knative's autoscalers, and evolve's warm pool.

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from policies.network import Array, Network
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from policies.tactical import Array, Network, TacticalPolicy
+from policies.tactical import TacticalPolicy
 
 if TYPE_CHECKING:
     from stable_baselines3 import PPO

@@ -12,9 +12,10 @@ import torch
 import evolve
 from evolve.retraining import MIN_TRAFFIC_S
 from evolve.traffic import HORIZON_S, LEAST_RATIOS, Traffic
+from policies.network import Network
 from policies.observation import observation_names
 from policies.presets import PRESETS
-from policies.tactical import Network, TacticalPolicy
+from policies.tactical import TacticalPolicy
 from sims.traces import NoArrivals
 from supernet.errors import BuildInterrupted
 

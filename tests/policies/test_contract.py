@@ -12,11 +12,12 @@ from policies.bandit import LinUCB
 from policies.base import Choice, Policy
 from policies.baselines import RulePolicy, StaticPolicy, ThresholdPolicy
 from policies.contract import BOUNDS, QUIET, PolicyContract, extremes
+from policies.network import Network
 from policies.observation import observation_names, observe
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 from policies.table import TablePolicy
-from policies.tactical import Network, TacticalPolicy
+from policies.tactical import TacticalPolicy
 from profiler.signals import Signals
 
 

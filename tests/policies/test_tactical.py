@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from policies.base import Choice
+from policies.network import Network
 from policies.observation import V_BALANCE, V_FUSED, V_SWITCH_MS
 from policies.presets import DEFAULT, PRESETS
 from policies.tactical import (
-    Network,
     PolicyFileError,
     TacticalPolicy,
     observation_names,

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from policies.baselines import ThresholdPolicy
+from policies.network import Network
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import Clockwork, SlackFit
-from policies.tactical import Network, PolicyFileError, TacticalPolicy
+from policies.tactical import PolicyFileError, TacticalPolicy
 from sims.contest import contest
 from sims.drivers import RIVALS, described, driver_names, entrant
 from sims.suite import six_tiers, suite
