@@ -1,7 +1,7 @@
 """What does a search for better plans cost the requests that are served meanwhile?
 
 Windows of the same Poisson load in turn: in the one the search takes the moments in which nothing
-is served, in the other it is held throughout. Until the search and its builds are done.
+is served, in the other it is held throughout. At most three minutes, or until it is done.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evolve.runtime import Runtime
 
 RATE_PER_S = 100.0
 WINDOW_S = 8.0
-MOST_PAIRS = 40
+MOST_PAIRS = 12
 
 
 def main() -> None:

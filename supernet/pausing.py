@@ -21,53 +21,72 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Pauses:
-    """Process groups that stand still while there is any reason to hold them; thread-safe.
+    """Process groups that stand still while there is any reason to, and a while after; thread-safe.
 
-    `hold` and `let_go` take microseconds, and less than one where no process is concerned.
-    Elsewhere than on Linux, where a stopped process would not hear of the death of its parent,
-    nothing is stopped.
+    `hold` stops them at once. They go on when `resume`, which whoever waits for them calls every
+    few milliseconds, finds that nobody has held them for `patience_s`: who comes right after
+    another has enough to wait for, and should not find cold caches as well. Every method takes
+    microseconds. Elsewhere than on Linux, where a stopped process would not hear of the death of
+    its parent, nothing is stopped.
 
-    >>> pauses = Pauses()
+    >>> pauses = Pauses(patience_s=0.0)
     >>> pauses.hold("serving")
     >>> pauses.is_held
     True
+    >>> pauses.let_go("serving")
+    >>> pauses.resume()
+    >>> pauses.is_held
+    False
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, patience_s: float = 0.01, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._patience_s = patience_s
         self._clock = clock
         self._lock = threading.Lock()
         self._groups: set[int] = set()
         self._reasons: set[str] = set()
-        self._held_since_s = 0.0
+        self._free_since_s = 0.0
+        self._held_since_s: float | None = None
         self._held_s = 0.0
 
     @property
     def is_held(self) -> bool:
         """Whether the processes stand still at this moment."""
-        return bool(self._reasons)
+        return self._held_since_s is not None
 
     def hold(self, reason: str) -> None:
-        """Stop every process of these groups, and those that join, until `let_go`."""
+        """Stop every process of these groups, and those that join."""
         with self._lock:
-            if not self._reasons:
+            self._reasons.add(reason)
+            if self._held_since_s is None:
                 self._held_since_s = self._clock()
                 self._tell(signal.SIGSTOP)
-            self._reasons.add(reason)
 
     def let_go(self, reason: str) -> None:
-        """All of them go on, unless there is another reason."""
+        """They may go on, unless there is another reason."""
         with self._lock:
-            if self._reasons == {reason}:
-                self._held_s += self._clock() - self._held_since_s
-                self._tell(signal.SIGCONT)
             self._reasons.discard(reason)
+            self._free_since_s = self._clock()
+
+    def resume(self) -> None:
+        """Have them go on where they may."""
+        with self._lock:
+            now_s = self._clock()
+            if self._held_since_s is None or self._reasons:
+                return
+            if now_s - self._free_since_s >= self._patience_s:
+                self._held_s += now_s - self._held_since_s
+                self._held_since_s = None
+                self._tell(signal.SIGCONT)
 
     @contextlib.contextmanager
     def including(self, group: int) -> Iterator[None]:
         """Within the block the process group `group`, a child's own, is one of them."""
         with self._lock:
             self._groups.add(group)
-            if self._reasons:
+            if self._held_since_s is not None:
                 _signal(group, signal.SIGSTOP)
         try:
             yield
@@ -79,7 +98,7 @@ class Pauses:
     def running_s(self) -> float:
         """A clock that stands still with the processes, seconds."""
         with self._lock:
-            now_s = self._held_since_s if self._reasons else self._clock()
+            now_s = self._clock() if self._held_since_s is None else self._held_since_s
             return now_s - self._held_s
 
     def _tell(self, number: signal.Signals) -> None:

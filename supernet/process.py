@@ -23,6 +23,7 @@ from supernet.pausing import Pauses
 __all__ = ["Step", "run_step"]
 
 _POLL_S = 0.1
+_HELD_POLL_S = 0.005
 _GRACE_S = 10.0
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_LINE = 300
@@ -91,8 +92,9 @@ def _follow(step: Step, process: subprocess.Popen[str]) -> dict[str, Any] | None
                 raise BuildInterrupted("the build was cancelled")
             if step.pauses.running_s() > step.deadline_s:
                 return None
+            step.pauses.resume()
             try:
-                line = lines.get(timeout=_POLL_S)
+                line = lines.get(timeout=_HELD_POLL_S if step.pauses.is_held else _POLL_S)
             except queue.Empty:
                 continue
             if line is None:

@@ -31,60 +31,94 @@ def is_stopped(pid: int) -> bool:
     return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
 
 
+class Clock:
+    now_s = 10.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 def test_a_held_process_stands_still_and_goes_on(child: subprocess.Popen[bytes]) -> None:
-    pauses = Pauses()
+    pauses = Pauses(patience_s=0.0)
     with pauses.including(child.pid):
         assert not is_stopped(child.pid)
         pauses.hold("serving")
         pauses.hold("serving")
         assert eventually(lambda: is_stopped(child.pid))
+        pauses.resume()
+        assert is_stopped(child.pid), "there is a reason still"
         pauses.let_go("serving")
         pauses.let_go("serving")
+        pauses.resume()
         assert eventually(lambda: not is_stopped(child.pid))
 
 
 def test_every_reason_must_have_gone(child: subprocess.Popen[bytes]) -> None:
-    pauses = Pauses()
+    pauses = Pauses(patience_s=0.0)
     with pauses.including(child.pid):
         pauses.hold("serving")
         pauses.hold("measuring")
         pauses.let_go("serving")
         pauses.let_go("never given")
+        pauses.resume()
         assert eventually(lambda: is_stopped(child.pid))
         pauses.let_go("measuring")
+        pauses.resume()
         assert eventually(lambda: not is_stopped(child.pid))
+
+
+def test_they_go_on_only_after_a_while_without_any_reason() -> None:
+    clock = Clock()
+    pauses = Pauses(patience_s=0.01, clock=clock)
+    pauses.hold("serving")
+    pauses.let_go("serving")
+    clock.now_s += 0.009
+    pauses.resume()
+    assert pauses.is_held
+    pauses.hold("serving")
+    pauses.let_go("serving")
+    clock.now_s += 0.009
+    pauses.resume()
+    assert pauses.is_held, "the while begins anew"
+    clock.now_s += 0.002
+    pauses.resume()
+    assert not pauses.is_held
 
 
 def test_one_that_joins_while_held_stops_and_goes_on_when_it_leaves(
     child: subprocess.Popen[bytes],
 ) -> None:
-    pauses = Pauses()
+    pauses = Pauses(patience_s=0.0)
     pauses.hold("serving")
     with pauses.including(child.pid):
         assert eventually(lambda: is_stopped(child.pid))
     assert eventually(lambda: not is_stopped(child.pid))
-    pauses.hold("serving")
     pauses.let_go("serving")
-    assert not is_stopped(child.pid)
+    pauses.resume()
+    pauses.hold("serving")
+    assert not is_stopped(child.pid), "it has left"
 
 
-def test_a_process_that_is_gone_is_no_error(child: subprocess.Popen[bytes]) -> None:
-    pauses = Pauses()
+def test_a_process_that_is_gone_is_no_error() -> None:
+    pauses = Pauses(patience_s=0.0)
     gone = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
     gone.wait()
     with pauses.including(gone.pid):
         pauses.hold("serving")
         pauses.let_go("serving")
+        pauses.resume()
+    assert not pauses.is_held
 
 
 def test_the_clock_stands_still_with_the_processes() -> None:
-    now = [10.0]
-    pauses = Pauses(lambda: now[0])
+    clock = Clock()
+    pauses = Pauses(patience_s=0.0, clock=clock)
     pauses.hold("serving")
-    now[0] = 15.0
+    clock.now_s = 15.0
     assert (pauses.running_s(), pauses.is_held) == (10.0, True)
     pauses.let_go("serving")
-    now[0] = 16.0
+    pauses.resume()
+    clock.now_s = 16.0
     assert (pauses.running_s(), pauses.is_held) == (11.0, False)
 
 
