@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "warm_batches"]
 
-WARM_BUDGET_MS = 2000.0
+WARM_BUDGET_MS = 500.0
 
 
 class Admission:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Brain", "Progress", "Workshop"]
 
+_TIMED_PER_SLO = 2.0  # batches that take longer than so many SLOs are never formed: not timed
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -81,7 +83,10 @@ class Workshop:
 
     def limits(self) -> BuildLimits:
         return BuildLimits(
-            budget_s=self.config.budget_s, metric=self.slo.metric, max_error=self.slo.max_error
+            budget_s=self.config.budget_s,
+            up_to_ms=_TIMED_PER_SLO * self.slo.p99_ms,
+            metric=self.slo.metric,
+            max_error=self.slo.max_error,
         )
 
 

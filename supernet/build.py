@@ -7,6 +7,7 @@ A native crash, a compiler that runs wild or a full disk ends such a process and
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-_CONDITIONS = "heap kept"
+_CONDITIONS = "heap kept, up to a limit"
 _TRIES = 2  # a process killed from outside is tried once more
 
 
@@ -36,12 +37,14 @@ _TRIES = 2  # a process killed from outside is tried once more
 class BuildLimits:
     """What a build may take, and how good its answers must be.
 
-    ``budget_s`` for everything, of which ``measure_s`` for timing; ``max_error`` by ``metric``
-    (see ``supernet.fidelity``), over which a plan is quarantined.
+    ``budget_s`` for everything, of which ``measure_s`` for timing, which goes no further than the
+    first batch that takes over ``up_to_ms``; ``max_error`` by ``metric`` (see
+    ``supernet.fidelity``), over which a plan is quarantined.
     """
 
     budget_s: float = 300.0
     measure_s: float = 8.0
+    up_to_ms: float = math.inf
     metric: str = "relative_l2"
     max_error: float = 0.005
 
@@ -99,6 +102,7 @@ def build_plan(
             return _failed(spec, limits, str(verdict))
         except BuildFailed as error:
             return _failed(spec, limits, str(error))
+    found = {**found, "up_to_ms": limits.up_to_ms}
     cache.put_report(name, {"spec": spec.to_json(), "device": device, "failure": None, **found})
     plan = _judged(cache, spec, limits, found)
     if plan.state is PlanState.QUARANTINED:
@@ -173,6 +177,7 @@ def _step(
         "scratch": str(scratch),
         "table": dict(table),
         "measure_s": limits.measure_s,
+        "up_to_ms": limits.up_to_ms,
         "metric": limits.metric,
         "max_error": limits.max_error,
     }
@@ -203,7 +208,8 @@ def _from_report(
     plan = _judged(cache, spec, limits, report)
     if plan.state is PlanState.QUARANTINED:
         return plan
-    return plan if plan.costs_ms and plan.artifact is not None else None
+    timed = plan.costs_ms and report["up_to_ms"] >= limits.up_to_ms
+    return plan if timed and plan.artifact is not None else None
 
 
 def _judged(

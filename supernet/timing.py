@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -29,10 +30,13 @@ def measure(
     *,
     threads: int,
     budget_s: float,
+    up_to_ms: float = math.inf,
     on_share: Callable[[float], None] = lambda share: None,
     clock: Callable[[], float] | None = None,
 ) -> dict[Shape, float]:
-    """Median milliseconds per batch shape; shapes that the budget does not reach are left out.
+    """Median milliseconds per batch shape.
+
+    Left out: shapes that the budget does not reach, and all after the first over `up_to_ms`.
 
     Without a `clock`, the time on the wall counts, and with one thread the processor time of this
     process: a machine that serves while plans are measured does not make them look slow, nor does
@@ -45,6 +49,8 @@ def measure(
     costs: dict[Shape, float] = {}
     per_token_s = 0.0
     for index, shape in enumerate(shapes):
+        if costs and max(costs.values()) > up_to_ms:
+            break
         left_s = budget_s - (clock() - begun)
         if costs and per_token_s * shape.tokens * (_LEAST_RUNS + 1) > left_s:
             break

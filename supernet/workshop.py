@@ -51,6 +51,7 @@ class Job:
     scratch: str
     table: Mapping[str, str]
     measure_s: float
+    up_to_ms: float
     metric: str
     max_error: float
 
@@ -171,6 +172,7 @@ def _costs(
         capture.grid,
         threads=int(job.spec["threads"]),
         budget_s=job.measure_s,
+        up_to_ms=job.up_to_ms,
         on_share=lambda share: say({"stage": "measuring", "share": share}),
     )
     return [[shape.rows, shape.length, ms] for shape, ms in costs.items()]

@@ -192,6 +192,20 @@ def test_a_full_disk_is_not_the_plans_fault(build: Build, cache: ArtifactCache) 
     assert known_plans(cache, LIMITS) == ()
 
 
+def test_a_higher_limit_times_again_and_a_lower_one_does_not(build: Build) -> None:
+    short = build("Doubling", replace(LIMITS, up_to_ms=1e-9))
+    assert len(short.costs_ms) == 1, "the first shape alone: it was over"
+    told: list[str] = []
+    longer = build("Doubling", LIMITS, on_progress=lambda stage, _: told.append(stage))
+    assert len(longer.costs_ms) == 3
+    assert "measuring" in told
+    assert "building" not in told
+    told.clear()
+    again = build("Doubling", replace(LIMITS, up_to_ms=1.0), on_progress=lambda *a: told.append(""))
+    assert again.costs_ms == longer.costs_ms
+    assert not told
+
+
 def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -> None:
     plan = build("Doubling")
     assert plan.artifact is not None
@@ -208,7 +222,7 @@ def test_the_build_process_ends_with_its_parent(
     job = {
         "step": "build", "cache": str(cache.root), "capture": str(stored[1]),
         "spec": spec("Hanging").to_json(), "scratch": str(tmp_path), "table": TABLE,
-        "measure_s": 1.0, "metric": "relative_l2", "max_error": 0.005,
+        "measure_s": 1.0, "up_to_ms": 10.0, "metric": "relative_l2", "max_error": 0.005,
     }  # fmt: skip
     (tmp_path / "job.json").write_text(json.dumps(job))
     root = Path(base.__file__).resolve().parents[2]

@@ -65,6 +65,17 @@ def test_the_budget_ends_the_measuring_at_the_dear_end() -> None:
     assert list(costs) == list(GRID.probe_shapes())[: len(costs)]
 
 
+def test_nothing_is_timed_after_the_first_shape_over_the_limit() -> None:
+    clock = Clock()
+    costs = measure(
+        Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9, up_to_ms=150, clock=clock
+    )
+    shapes = list(GRID.probe_shapes())
+    first_over = next(i for i, shape in enumerate(shapes) if 10 * shape.tokens > 150)
+    assert list(costs) == shapes[: first_over + 1]
+    assert 0 < first_over < len(shapes) - 1
+
+
 def test_without_batching_one_row_is_all_there_is() -> None:
     alone = Signature(SIGNATURE.inputs, SIGNATURE.outputs, batchable=False, paddable=True)
     clock = Clock()
