@@ -32,8 +32,7 @@ from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import Capture, capture
 from supernet.fidelity import Limit
-from supernet.fusion.rules import is_compiled
-from supernet.plans import COMPILED, Plan, PlanState
+from supernet.plans import Plan, PlanState
 from supernet.proposals import propose
 
 ROWS, LENGTHS = (1, 2, 8, 32), (16, 64, 256)
@@ -126,8 +125,7 @@ def build(
     limit = Limit(subject.metric, MAX_ERROR)
     plans, exact = {}, set()
     for spec in propose(learned, device, threads=asked.threads, limit=limit):
-        name = f"{spec.backend}-{spec.precision}"
-        name += f"-{COMPILED}" if is_compiled(spec.fusion) else ""
+        name = spec.title.replace(" ", "-")
         say(f"{subject.name}: building {name}")
         plans[name] = build_plan(cache, folder, spec, loose, device=device.key)
         # Judged again by another limit; what was built and measured is remembered.

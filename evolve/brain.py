@@ -65,15 +65,21 @@ class Workshop:
         return None if self.config.build else "plans.build is off"
 
     def specs(self) -> tuple[PlanSpec, ...]:
-        return propose(
+        proposed = propose(
             self.capture, self.device, self.config.backends, self.config.precisions, self.threads,
             Limit(self.slo.metric, self.slo.max_error),
         )  # fmt: skip
+        return self.wanted(proposed)
+
+    def wanted(self, specs: Sequence[PlanSpec]) -> tuple[PlanSpec, ...]:
+        """Those among `specs` that the settings let through."""
+        only = self.config.only
+        return tuple(spec for spec in specs if only is None or spec.key in only)
 
     def left_out(self) -> dict[str, str]:
         """Backends that could have been asked for and can't be used here, and why."""
-        wanted = self.config.backends or tuple(name for name in BACKENDS if name != "eager")
-        reasons = {name: unavailable(name, self.capture) for name in wanted}
+        asked = self.config.backends or tuple(name for name in BACKENDS if name != "eager")
+        reasons = {name: unavailable(name, self.capture) for name in asked}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:
@@ -170,6 +176,9 @@ class Brain:
             if self._stop.is_set():
                 return
             self._build(cache, folder, number, len(specs) + len(found), spec, self._later())
+        for key in self._workshop.config.only or ():
+            if self._library.get(key) is None:
+                self._said(key, "", "left out", "no plan to build here has the key in plans.only")
 
     def _search(
         self, cache: ArtifactCache, folder: Path, tried: Sequence[PlanSpec]
@@ -194,7 +203,7 @@ class Brain:
         except BuildFailed as error:
             self._said("fused", "", "not searched", str(error))
             return ()
-        more = tuple(spec for spec in found if spec not in tried)
+        more = tuple(spec for spec in self._workshop.wanted(found) if spec not in tried)
         told = f"{len(found)} fused plans that nothing beats in time, memory and error"
         self._said("fused", "", "searched", f"{told}, {len(more)} of them new")
         return more

@@ -83,6 +83,11 @@ class PlansConfig:
         "and those over the SLO's error limit are never admitted.",
         choices=PRECISIONS,
     )
+    only: tuple[str, ...] | None = option(
+        None,
+        "Keys of plans, as `evolve plans` and the journal print them: no other is built.",
+        unset="all that backends and precisions allow",
+    )
     build: bool = option(True, "Whether to build plans at all; without, the original serves.")
     search: bool = option(
         False,

@@ -43,9 +43,10 @@ def rule_of(owner: type, item: Field[Any]) -> str:
         names = ", ".join(meta["choices"])
         words = f"one of {names}" if kind is str else f"a list of {names}"
     else:
-        words = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}[
-            kind
-        ]
+        words = {
+            bool: "true or false", int: "a whole number", float: "a number", Path: "a path",
+            tuple[str, ...]: "a list of names",
+        }[kind]  # fmt: skip
     if meta["low"] is not None:
         words += f" from {meta['low']} to {meta['high']}"
     return words + (", or unset" if optional else "")
@@ -81,15 +82,15 @@ def fitting(owner: type, item: Field[Any], name: str, value: object) -> Any:
     meta = item.metadata
     if isinstance(fit, (int, float)) and not isinstance(fit, bool) and meta["low"] is not None:
         fit = fit if meta["low"] <= fit <= meta["high"] else None
+    names = fit if isinstance(fit, tuple) else (fit,)
     if meta["choices"]:
-        names = fit if isinstance(fit, tuple) else (fit,)
         wrong = [n for n in names if n not in meta["choices"]]
         if fit is not None and wrong:
             near = difflib.get_close_matches(str(wrong[0]), meta["choices"], n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"{name} must be {rule_of(owner, item)}, got {wrong[0]!r}{hint}")
-        if len(set(names)) != len(names):
-            raise ConfigError(f"{name} must name each only once, got {list(names)}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{name} must name each only once, got {list(names)}")
     if fit is None:
         got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{name} must be {rule_of(owner, item)}, got {got}")

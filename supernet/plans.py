@@ -60,6 +60,12 @@ class PlanSpec:
         return f"{self.backend}-{self.precision}-t{self.threads}-{_digest(self)[:8]}"
 
     @property
+    def title(self) -> str:
+        """In words, e.g. ``"fused mixed compiled"``; plans may share it."""
+        compiled = f" {COMPILED}" if COMPILED in self.fusion.split("+") else ""
+        return f"{self.backend} {self.precision}{compiled}"
+
+    @property
     def artifact_key(self) -> str:
         """Name of the stored files: plans that differ in threads only share them."""
         return f"{self.backend}-{self.precision}-{_digest(self)[:20]}"

@@ -20,7 +20,7 @@ from evolve.demo.plain import PlainLoop
 from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.text import sentences
 from profiler.units import host_database
-from supernet.plans import COMPILED, Plan, PlanState
+from supernet.plans import Plan, PlanState
 
 __all__ = ["main"]
 
@@ -177,9 +177,7 @@ def _print_plans(runtime: evolve.Runtime, console: Console) -> None:
         error = "" if plan.error is None else f"{plan.error:.1e}"
         costs = {shape.rows: ms for shape, ms in sorted(plan.costs_ms.items(), reverse=True)}
         times = [f"{costs[rows]:.1f}" if rows in costs else "" for rows in (1, 8)]
-        compiled = f" {COMPILED}" if plan.spec.fusion.endswith(COMPILED) else ""
-        name = f"{plan.spec.backend} {plan.spec.precision}{compiled}"
-        table.add_row(name, plan.state.value, error, f"{plan.memory_mib:.0f}", *times)
+        table.add_row(plan.spec.title, plan.state.value, error, f"{plan.memory_mib:.0f}", *times)
     console.print(table)
 
 

@@ -49,9 +49,8 @@ class StaticSetting:
 
     def describe(self) -> str:
         return (
-            f"{self.plan.spec.backend} {self.plan.spec.precision}, {self.workers} workers × "
-            f"{self.threads} threads, batch cap {self.params.max_rows}, "
-            f"wait {self.params.wait_ms:g} ms"
+            f"{self.plan.spec.title}, {self.workers} workers × {self.threads} threads, "
+            f"batch cap {self.params.max_rows}, wait {self.params.wait_ms:g} ms"
         )
 
     def policy(self) -> StaticPolicy:
@@ -62,10 +61,7 @@ class StaticSetting:
         """`base` with this setting's layout and only its plan."""
         return base.replace(
             workers={"count": self.workers, "threads": self.threads},
-            plans={
-                "backends": (self.plan.spec.backend,),
-                "precisions": (self.plan.spec.precision,),
-            },
+            plans={"only": (self.plan.key,)},
         )
 
 

@@ -77,6 +77,23 @@ def test_a_backend_that_cannot_be_used_is_left_out_and_said(
     assert (said.subject, said.after["state"], said.reason) == ("aoti", "left out", "no g++")
 
 
+def test_only_the_plans_named_are_built(mlp: torch.nn.Module, tmp_path: Path) -> None:
+    config = evolve.Config().replace(
+        plans={"cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime")}
+    )
+    example = (torch.randn(1, 8),)
+    with evolve.wrap(mlp, example, config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        keys = [plan.key for plan in runtime.plans()]
+    assert len(keys) > 1
+    config = config.replace(plans={"only": (keys[1], "fused-fp32-t1-nowhere")})
+    with evolve.wrap(mlp, example, config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        assert [plan.key for plan in runtime.plans()] == [keys[1]]
+        (said,) = (d for d in runtime.decisions() if d.after.get("state") == "left out")
+        assert (said.subject, "plans.only" in said.reason) == ("fused-fp32-t1-nowhere", True)
+
+
 @pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
 @pytest.mark.parametrize("search", [True, False])
 def test_a_search_follows_the_builds_and_is_said(

@@ -175,6 +175,8 @@ WRONG = [
     ("plans: {backends: onnxruntime}\n", 1, "plans.backends must be a list of .*, or unset, got"),
     ("plans: {precisions: [fp32, 8]}\n", 1, r"plans.precisions must be a list .* \['fp32', 8\]"),
     ("plans: {precisions: [fp32, fp32]}\n", 1, "plans.precisions must name each only once"),
+    ("plans: {only: aoti-fp32-t1-8d3c}\n", 1, "plans.only must be a list of names, or unset"),
+    ("plans: {only: [a, b, a]}\n", 1, "plans.only must name each only once"),
     ("plans: {cache_dir: ''}\n", 1, "plans.cache_dir must be a path, or unset, got ''"),
     ('plans: {cache_dir: "a\\0b"}\n', 1, "plans.cache_dir must be a path, or unset"),
     ("seed: 1\ntick_ms: 5\nseed: 2\n", 3, r"seed must be set only once, .*first on line 1\)"),
