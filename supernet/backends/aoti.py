@@ -10,8 +10,6 @@ time); a worker sets it with ``torch.set_num_threads``. The call holds the GIL.
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
+from supernet.fusion.attention import compiler
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -41,7 +40,7 @@ class AotiBackend:
     recompiles = False
 
     def unavailable(self) -> str | None:
-        if any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+        if compiler() is not None:
             return None
         return "no C++ compiler is on the PATH; install g++ or clang++, or set CXX"
 

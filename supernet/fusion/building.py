@@ -15,6 +15,7 @@ from supernet.backends.base import ABOUT, Source
 from supernet.backends.fused import RECIPE, FusedPlan, offered
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit
+from supernet.fusion import attention
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import functional, lower
 from supernet.fusion.mixing import Mixing
@@ -33,15 +34,22 @@ _TYPICAL = Shape(4, 32)
 def build(source: Source, spec: PlanSpec, out: Path) -> None:
     """Write the lowered program, its regions and a line about them into ``out``."""
     program, graph = captured(source)
+    why_torchs = attention.prepare(source.scratch())
     found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
     lowered = lower(program, regions, rounded)
+    attentions = attention.put_in(lowered.module.graph)
+    lowered.module.recompile()
     if not lowered.kernels:
         raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
     saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
     counts = Counter(rounding.kind for rounding in rounded.values())
     told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
+    if attentions:
+        told += f", {attentions} attentions by its own kernel"
+    elif why_torchs is not None:
+        told += f", attention by torch's ({why_torchs})"
     calls: Sequence[Sequence[str]] = ()
     if is_compiled(spec.fusion):
         from supernet.fusion.pieces import compile_stretches
@@ -74,7 +82,10 @@ def plan_of(
     program: ExportedProgram, regions: Sequence[Sequence[str]], rounded: Mapping[str, Rounding]
 ) -> FusedPlan:
     """The plan that these regions make, ready to run."""
-    return FusedPlan(lower(program, regions, rounded).module)
+    module = lower(program, regions, rounded).module
+    attention.put_in(module.graph)
+    module.recompile()
+    return FusedPlan(module)
 
 
 def roundings(

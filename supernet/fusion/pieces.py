@@ -25,11 +25,12 @@ from torch.utils._pytree import tree_leaves
 
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
+from supernet.fusion.attention import ATTENTION
 from supernet.fusion.inductor import compile_pieces, packed_product
 from supernet.fusion.layers import repeats, values_alive
 from supernet.fusion.lowering import Lowered, drop_unused_tensors
 from supernet.fusion.package import load_pieces
-from supernet.fusion.sizes import ATTENTION, SYMBOLS, is_size, place_of, rehearse, tensors_of
+from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
 
 __all__ = ["Piece", "compile_stretches", "pieces_of"]
 

@@ -6,26 +6,25 @@ lowering put in, so that a part of the program can be compiled for all shapes at
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import SymBool, SymFloat, SymInt, Tensor
 from torch._guards import detect_fake_mode
-from torch.fx import Graph, GraphModule, Node, map_arg
+from torch.fx import GraphModule, Node, map_arg
 from torch.utils._pytree import tree_leaves
 
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
+from supernet.fusion.attention import add_masks, attend
 from supernet.fusion.inductor import packed_product
 from supernet.fusion.lowering import Lowered
 from supernet.fusion.rounding import quantize
 from supernet.probe import one_line
 
-__all__ = ["ATTENTION", "SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
+__all__ = ["SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
 
-ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 SYMBOLS = (SymInt, SymFloat, SymBool)
 
 
@@ -37,7 +36,7 @@ def rehearse(lowered: Lowered) -> None:
     once per layer. Raises `BuildFailed` where an operator cannot be rehearsed.
     """
     graph = lowered.module.graph
-    _add_masks(graph)
+    add_masks(graph)
     mode = detect_fake_mode([n.meta["val"] for n in graph.find_nodes(op="placeholder")])
     if mode is None:
         raise BuildFailed("the program must know the sizes of its inputs to be compiled")
@@ -70,21 +69,6 @@ def place_of(size: Any, tensors: Sequence[Node]) -> tuple[Node, int] | None:
     return None
 
 
-def _add_masks(graph: Graph) -> None:
-    numbers: dict[tuple[Node, torch.dtype], Node] = {}
-    for node in graph.find_nodes(op="call_function", target=ATTENTION):
-        mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-        if not isinstance(mask, Node) or mask.meta["val"].dtype is not torch.bool:
-            continue
-        key = mask, node.meta["val"].dtype
-        if key not in numbers:
-            with graph.inserting_after(mask):
-                added = graph.call_function(torch.ops.aten.where.Scalar, (mask, 0.0, -math.inf))
-            with graph.inserting_after(added):
-                numbers[key] = graph.call_function(torch.ops.aten.to.dtype, (added, key[1]))
-        node.replace_input_with(mask, numbers[key])
-
-
 def _weight(lowered: Lowered, name: str) -> Tensor:
     held = lowered.packs[name].weight if name in lowered.packs else getattr(lowered.module, name)
     if not isinstance(held, Tensor):
@@ -100,6 +84,9 @@ def _value(node: Node) -> Any:
     if str(node.target) == "onednn.qlinear_pointwise.default":
         x, packed = args[0], args[3]
         return x.new_empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32)
+    if node.target is attend:
+        batch, heads, rows, size = args[0].shape
+        return args[0].new_empty((batch, rows, heads, size)).transpose(1, 2)
     target: Any = packed_product() if node.target is onednn.linear() else node.target
     try:
         return target(*args, **kwargs)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
+from supernet.fusion import attention, onednn
 from supernet.fusion.package import load_pieces
 from supernet.fusion.rounding import quantize
 from supernet.fusion.sharing import held
@@ -33,6 +33,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"operator.{name}": getattr(operator, name) for name in operator.__all__},
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
+    "attend": attention.attend,
     "quantize": quantize,
 }
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
@@ -65,6 +66,8 @@ def write_graph(module: GraphModule, packs: Mapping[str, onednn.Pack], folder: P
     packed = {name: [packs[name].kind, list(packs[name].where)] for name in held if name in packs}
     pieces = sorted({str(node.target) for node in module.graph.find_nodes(op="call_module")})
     record = {"nodes": nodes, "held": held, "packed": packed, "pieces": pieces}
+    if module.graph.find_nodes(op="call_function", target=attention.attend):
+        attention.write(folder)
     (folder / _GRAPH).write_text(json.dumps(record), encoding="utf-8")
     save_file(stored, str(folder / _WEIGHTS))
 
@@ -85,6 +88,8 @@ def read_graph(folder: Path) -> GraphModule:
         kind, where = record["packed"].get(name, (None, ()))
         root[name] = held(weight, onednn.Pack(kind, weight, tuple(where)) if kind else None)
     root.update(load_pieces(folder, record["pieces"]))
+    if any(target == "attend" for _, _, target, _, _ in record["nodes"]):
+        attention.load(folder)
     graph, nodes = Graph(), dict[str, Node]()
     for op, name, target, args, kwargs in record["nodes"]:
         what = _function(target) if op == "call_function" else target

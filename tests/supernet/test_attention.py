@@ -1,0 +1,211 @@
+"""The kernel answers as torch's attention does, whatever the shape, the layout and the mask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.fx import Graph
+from torch.nn.functional import scaled_dot_product_attention
+
+from supernet.backends.base import backend
+from supernet.capture import capture
+from supernet.fidelity import error
+from supernet.fusion import attention
+from supernet.fusion.attention import ATTENTION, SIZES, attend
+from supernet.fusion.building import plan_of
+from supernet.fusion.lowering import functional
+from tests.supernet.contract import MemorySource, make_spec
+from tests.supernet.lowered import Block
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if (why := attention.prepare(tmp_path_factory.mktemp("kernel"))) is not None:
+        pytest.skip(why)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def parts(batch: int, heads: int, rows: int, keys: int, size: int) -> list[Tensor]:
+    """q, k, v as a merged product gives them: heads between rows, gaps between rows."""
+    made = torch.Generator().manual_seed(batch * 1000 + rows * keys)
+    whole = torch.randn(3, batch, max(rows, keys), heads * size + 5, generator=made)
+    split = whole[..., 5:].unflatten(-1, (heads, size)).transpose(2, 3)
+    return [split[0][:, :, :rows], split[1][:, :, :keys], split[2][:, :, :keys]]
+
+
+def check(got: Tensor, wanted: Tensor) -> None:
+    assert got.shape == wanted.shape
+    assert error("relative_l2", [got], [wanted]) < 2e-6
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    rows=st.integers(1, 70),
+    keys=st.integers(1, 70),
+    size=st.sampled_from(SIZES),
+    kind=st.sampled_from(("plain", "causal", "per key", "per pair", "per head")),
+    scale=st.sampled_from((None, 0.3)),
+)
+def test_it_is_torchs_attention(
+    batch: int, heads: int, rows: int, keys: int, size: int, kind: str, scale: float | None
+) -> None:
+    q, k, v = parts(batch, heads, rows, keys, size)
+    sizes = {"per key": (batch, 1, 1, keys), "per pair": (rows, keys),
+             "per head": (1, heads, rows, keys)}  # fmt: skip
+    mask = torch.randn(sizes[kind]) if kind in sizes else None
+    if mask is not None:
+        mask[..., keys // 2 + 1 :] = -torch.inf
+    wanted = scaled_dot_product_attention(q, k, v, mask, is_causal=kind == "causal", scale=scale)
+    check(attend(q, k, v, mask, 0.0, kind == "causal", scale=scale), wanted)
+
+
+@pytest.mark.parametrize("less", [(), ("-mno-avx512f",)], ids=["all", "without AVX-512"])
+def test_it_stays_within_its_buffers(tmp_path: Path, less: tuple[str, ...]) -> None:
+    checked = Path(__file__).with_name("attention_check.cpp")
+    command = [str(attention.compiler()), "-std=c++17", "-O1", "-g", "-march=native", *less,
+               "-fsanitize=address,undefined", f"-I{attention._SOURCE.parent}", str(checked),
+               "-o", str(tmp_path / "check")]  # fmt: skip
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("the compiler has no sanitizers")
+    done = subprocess.run([tmp_path / "check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_mask_may_lie_in_any_order() -> None:
+    q, k, v = parts(2, 2, 9, 20, 32)
+    mask = torch.randn(20, 9).T
+    check(attend(q, k, v, mask), scaled_dot_product_attention(q, k, v, mask))
+
+
+def test_scores_far_apart_and_very_negative_masks() -> None:
+    q, k, v = parts(1, 2, 30, 40, 64)
+    seen = torch.arange(40) < 3
+    mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).reshape(1, 40)
+    check(attend(30 * q, k, v), scaled_dot_product_attention(30 * q, k, v))
+    check(attend(q, k, v, mask), scaled_dot_product_attention(q, k, v, mask))
+
+
+def test_a_row_that_sees_nothing_is_as_torchs() -> None:
+    q, k, v = parts(1, 1, 2, 20, 32)
+    mask = torch.zeros(2, 20)
+    mask[1] = -torch.inf
+    wanted = scaled_dot_product_attention(q, k, v, mask)
+    torch.testing.assert_close(attend(q, k, v, mask), wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_not_a_number_stays_so_and_spoils_no_other_row(which: int) -> None:
+    given = parts(2, 1, 12, 20, 32)
+    given[which][0, 0, 4, 7] = torch.nan
+    wanted = scaled_dot_product_attention(*given)
+    got = attend(*given)
+    assert torch.equal(got.isnan(), wanted.isnan())
+    assert got[0].isnan().any()
+    check(got[1:], wanted[1:])
+
+
+def test_several_threads_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_loaded", [])  # a call of it would fail
+    torch.set_num_threads(2)
+    try:
+        q, k, v = parts(1, 2, 5, 5, 32)
+        check(attend(q, k, v), scaled_dot_product_attention(q, k, v))
+    finally:
+        torch.set_num_threads(1)
+
+
+class Sized(torch.nn.Module):
+    """Attention of heads of one size, as the kernel takes it or not."""
+
+    def __init__(self, size: int, dtype: torch.dtype = torch.float32, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.size, self.dtype, self.dropout = size, dtype, dropout
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        y = x.to(self.dtype).unflatten(-1, (-1, self.size)).transpose(1, 2)
+        return scaled_dot_product_attention(y, y, y, seen, self.dropout)
+
+
+@pytest.mark.parametrize(
+    ("model", "fits"),
+    [
+        (Sized(32), True),
+        (Sized(16), False),
+        (Sized(32, torch.float64), False),
+        (Sized(32, dropout=0.1), False),
+    ],
+    ids=["fits", "size", "dtype", "dropout"],
+)
+def test_only_what_it_takes_is_put_on_it(model: Sized, fits: bool) -> None:
+    x, seen = torch.randn(2, 7, 64), torch.ones(7, 7).tril() > 0
+    program = torch.export.export(model, (x, seen), strict=False)
+    graph: Graph = program.graph_module.graph
+    assert attention.put_in(graph) == int(fits)
+    assert bool(graph.find_nodes(op="call_function", target=ATTENTION)) != fits
+    if fits:  # the mask of booleans has become numbers
+        module = torch.fx.GraphModule(program.graph_module, graph)
+        check(module(x, seen)[0], model(x, seen))
+
+
+def test_a_plan_takes_it_along(tmp_path: Path) -> None:
+    model = Block(width=64).eval()
+    x = torch.randn(3, 1, 64)
+    learned = capture(model, (x,))
+    spec = make_spec(learned, "fused")
+    backend("fused").build(MemorySource(learned, tmp_path), spec, tmp_path)
+    assert "1 attentions by its own kernel" in (tmp_path / "about.txt").read_text()
+    torch.save((x, model(x).detach()), tmp_path / "wanted.pt")
+    script = """
+import pickle, sys, torch
+from pathlib import Path
+from supernet.backends.base import backend
+from supernet.fusion import attention
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+x, wanted = torch.load(folder / "wanted.pt")
+assert not attention._loaded
+plan = backend("fused").load(folder, None)
+assert attention._loaded
+torch.testing.assert_close(plan.run([x])[0], wanted, atol=1e-5, rtol=1e-5)
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
+
+
+def test_without_a_compiler_it_is_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_loaded", [])
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    model = Block(width=64).eval()
+    learned = capture(model, (torch.randn(3, 1, 64),))
+    backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
+    about = (tmp_path / "about.txt").read_text()
+    assert "attention by torch's (no C++ compiler is on the PATH)" in about
+    assert not (tmp_path / "attention.so").exists()
+
+
+def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_loaded", [])
+    monkeypatch.setattr(attention, "_FLAGS", ("--no-such-flag",))
+    assert "no-such-flag" in str(attention.prepare(tmp_path))
+
+
+def test_plans_under_search_use_it() -> None:
+    model = Block(width=64).eval()
+    x = torch.randn(2, 5, 64)
+    program = functional(capture(model, (x,)).program)
+    plan = plan_of(program, [], {})
+    assert plan._module is not None
+    assert plan._module.graph.find_nodes(op="call_function", target=attend)
+    check(plan.run([x])[0], model(x))
