@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "warm_batches"]
 
-WARM_BUDGET_MS = 500.0
+WARM_BUDGET_MS = 500.0  # only OpenVINO's first run of a shape is much slower than the next
 
 
 class Admission:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 
 __all__ = ["ATTENTION", "add_masks", "attend", "compiler", "load", "prepare", "put_in", "write"]
 
@@ -92,14 +92,16 @@ def write(folder: Path) -> None:
     shutil.copyfile(_loaded[0].path, folder / _LIBRARY)
 
 
-def put_in(graph: Graph) -> int:
-    """Have the kernel do every attention of `graph` that it can; how many. Needs `prepare`."""
-    found = [n for n in graph.find_nodes(op="call_function", target=ATTENTION) if _fits(n)]
+def put_in(module: GraphModule) -> int:
+    """Have the kernel do every attention of `module` that it can; how many. Needs `prepare`."""
+    nodes = module.graph.find_nodes(op="call_function", target=ATTENTION)
+    found = [node for node in nodes if _fits(node)]
     if not _loaded or not found:
         return 0
-    add_masks(graph)
+    add_masks(module.graph)
     for node in found:
         node.target = attend
+    module.recompile()
     return len(found)
 
 
@@ -134,7 +136,7 @@ def attend(
     """
     batch, heads, queries, size = query.shape
     keys = key.shape[2]
-    alike = key.shape[:2] == value.shape[:2] == (batch, heads)
+    alike = key.shape == value.shape == (batch, heads, keys, size)
     if torch.get_num_threads() > 1 or not alike or 0 in (*query.shape, keys):
         return ATTENTION(query, key, value, attn_mask, 0.0, is_causal, scale=scale)  # type: ignore[no-any-return]
     parts = [part if part.stride(3) == 1 else part.contiguous() for part in (query, key, value)]

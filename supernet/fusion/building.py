@@ -39,8 +39,7 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
     lowered = lower(program, regions, rounded)
-    attentions = attention.put_in(lowered.module.graph)
-    lowered.module.recompile()
+    attentions = attention.put_in(lowered.module)
     if not lowered.kernels:
         raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
     saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
@@ -83,8 +82,7 @@ def plan_of(
 ) -> FusedPlan:
     """The plan that these regions make, ready to run."""
     module = lower(program, regions, rounded).module
-    attention.put_in(module.graph)
-    module.recompile()
+    attention.put_in(module)
     return FusedPlan(module)
 
 

@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.fx import Graph
 from torch.nn.functional import scaled_dot_product_attention
 
 from supernet.backends.base import backend
@@ -152,12 +151,17 @@ class Sized(torch.nn.Module):
 def test_only_what_it_takes_is_put_on_it(model: Sized, fits: bool) -> None:
     x, seen = torch.randn(2, 7, 64), torch.ones(7, 7).tril() > 0
     program = torch.export.export(model, (x, seen), strict=False)
-    graph: Graph = program.graph_module.graph
-    assert attention.put_in(graph) == int(fits)
-    assert bool(graph.find_nodes(op="call_function", target=ATTENTION)) != fits
+    module = program.graph_module
+    assert attention.put_in(module) == int(fits)
+    assert bool(module.graph.find_nodes(op="call_function", target=ATTENTION)) != fits
     if fits:  # the mask of booleans has become numbers
-        module = torch.fx.GraphModule(program.graph_module, graph)
         check(module(x, seen)[0], model(x, seen))
+
+
+def test_parts_that_do_not_match_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_loaded", [])  # a call of it would fail
+    q, k, v = parts(2, 2, 5, 9, 32)
+    check(attend(q, k[:1], v[:1]), scaled_dot_product_attention(q, k[:1], v[:1]))
 
 
 def test_a_plan_takes_it_along(tmp_path: Path) -> None:
