@@ -41,10 +41,10 @@ class Tables:
 
     def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
         """The quickest of the most accurate plans for one request alone, among `resident`."""
-        best, least = self.plans[0], float(self.cost_ms[0, rows - 1, cell])
-        for i, plan in enumerate(self.plans):
-            cost_ms = self.cost_ms[i, rows - 1, cell]
-            if plan in resident and self.tier[i] == 0 and cost_ms < least:
+        costs, tiers = self.cost_ms[:, rows - 1, cell].tolist(), self.tier.tolist()
+        best, least = self.plans[0], costs[0]
+        for plan, cost_ms, tier in zip(self.plans, costs, tiers, strict=True):
+            if tier == 0 and cost_ms < least and plan in resident:
                 best, least = plan, cost_ms
         return best
 

@@ -30,6 +30,7 @@ class ThreadWorker:
         self.name = name
         self._clock = clock
         self._loaded: dict[str, LoadedPlan] = {}
+        self._resident: frozenset[str] = frozenset()
 
     @property
     def pid(self) -> int:
@@ -41,7 +42,7 @@ class ThreadWorker:
 
     @property
     def resident(self) -> frozenset[str]:
-        return frozenset(self._loaded)
+        return self._resident
 
     def load(self, plan: Plan, warm: Sequence[Inputs] = ()) -> None:
         if plan.artifact is None:
@@ -54,10 +55,12 @@ class ThreadWorker:
         except Exception as error:
             raise PlanFault(f"plan {plan.spec.key} can't be loaded: {error}") from error
         self._loaded = {**self._loaded, plan.spec.key: loaded}
+        self._resident = frozenset(self._loaded)
 
     def unload(self, key: str) -> None:
         gone = self._loaded.get(key)
         self._loaded = {k: v for k, v in self._loaded.items() if k != key}
+        self._resident = frozenset(self._loaded)
         if gone is not None:
             gone.close()
 

@@ -219,11 +219,23 @@ def test_the_ring_follows_the_rate_and_forgets() -> None:
     ring = EventRing(columns=2, horizon_s=1.0, capacity=4)
     for i in range(1000):
         ring.append((i * 0.01, float(i)))
+        if i % 50 == 0:
+            ring.since(0.0)
     assert ring.since(8.985)[:, 1].tolist() == [float(i) for i in range(899, 1000)]
-    assert len(ring._rows) <= 512  # 100 live rows need no more
+    assert len(ring._rows) <= 512  # 100 live rows, and 50 new ones, need no more
     for i in range(1000):
         ring.append((100.0 + i, float(i)))  # now one row a second
     assert ring.since(1098.5)[:, 1].tolist() == [999.0]
+
+
+def test_a_ring_nobody_looks_at_does_not_grow_for_ever() -> None:
+    ring = EventRing(columns=1, horizon_s=1.0)
+    for i in range(100_000):
+        ring.append((i * 0.01,))
+    assert len(ring._new) + len(ring._rows) < 4096
+    assert ring.since(998.995)[:, 0].tolist() == pytest.approx(
+        [i * 0.01 for i in range(99900, 100_000)]
+    )
 
 
 def test_no_event_is_lost_between_threads(clock: Clock) -> None:
