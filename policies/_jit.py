@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _IMPORT = re.compile(rb"^from [\w.]*?(\w+) import", re.MULTILINE)
 
@@ -83,18 +84,28 @@ def _compile(function: F, *, nogil: bool) -> F:
     return cast(F, cached)
 
 
-def _borrowed(typing_context: Any, array: Any) -> Any:
+def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    if isinstance(kind, types.BaseTuple):
+        parts = [
+            _uncounted(context, builder, part, builder.extract_value(value, i))
+            for i, part in enumerate(cast(Any, kind))
+        ]
+        return context.make_tuple(builder, kind, parts)
+    null: Callable[[Any], Any] = cgutils.get_null_value
+    view = context.make_array(kind)(context, builder, value)
+    view.meminfo, view.parent = null(view.meminfo.type), null(view.parent.type)
+    return view._getvalue()
+
+
+def _borrowed(typing_context: Any, kind: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        null: Callable[[Any], Any] = cgutils.get_null_value
-        view = context.make_array(signature.return_type)(context, builder, args[0])
-        view.meminfo, view.parent = null(view.meminfo.type), null(view.parent.type)
-        return view._getvalue()
+        return _uncounted(context, builder, signature.return_type, args[0])
 
-    return array(array), code
+    return kind(kind), code
 
 
-borrowed = cast(Callable[[Any], Any], intrinsic(_borrowed))
-"""In compiled code: the same array, uncounted. Whoever calls must keep the array alive.
+borrowed = cast(Callable[[T], T], intrinsic(_borrowed))
+"""In compiled code: the same array, or tuple of arrays, uncounted; whoever calls keeps it alive.
 
 numba counts a reference at every call that is given an array, atomically; in a loop of many small
 functions that was half of the time.

@@ -36,18 +36,34 @@ Ints = NDArray[np.int64]
 
 @jit
 def account(
-    env: Any, slots: Floats, queue_ms: Floats, members: Ints, rows: int, finish_ms: float,
-    slo_ms: float, worth: float, ratio: float, tokens: float, computed: float,
+    env: Any, slots: Floats, queue_ms: Floats, members: Ints, rows: int, low: int, high: int,
+    finish_ms: float, slo_ms: float, worth: float, ratio: float, tokens: float, computed: float,
 ) -> int:  # fmt: skip
-    """Count a batch in the slot in which it ends, and in the episode's totals; those in time."""
+    """Count a batch in the slot in which it ends, and in the episode's totals; those in time.
+
+    `low`, `high`: its first and last queue position, counted as `members` are.
+    """
     now_slot = int(env.now_ms / SLOT_MS)
     slot = slots[int(min(finish_ms / SLOT_MS, now_slot + SLOTS - WINDOW - 3)) % SLOTS]
-    met = 0
-    scale = BINS_PER_SLO / slo_ms
-    for k in range(rows):
-        latency = finish_ms - queue_ms[env.head + members[k]]
-        met += latency <= slo_ms
-        slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
+    met, scale = 0, BINS_PER_SLO / slo_ms
+    if high - low == rows - 1:  # neighbours in the queue: the latest has waited least
+        start, i = env.head + low, env.head + high
+        late = start
+        while late <= i and finish_ms - queue_ms[late] > slo_ms:
+            late += 1
+        met = i + 1 - late
+        while i >= start:
+            latest, bin_ = i, int(min(BINS - 1.0, (finish_ms - queue_ms[i]) * scale))
+            while i >= start and (
+                bin_ == BINS - 1 or (finish_ms - queue_ms[i]) * scale < bin_ + 1.0
+            ):
+                i -= 1
+            slot[LATENCY + bin_] += latest - i
+    else:
+        for k in range(rows):
+            latency = finish_ms - queue_ms[env.head + members[k]]
+            met += latency <= slo_ms
+            slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
     slot[ENDED] += rows
     slot[MET] += met
     slot[WORTH] += met * worth

@@ -88,12 +88,21 @@ def make_room(
 
 
 @jit
-def leave(env: Any, queue_ms: Floats, queue_id: Ints, members: Ints, n: int) -> None:
-    """Take n queue positions, counted from the head, out; the others close up."""
-    head, tail = env.head, env.tail
-    low, high = members[0], 0
-    for k in range(n):
+def span(members: Ints, n: int) -> tuple[int, int]:
+    """The first and the last of n queue positions."""
+    low, high = members[0], members[0]
+    for k in range(1, n):
         low, high = min(low, members[k]), max(high, members[k])
+    return low, high
+
+
+@jit
+def leave(
+    env: Any, queue_ms: Floats, queue_id: Ints, members: Ints, n: int, low: int, high: int
+) -> None:
+    """Take n queue positions, counted from the head, out, low the first of them and high the
+    last; the others close up."""
+    head, tail = env.head, env.tail
     if high - low == n - 1 and tail - head - high - 1 < low:  # those behind move down
         for read in range(head + high + 1, tail):
             queue_id[read - n] = queue_id[read]
@@ -126,4 +135,5 @@ def refuse_some(
             before += dropped[j] < members[k]
         members[k] -= before
     if lost > 0:
-        leave(env, queue_ms, queue_id, dropped, lost)
+        low, high = span(dropped, lost)
+        leave(env, queue_ms, queue_id, dropped, lost, low, high)

@@ -23,7 +23,7 @@ from policies.uniform import Tables, decide_uniform
 from sims._account import account, clear_slots, note
 from sims._proteus import gives_way
 from sims._staff import charge, hidden, next_worker, soonest
-from sims._waiting import NEAR, admit, fade, leave, make_room, refuse, refuse_some, to_front
+from sims._waiting import NEAR, admit, fade, leave, make_room, refuse, refuse_some, span, to_front
 from sims.state import BY_ORDER, Bank, Log, State
 
 Floats = NDArray[np.float64]
@@ -159,9 +159,10 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 if env.now_ms < workers[w].lost_from_ms < finish:
                     finish = workers[w].lost_until_ms + took_all
                 answered = finish + service.delay_ms
+                low, high = span(members, rows)
                 met = account(
-                    env, slots, queue_ms, members, rows, answered, slo_ms, accuracy[plan], ratio,
-                    tokens, rows * lengths[cell],
+                    env, slots, queue_ms, members, rows, low, high, answered, slo_ms,
+                    accuracy[plan], ratio, tokens, rows * lengths[cell],
                 )  # fmt: skip
                 if logged:
                     note(
@@ -175,7 +176,7 @@ def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None
                 unit.free_ms = finish
                 unit.ratio = ratio * unit.correction
                 unit.busy_ms += took_all
-                leave(env, queue_ms, queue_id, members, rows)
+                leave(env, queue_ms, queue_id, members, rows, low, high)
             if env.head == env.tail or (env.head > NEAR and 2 * env.head >= env.tail):
                 to_front(env, queue_ms, queue_id)
             if rows + lost > 0:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policies._jit import jit, jit_long
+from policies._jit import borrowed, jit, jit_long
 from policies.observation import SEEN, encode
 from sims.engine import advance
 from sims.look import look
@@ -140,6 +140,9 @@ def step(
     `done`, `last_seen` holds the episode's last observation and `told` [E, 4] its requests
     offered, answered, answered in time, and the worth of those.
     """
+    bank, state, scratch = borrowed(bank), borrowed(state), borrowed(scratch)
+    nothing, seen, last_seen = borrowed(nothing), borrowed(seen), borrowed(last_seen)
+    low, high = borrowed(low), borrowed(high)
     for e in range(low_e, high_e):
         env = state.env[e]
         if against_default:
@@ -166,6 +169,7 @@ def reset(
     seconds: float, low: Array, high: Array, seen: Array,
 ) -> None:  # fmt: skip
     """Draw every environment of the range anew."""
+    bank, state, seen = borrowed(bank), borrowed(state), borrowed(seen)
     for e in range(low_e, high_e):
         draw(bank, state, e, capacity_per_s, load, seconds)
         observe_row(bank, state, e, low, high, seen[e])
@@ -174,6 +178,7 @@ def reset(
 @jit_long
 def play(bank: Bank, state: State, log: Log, low_e: int, high_e: int, until_ms: float) -> None:
     """Play a range of environments on to `until_ms` under their presets."""
+    bank, state, log = borrowed(bank), borrowed(state), borrowed(log)
     for e in range(low_e, high_e):
         advance(bank, state, log, e, until_ms)
 
@@ -183,5 +188,6 @@ def observe_all(
     bank: Bank, state: State, low_e: int, high_e: int, low: Array, high: Array, seen: Array
 ) -> None:
     """The policy's view of a range of environments."""
+    bank, state = borrowed(bank), borrowed(state)
     for e in range(low_e, high_e):
         observe_row(bank, state, e, low, high, seen[e])
