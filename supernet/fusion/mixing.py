@@ -21,7 +21,11 @@ Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
 
 # Of the limit on the reference batches; the rest is for traffic that is worse than they are.
 MARGIN = 0.5
-_RANKED_BY = 3  # references, those that bear rounding worst: the order needs fewer than the verdict
+# The order of products needs fewer references than the verdict: of the short ones, those that bear
+# rounding worst. A product of a large model costs a run of it per kind and reference.
+_RANKED_BY = 3
+_SHORT = 2.0  # times the shortest
+_LARGE = 100_000_000  # weights, from which a single reference ranks
 
 
 class Mixing:
@@ -49,8 +53,7 @@ class Mixing:
         is_within = judge(limit.metric, pairs).worst <= limit.most
         kinds = self._kinds if is_within else self._kinds[:1]
         worst = [error("relative_l2", got, wanted) for got, wanted in pairs]
-        hardest = sorted(range(len(worst)), key=lambda i: -worst[i])[:_RANKED_BY]
-        few = [self._references[i] for i in hardest]
+        few = [self._references[i] for i in self._telling(worst)]
         errors = {
             (name, kind): max(self._errors({name: self._rounding(name, kind)}, few))
             for name in self._weights
@@ -74,6 +77,13 @@ class Mixing:
 
         chosen = longest_prefix(ranking, together, MARGIN * limit.most)
         return {name: self._rounding(name, kind) for name, kind in chosen.items()}
+
+    def _telling(self, errors: Sequence[float]) -> list[int]:
+        """The references to rank by, given the error of each with everything rounded."""
+        sizes = [sum(answer.numel() for answer in answers) for _, answers in self._references]
+        short = [i for i, size in enumerate(sizes) if size <= _SHORT * min(sizes)]
+        count = 1 if sum(self._weights.values()) >= _LARGE else _RANKED_BY
+        return sorted(short, key=lambda i: -errors[i])[:count]
 
     def _rounding(self, name: str, kind: str) -> Rounding:
         return Rounding(kind, *self._ranges[name]) if kind == "int8" else Rounding(kind)
