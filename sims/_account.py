@@ -54,6 +54,7 @@ def account(
         met = i + 1 - late
         while i >= start:
             latest, bin_ = i, int(min(BINS - 1.0, (finish_ms - queue_ms[i]) * scale))
+            i -= 1
             while i >= start and (
                 bin_ == BINS - 1 or (finish_ms - queue_ms[i]) * scale < bin_ + 1.0
             ):
