@@ -69,4 +69,10 @@ def test_finite_means_every_entry() -> None:
     assert all_finite([fine, torch.tensor([1, 2])])
     assert not all_finite([fine, torch.tensor([1.0, float("nan")])])
     assert not all_finite([torch.tensor([float("-inf"), 1.0])])
+    for size in (8192, 8193):  # on both sides of what is summed
+        for wrong in (float("nan"), float("inf")):
+            long = torch.ones(size, 2)[:, 0]  # not contiguous
+            assert all_finite([long])
+            long[-1] = wrong
+            assert not all_finite([long])
     assert all_finite([])

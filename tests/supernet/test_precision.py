@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,6 +157,19 @@ def test_the_prefix_taken_is_the_longest_within_the_limit(steps: list[float], mo
     taken = longest_prefix(ranking, judged, most)
     assert judged(taken) <= most
     assert len(taken) == len(steps) or judged(ranking[: len(taken) + 1]) > most
+
+
+@pytest.mark.parametrize("most", [0, 7, 123, 399, 400])
+def test_of_a_long_ranking_few_are_tried_and_a_fortieth_may_be_left(most: int) -> None:
+    tried: list[int] = []
+
+    def judged(chosen: Mapping[str, str]) -> float:
+        tried.append(len(chosen))
+        return float(len(chosen))
+
+    taken = longest_prefix([(str(i), "bf16") for i in range(400)], judged, most)
+    assert most - 10 < len(taken) <= most
+    assert len(tried) <= 6
 
 
 @rounds
