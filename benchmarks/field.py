@@ -118,7 +118,13 @@ class Field:
         plan = self._race.plans.get(name)
         if plan is None:
             return replace(self._job, peer=name)
-        return replace(self._job, peer="plan", spec=plan.spec, artifact=plan.artifact)
+        return replace(
+            self._job,
+            peer="plan",
+            spec=plan.spec,
+            artifact=plan.artifact,
+            microbatches=plan.microbatches,
+        )
 
     def _turns(self, ready: Mapping[str, Readied], rounds: int) -> dict[str, Entry]:
         """Everybody once per round, another one first each time."""

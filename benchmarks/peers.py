@@ -18,6 +18,7 @@ from torch._inductor import config as inductor_config
 
 from benchmarks.models import SUBJECTS
 from supernet.backends.base import load_plan
+from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
 __all__ = ["PEERS", "Job", "Open", "Run", "engine"]
@@ -49,6 +50,7 @@ class Job:
     onnx: Path
     spec: PlanSpec | None = None
     artifact: Path | None = None
+    microbatches: Microbatches | None = None
 
 
 Run = Callable[[], Any]
@@ -135,7 +137,7 @@ def _openvino(job: Job) -> Open:
 def _plan(job: Job) -> Open:
     if job.artifact is None or job.spec is None:
         raise ValueError("a plan's job must have a spec and an artifact, got none")
-    plan = load_plan(job.artifact, job.spec)
+    plan = load_plan(job.artifact, job.spec, job.microbatches)
 
     def make(inputs: Mapping[str, Any]) -> Run:
         arrays = [inputs[name] for name in job.names]

@@ -19,6 +19,7 @@ from supernet.backends.base import BACKENDS
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.fidelity import METRICS
+from supernet.microbatches import Microbatches
 from supernet.pausing import Pauses
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
@@ -29,7 +30,7 @@ OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-_CONDITIONS = "heap kept, up to a limit"
+_CONDITIONS = "heap kept, up to a limit, warm, in microbatches"
 _TRIES = 2  # a process killed from outside is tried once more
 
 
@@ -218,8 +219,9 @@ def _judged(
     error = float(found["errors"][limits.metric][0])
     passes = error <= limits.max_error  # False for NaN, too
     costs = {Shape(int(rows), int(length)): float(ms) for rows, length, ms in found["costs_ms"]}
+    how = found["microbatches"] and Microbatches.from_json(found["microbatches"])
     verb = "is within" if passes else "is over"
-    about = f"; {found['about']}" if found["about"] else ""
+    about = "".join(f"; {part}" for part in (found["about"], how) if part)
     return Plan(
         spec=spec,
         state=PlanState.ADMITTED if passes else PlanState.QUARANTINED,
@@ -227,6 +229,7 @@ def _judged(
         metric=limits.metric,
         memory_mib=float(found["memory_mib"]),
         costs_ms=costs,
+        microbatches=how,
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
         reason=f"{limits.metric} error {error:.2g} {verb} the limit {limits.max_error:g}{about}",
     )

@@ -16,7 +16,7 @@ from supernet.backends.base import Source
 from supernet.backends.fused import FusedPlan
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit, judge
-from supernet.fusion import attention
+from supernet.fusion import native
 from supernet.fusion.building import captured, plan_of, roundings
 from supernet.fusion.search import NOISE, Found, candidates, halve, pareto
 from supernet.plans import PlanSpec
@@ -47,7 +47,7 @@ def search(
     ``base.fusion`` lists every rule. ``mixed``: whether coarser precisions are tried as well.
     Raises `BuildFailed` where there is nothing to fuse.
     """
-    attention.prepare(source.scratch())
+    native.prepare(source.scratch())
     program, graph = captured(source)
     references = source.references()
     batches = _batches(source, grid)

@@ -28,7 +28,7 @@ from supernet.pausing import wake_with_parent
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 from supernet.stored import PROGRAM, StoredCapture
-from supernet.timing import measure
+from supernet.timing import Timed, measure
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -121,11 +121,12 @@ def _check(job: Job, say: Say) -> None:
     errors = {metric: [found.worst, found.mean] for metric, found in judged.items()}
     # Taken before timing, which runs shapes that this plan may never be given.
     memory_mib = max(_resident_mib() - before_mib, _size_mib(artifact))
-    costs = _costs(job, plan, capture, batches[0].inputs, errors, say)
+    timed = _timed(job, plan, capture, batches[0].inputs, errors, say)
     say(
         {
             "errors": errors,
-            "costs_ms": costs,
+            "costs_ms": [[s.rows, s.length, ms] for s, ms in timed.costs_ms.items()],
+            "microbatches": timed.microbatches and timed.microbatches.to_json(),
             "memory_mib": memory_mib,
             "examples": len(batches),
             "about": _about(artifact),
@@ -154,18 +155,18 @@ def _search(job: Job, say: Say) -> None:
     say({"specs": [spec.to_json() for spec in found]})
 
 
-def _costs(
+def _timed(
     job: Job,
     plan: LoadedPlan,
     capture: StoredCapture,
     inputs: Any,
     errors: Mapping[str, list[float]],
     say: Say,
-) -> list[list[float]]:
+) -> Timed:
     if not errors[job.metric][0] <= job.max_error:
-        return []  # it will never serve: no need to time it
+        return Timed()  # it will never serve: no need to time it
     say({"stage": "measuring", "share": 0.0})
-    costs = measure(
+    return measure(
         plan,
         inputs,
         capture.signature,
@@ -175,7 +176,6 @@ def _costs(
         up_to_ms=job.up_to_ms,
         on_share=lambda share: say({"stage": "measuring", "share": share}),
     )
-    return [[shape.rows, shape.length, ms] for shape, ms in costs.items()]
 
 
 _STEPS: dict[str, Callable[[Job, Say], None]] = {

@@ -22,6 +22,7 @@ import numpy as np
 from evolve.workers.wire import SharedArrays, receive, send
 from supernet import heap
 from supernet.backends.base import load_plan
+from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class Child:
         try:
             if header["op"] == "load":
                 spec = PlanSpec.from_json(header["spec"])
-                loaded = load_plan(Path(header["artifact"]), spec)
+                how = header["microbatches"] and Microbatches.from_json(header["microbatches"])
+                loaded = load_plan(Path(header["artifact"]), spec, how)
                 for inputs in header["warm"]:
                     _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
                 heap.give_back()

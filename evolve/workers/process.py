@@ -79,6 +79,7 @@ class ProcessWorker:
                 "op": "load",
                 "spec": plan.spec.to_json(),
                 "artifact": str(plan.artifact),
+                "microbatches": plan.microbatches and plan.microbatches.to_json(),
                 "warm": list(warm),
             },
             what=f"plan {plan.spec.key} can't be loaded",

@@ -48,7 +48,7 @@ class ThreadWorker:
         if plan.artifact is None:
             raise PlanFault(f"plan {plan.spec.key} has no artifact to load")
         try:
-            loaded = load_plan(plan.artifact, plan.spec)
+            loaded = load_plan(plan.artifact, plan.spec, plan.microbatches)
             for inputs in warm:
                 zeros = [torch.zeros(shape, dtype=getattr(torch, name)) for name, shape in inputs]
                 run_loaded(loaded, zeros)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
-from supernet.fusion.attention import compiler
+from supernet.fusion.native import compiler
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from supernet.microbatches import Microbatched, Microbatches
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -143,12 +144,15 @@ def backend(name: str, table: dict[str, str] | None = None) -> Backend:
     return made
 
 
-def load_plan(artifact: Path, spec: PlanSpec) -> LoadedPlan:
+def load_plan(
+    artifact: Path, spec: PlanSpec, microbatches: Microbatches | None = None
+) -> LoadedPlan:
     """Load a built plan; imports torch only where its backend runs on torch.
 
     ``artifact`` is a folder from ``ArtifactCache``, which has checked its hashes.
     """
-    return backend(spec.backend).load(artifact, spec)
+    plan = backend(spec.backend).load(artifact, spec)
+    return plan if microbatches is None else Microbatched(plan, microbatches)
 
 
 def check_run(inputs: Sequence[Any], wanted: int, *, is_open: bool) -> None:

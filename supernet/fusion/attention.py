@@ -1,102 +1,36 @@
 """Attention by a kernel of ours: half the time of torch's on CPUs with AVX-512 (decision 0015).
 
-`attention.cpp` is compiled where plans are built (about a second), travels with a plan's files and
-is called through a plain C function. What it does not take (several threads, other types, sizes
-or ranks) stays torch's own `scaled_dot_product_attention`.
+What `attention.cpp` does not take (several threads, other types, sizes or ranks) stays torch's own
+`scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
-import os
-import platform
-import shutil
-import subprocess
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-__all__ = ["ATTENTION", "add_masks", "attend", "compiler", "load", "prepare", "put_in", "write"]
+from supernet.fusion import native
+
+__all__ = ["ATTENTION", "SIZES", "add_masks", "attend", "put_in"]
 
 ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 SIZES = (32, 64, 96, 128)
 """Of a head, in numbers: what the kernel is written for."""
 
-_SOURCE, _LIBRARY = Path(__file__).with_name("attention.cpp"), "attention.so"
-_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared",
-          "-fPIC")  # fmt: skip
-_COMPILE_S = 120.0
 _Strides = ctypes.c_int64 * 13
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    path: Path
-    run: Any
-    scratch: Any
-
-
-_loaded: list[_Kernel] = []
-"""At most one: every plan of a process brings the same code."""
-
-
-def compiler() -> str | None:
-    """The C++ compiler to use: `CXX` if set, else g++, else clang++; None where there is none."""
-    names = (os.environ.get("CXX"), "g++", "clang++")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-def prepare(folder: Path) -> str | None:
-    """Compile the kernel into `folder` and load it; why that can't be, None if it was done.
-
-    `folder` must stay while the process may still `write` what it loaded.
-    """
-    if _loaded:
-        return None
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"it is written for x86-64, not {platform.machine()}"
-    if (cxx := compiler()) is None:
-        return "no C++ compiler is on the PATH"
-    try:
-        command = [cxx, *_FLAGS, str(_SOURCE), "-o", str(folder / _LIBRARY)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{cxx} could not be run: {error}"
-    if done.returncode:
-        return f"{cxx} failed: {next(iter(done.stderr.splitlines()), done.returncode)}"
-    load(folder)
-    return None
-
-
-def load(folder: Path) -> None:
-    """Use the kernel that `folder` holds. Raises `OSError` where it holds none for this machine."""
-    if _loaded:
-        return
-    library = ctypes.CDLL(str(folder / _LIBRARY))
-    run, scratch = library.evolve_attention, library.evolve_attention_scratch
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    run.argtypes = [
-        *[pointer] * 5, *[number] * 5, pointer, ctypes.c_float, ctypes.c_int, pointer,
-    ]  # fmt: skip
-    scratch.argtypes, scratch.restype = [number, number], number
-    _loaded.append(_Kernel(folder / _LIBRARY, run, scratch))
-
-
-def write(folder: Path) -> None:
-    """Put the kernel that this process compiled into `folder`, where `load` finds it."""
-    shutil.copyfile(_loaded[0].path, folder / _LIBRARY)
-
-
 def put_in(module: GraphModule) -> int:
-    """Have the kernel do every attention of `module` that it can; how many. Needs `prepare`."""
+    """Have the kernel do every attention of `module` that it can; how many. None without kernels
+    (`native.prepare`)."""
     nodes = module.graph.find_nodes(op="call_function", target=ATTENTION)
     found = [node for node in nodes if _fits(node)]
-    if not _loaded or not found:
+    if native.kernels() is None or not found:
         return 0
     add_masks(module.graph)
     for node in found:
@@ -145,10 +79,11 @@ def attend(
         *(step for part in parts for step in part.stride()[:3]),
         *((0, 0, 0, 0) if bias is None else bias.stride()),
     )
-    kernel = _loaded[0]
+    kernel = native.kernels()
+    assert kernel is not None  # whoever put `attend` into a program saw to that
     out = query.new_empty((batch, queries, heads, size))
-    scratch = query.new_empty(kernel.scratch(keys, size))
-    failed = kernel.run(
+    scratch = query.new_empty(kernel.evolve_attention_scratch(keys, size))
+    failed = kernel.evolve_attention(
         *(part.data_ptr() for part in parts), None if bias is None else bias.data_ptr(),
         out.data_ptr(), batch, heads, queries, keys, size, strides,
         1 / math.sqrt(size) if scale is None else scale, is_causal, scratch.data_ptr(),

@@ -15,7 +15,7 @@ from supernet.backends.base import ABOUT, Source
 from supernet.backends.fused import RECIPE, FusedPlan, offered
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit
-from supernet.fusion import attention
+from supernet.fusion import attention, native
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import functional, lower
 from supernet.fusion.mixing import Mixing
@@ -34,7 +34,7 @@ _TYPICAL = Shape(4, 32)
 def build(source: Source, spec: PlanSpec, out: Path) -> None:
     """Write the lowered program, its regions and a line about them into ``out``."""
     program, graph = captured(source)
-    why_torchs = attention.prepare(source.scratch())
+    why_not = native.prepare(source.scratch())
     found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
@@ -45,10 +45,11 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
     counts = Counter(rounding.kind for rounding in rounded.values())
     told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
-    if attentions:
-        told += f", {attentions} attentions by its own kernel"
-    elif why_torchs is not None:
-        told += f", attention by torch's ({why_torchs})"
+    convolutions = sum(pack.kind == "winograd" for pack in lowered.packs.values())
+    if why_not is not None:
+        told += f", no kernels of evolve's own ({why_not})"
+    elif attentions or convolutions:
+        told += f", {attentions} attentions and {convolutions} convolutions by its own kernels"
     calls: Sequence[Sequence[str]] = ()
     if is_compiled(spec.fusion):
         from supernet.fusion.pieces import compile_stretches

@@ -1,4 +1,4 @@
-"""A program's convolutions onto oneDNN's: padding before, norm, sum and activation after."""
+"""A program's convolutions onto kernels: padding before, norm, sum and activation after."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from supernet.fusion import onednn
+from supernet.fusion import onednn, winograd
 from supernet.fusion.kernels import Rewrite, only_user, weight_of, with_activation
-from supernet.fusion.onednn import Activation, Pack
+from supernet.fusion.onednn import Activation
+from supernet.fusion.packing import Pack
+from supernet.fusion.winograd import Where
 
 __all__ = ["is_convolution", "lower_convolution", "sum_in_place"]
 
@@ -61,29 +63,39 @@ def lower_convolution(work: Rewrite, node: Node, inside: set[Node]) -> None:
         last = activated
     else:
         activation = Activation()
-    name = f"packed_{node.name}"
     # Before the last of them: what it is summed with may be computed after the convolution.
     with work.graph.inserting_before(last):
-        packed = work.pack(name, Pack("convolution", weight, (*where, _sizes(source))))
-        held = work.keep(f"{name}_bias", bias)
-        x = work.graph.call_function(
-            torch.ops.aten.contiguous.default,
-            (source,),
-            {"memory_format": _CHANNELS_LAST[weight.ndim]},
-        )
-        weighted = (packed, held, *where)
-        if addend is None:
-            made = work.graph.call_function(
-                onednn.convolution(), (x, *weighted, *activation.arguments())
-            )
-        else:
-            made = work.graph.call_function(
-                onednn.convolution_sum(),
-                (x, addend, *weighted, *onednn.of_sum(activation)),
-            )
+        made = _kernel(work, node, source, addend, weight, bias, where, activation)
     made.meta = dict(last.meta)  # the next convolution asks for its input's size
     last.replace_all_uses_with(made)
     work.kernels.append((*ops, last.name) if last.name not in ops else tuple(ops))
+
+
+def _kernel(
+    work: Rewrite, node: Node, source: Any, addend: Node | None, weight: Tensor,
+    bias: Tensor | None, where: Where, activation: Activation,
+) -> Node:  # fmt: skip
+    """The call that computes it all, Winograd's where that fits, else oneDNN's."""
+    name, sizes = f"packed_{node.name}", _sizes(source)
+    x = work.graph.call_function(
+        torch.ops.aten.contiguous.default,
+        (source,),
+        {"memory_format": _CHANNELS_LAST[weight.ndim]},
+    )
+    held = work.keep(f"{name}_bias", bias)
+    if winograd.takes(activation) and winograd.fits(weight, where, sizes):
+        packed = work.pack(name, Pack("winograd", weight, (*where, sizes)))
+        what = (activation.name, list(activation.scalars))
+        return work.graph.call_function(winograd.convolve, (x, packed, held, addend, *where, *what))
+    packed = work.pack(name, Pack("convolution", weight, (*where, sizes)))
+    weighted = (packed, held, *where)
+    if addend is None:
+        return work.graph.call_function(
+            onednn.convolution(), (x, *weighted, *activation.arguments())
+        )
+    return work.graph.call_function(
+        onednn.convolution_sum(), (x, addend, *weighted, *onednn.of_sum(activation))
+    )
 
 
 def _zeros_around(pad: Node, convolution: Node) -> list[int]:
@@ -123,7 +135,10 @@ def sum_in_place(work: Rewrite) -> None:
     """
     place = {node: index for index, node in enumerate(work.graph.nodes)}
     # A kernel's own result, in the layout that it would write.
-    kernels = (onednn.convolution(), onednn.convolution_sum(), onednn.convolution_sum_into())
+    kernels = (
+        onednn.convolution(), onednn.convolution_sum(), onednn.convolution_sum_into(),
+        winograd.convolve,
+    )  # fmt: skip
     for node in work.graph.nodes:
         if node.target is not onednn.convolution_sum():
             continue
@@ -150,7 +165,8 @@ def _readers(node: Node) -> set[Node]:
 
 def _makes_its_own(node: Node) -> bool:
     """Whether a node's result is sure to be memory of its own."""
-    if node.target in (onednn.linear(), onednn.convolution(), onednn.convolution_sum()):
+    kernels = (onednn.linear(), onednn.convolution(), onednn.convolution_sum(), winograd.convolve)
+    if node.target in kernels:
         return True
     schema = getattr(node.target, "_schema", None)
     if schema is None or schema.is_mutable or any(r.alias_info for r in schema.returns):
@@ -167,9 +183,7 @@ def _sizes(value: Any) -> list[int] | None:
     return [rows if isinstance(rows, int) else 1, *map(int, known.shape[1:])]
 
 
-def _convolution_of(
-    work: Rewrite, node: Node
-) -> tuple[Tensor, Tensor | None, tuple[list[int], list[int], list[int], int]]:
+def _convolution_of(work: Rewrite, node: Node) -> tuple[Tensor, Tensor | None, Where]:
     """Weight, bias and (padding, stride, dilation, groups) of a convolution node."""
     weight = weight_of(work, node)
     spatial = weight.ndim - 2

@@ -13,7 +13,8 @@ from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
-from supernet.fusion.onednn import Activation, Pack
+from supernet.fusion.onednn import Activation
+from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding, quantize, scales
 
 __all__ = [

@@ -31,7 +31,7 @@ from supernet.fusion.kernels import (
     merge_products,
     weight_of,
 )
-from supernet.fusion.onednn import Pack
+from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding
 
 __all__ = ["Lowered", "bind", "drop_unused_tensors", "functional", "lower", "products"]

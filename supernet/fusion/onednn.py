@@ -21,7 +21,6 @@ __all__ = [
     "AFTER_SUM",
     "IN_INT8",
     "Activation",
-    "Pack",
     "activation_of",
     "convolution",
     "convolution_sum",
@@ -142,23 +141,6 @@ _ACTIVATIONS: dict[str, Callable[[Node], Activation | None]] = {
     "aten.relu6.default": lambda node: Activation("hardtanh", (0.0, 6.0)),
     "aten.hardtanh.default": _hardtanh,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """A weight that is to be packed: ``kind`` is "linear", "int8" or "convolution".
-
-    ``where``: the other arguments of the packing function, of a convolution only.
-    """
-
-    kind: str
-    weight: Tensor
-    where: tuple[Any, ...] = ()
-
-    def packed(self) -> Tensor:
-        if self.kind == "convolution":
-            return pack_convolution(self.weight, *self.where)
-        return pack_int8(self.weight) if self.kind == "int8" else pack_linear(self.weight)
 
 
 def linear() -> Any:

@@ -31,6 +31,7 @@ from supernet.fusion.layers import repeats, values_alive
 from supernet.fusion.lowering import Lowered, drop_unused_tensors
 from supernet.fusion.package import load_pieces
 from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
+from supernet.fusion.winograd import convolve
 
 __all__ = ["Piece", "compile_stretches", "pieces_of"]
 
@@ -86,7 +87,7 @@ def pieces_of(lowered: Lowered) -> tuple[Piece, ...]:
 def _stretches(graph: Graph) -> Iterator[Sequence[Node]]:
     """The program cut where it repeats itself, and at every op that only torch can run."""
     nodes = [n for n in graph.nodes if n.op == "call_function" and not _stands_anywhere(n)]
-    if any(str(n.target).startswith(_CONVOLUTIONS) for n in nodes):
+    if any(n.target is convolve or str(n.target).startswith(_CONVOLUTIONS) for n in nodes):
         return  # what a convolution makes lies in memory in an order that fakes do not know
     place = {node: index for index, node in enumerate(nodes)}
     last_uses = [max((place.get(u, i) for u in n.users), default=i) for n, i in place.items()]

@@ -8,14 +8,14 @@ import weakref
 import torch
 from torch import Tensor
 
-from supernet.fusion import onednn
+from supernet.fusion.packing import Pack
 
 __all__ = ["held"]
 
 _HELD: weakref.WeakValueDictionary[str, Tensor] = weakref.WeakValueDictionary()
 
 
-def held(weight: Tensor, pack: onednn.Pack | None = None) -> Tensor:
+def held(weight: Tensor, pack: Pack | None = None) -> Tensor:
     """``weight``, packed if asked for; the very tensor of an earlier plan where that holds it.
 
     Nobody may write to it. Plans are told apart by what they hold, not by where it came from: the

@@ -21,6 +21,7 @@ from supernet.fusion.attention import add_masks, attend
 from supernet.fusion.inductor import packed_product
 from supernet.fusion.lowering import Lowered
 from supernet.fusion.rounding import quantize
+from supernet.fusion.winograd import convolve
 from supernet.probe import one_line
 
 __all__ = ["SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
@@ -87,6 +88,10 @@ def _value(node: Node) -> Any:
     if node.target is attend:
         batch, heads, rows, size = args[0].shape
         return args[0].new_empty((batch, rows, heads, size)).transpose(1, 2)
+    if node.target is convolve:
+        x, weight, pad = args[0], args[1], args[4][0]
+        rows, columns = (size + 2 * pad - 2 for size in x.shape[2:])
+        return x.new_empty((len(x), rows, columns, len(weight))).permute(0, 3, 1, 2)
     target: Any = packed_product() if node.target is onednn.linear() else node.target
     try:
         return target(*args, **kwargs)

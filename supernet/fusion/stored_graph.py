@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import attention, onednn
+from supernet.fusion import attention, native, winograd
 from supernet.fusion.package import load_pieces
+from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import quantize
 from supernet.fusion.sharing import held
 
@@ -34,13 +35,15 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
     "attend": attention.attend,
+    "convolve": winograd.convolve,
     "quantize": quantize,
 }
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
+_BY_KERNELS = (attention.attend, winograd.convolve)
 _KINDS: tuple[type[Any], ...] = (torch.dtype, torch.layout, torch.memory_format)
 
 
-def write_graph(module: GraphModule, packs: Mapping[str, onednn.Pack], folder: Path) -> None:
+def write_graph(module: GraphModule, packs: Mapping[str, Pack], folder: Path) -> None:
     """Write ``module`` into ``folder``; ``packs``: what its packed tensors were made of.
 
     Raises `BuildFailed` where it holds what cannot be written (control flow, foreign functions).
@@ -65,9 +68,11 @@ def write_graph(module: GraphModule, packs: Mapping[str, onednn.Pack], folder: P
         nodes.append([node.op, node.name, target, *given])
     packed = {name: [packs[name].kind, list(packs[name].where)] for name in held if name in packs}
     pieces = sorted({str(node.target) for node in module.graph.find_nodes(op="call_module")})
-    record = {"nodes": nodes, "held": held, "packed": packed, "pieces": pieces}
-    if module.graph.find_nodes(op="call_function", target=attention.attend):
-        attention.write(folder)
+    ours = any(node.target in _BY_KERNELS for node in module.graph.nodes)
+    brings = ours and native.kernels() is not None
+    if brings:
+        native.write(folder)
+    record = {"nodes": nodes, "held": held, "packed": packed, "pieces": pieces, "kernels": brings}
     (folder / _GRAPH).write_text(json.dumps(record), encoding="utf-8")
     save_file(stored, str(folder / _WEIGHTS))
 
@@ -80,16 +85,16 @@ def read_graph(folder: Path) -> GraphModule:
     from safetensors.torch import load_file
 
     record = json.loads((folder / _GRAPH).read_text(encoding="utf-8"))
+    if record["kernels"]:
+        native.load(folder)
     stored = load_file(str(folder / _WEIGHTS))
     last = {place: name for name, place in record["held"].items()}
     root: dict[str, Any] = {}
     for name, place in record["held"].items():
         weight = stored.pop(place) if last[place] == name else stored[place]
         kind, where = record["packed"].get(name, (None, ()))
-        root[name] = held(weight, onednn.Pack(kind, weight, tuple(where)) if kind else None)
+        root[name] = held(weight, Pack(kind, weight, tuple(where)) if kind else None)
     root.update(load_pieces(folder, record["pieces"]))
-    if any(target == "attend" for _, _, target, _, _ in record["nodes"]):
-        attention.load(folder)
     graph, nodes = Graph(), dict[str, Node]()
     for op, name, target, args, kwargs in record["nodes"]:
         what = _function(target) if op == "call_function" else target

@@ -241,6 +241,7 @@ def put(cache: ArtifactCache, spec: PlanSpec, failure: str | None = None, **more
     found: dict[str, Any] = {
         "spec": spec.to_json(), "device": "", "failure": failure, "memory_mib": 1.0, "about": "",
         "errors": {"relative_l2": [1e-6, 1e-6]}, "costs_ms": [[1, 6, 0.5], [8, 6, 2.0]],
+        "microbatches": None,
     }  # fmt: skip
     cache.put_report(f"{spec.artifact_key}-t{spec.threads}-here", found | more)
 

@@ -19,8 +19,10 @@ from profiler.fingerprint import fingerprint
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import capture
+from supernet.microbatches import Microbatches
 from supernet.plans import Plan, PlanState
 from supernet.proposals import propose
+from supernet.signature import Signature, TensorSpec
 from supernet.stored import store
 
 
@@ -68,6 +70,18 @@ class WorkerContract:
             with torch.no_grad():
                 assert torch.allclose(answer.leaves[0], model(x), atol=1e-5)
             assert answer.elapsed_ms > 0
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "eager"])
+    def test_a_plan_may_run_its_batches_in_parts(
+        self, worker: Worker, plans: dict[str, Plan], model: torch.nn.Module, backend: str
+    ) -> None:
+        plan = plans[backend]
+        x, y = (TensorSpec(name, "float32", ("rows", n)) for name, n in (("x", 8), ("y", 4)))
+        signature = Signature((x,), (y,), batchable=True, paddable=False)
+        worker.load(replace(plan, microbatches=Microbatches({1: 2}, signature)))
+        seven = torch.randn(7, 8)
+        with torch.no_grad():
+            assert torch.allclose(worker.run(plan.key, [seven]).leaves[0], model(seven), atol=1e-5)
 
     def test_an_unloaded_plan_is_gone_and_unloading_again_does_nothing(
         self, worker: Worker, plans: dict[str, Plan]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,21 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from supernet.backends.base import backend
 from supernet.capture import capture
 from supernet.fidelity import error
-from supernet.fusion import attention
+from supernet.fusion import attention, native
 from supernet.fusion.attention import ATTENTION, SIZES, attend
 from supernet.fusion.building import plan_of
 from supernet.fusion.lowering import functional
-from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     threads = torch.get_num_threads()
-    if (why := attention.prepare(tmp_path_factory.mktemp("kernel"))) is not None:
+    if (why := native.prepare(tmp_path_factory.mktemp("kernel"))) is not None:
         pytest.skip(why)
     torch.set_num_threads(1)
     yield
@@ -71,18 +66,6 @@ def test_it_is_torchs_attention(
     check(attend(q, k, v, mask, 0.0, kind == "causal", scale=scale), wanted)
 
 
-@pytest.mark.parametrize("less", [(), ("-mno-avx512f",)], ids=["all", "without AVX-512"])
-def test_it_stays_within_its_buffers(tmp_path: Path, less: tuple[str, ...]) -> None:
-    checked = Path(__file__).with_name("attention_check.cpp")
-    command = [str(attention.compiler()), "-std=c++17", "-O1", "-g", "-march=native", *less,
-               "-fsanitize=address,undefined", f"-I{attention._SOURCE.parent}", str(checked),
-               "-o", str(tmp_path / "check")]  # fmt: skip
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("the compiler has no sanitizers")
-    done = subprocess.run([tmp_path / "check"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_a_mask_may_lie_in_any_order() -> None:
     q, k, v = parts(2, 2, 9, 20, 32)
     mask = torch.randn(20, 9).T
@@ -117,7 +100,7 @@ def test_what_is_not_a_number_stays_so_and_spoils_no_other_row(which: int) -> No
 
 
 def test_several_threads_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_loaded", [])  # a call of it would fail
+    monkeypatch.setattr(native, "_loaded", [])  # a call of it would fail
     torch.set_num_threads(2)
     try:
         q, k, v = parts(1, 2, 5, 5, 32)
@@ -159,50 +142,9 @@ def test_only_what_it_takes_is_put_on_it(model: Sized, fits: bool) -> None:
 
 
 def test_parts_that_do_not_match_are_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_loaded", [])  # a call of it would fail
+    monkeypatch.setattr(native, "_loaded", [])  # a call of it would fail
     q, k, v = parts(2, 2, 5, 9, 32)
     check(attend(q, k[:1], v[:1]), scaled_dot_product_attention(q, k[:1], v[:1]))
-
-
-def test_a_plan_takes_it_along(tmp_path: Path) -> None:
-    model = Block(width=64).eval()
-    x = torch.randn(3, 1, 64)
-    learned = capture(model, (x,))
-    spec = make_spec(learned, "fused")
-    backend("fused").build(MemorySource(learned, tmp_path), spec, tmp_path)
-    assert "1 attentions by its own kernel" in (tmp_path / "about.txt").read_text()
-    torch.save((x, model(x).detach()), tmp_path / "wanted.pt")
-    script = """
-import pickle, sys, torch
-from pathlib import Path
-from supernet.backends.base import backend
-from supernet.fusion import attention
-torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-x, wanted = torch.load(folder / "wanted.pt")
-assert not attention._loaded
-plan = backend("fused").load(folder, None)
-assert attention._loaded
-torch.testing.assert_close(plan.run([x])[0], wanted, atol=1e-5, rtol=1e-5)
-"""
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, timeout=120)
-
-
-def test_without_a_compiler_it_is_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_loaded", [])
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    model = Block(width=64).eval()
-    learned = capture(model, (torch.randn(3, 1, 64),))
-    backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
-    about = (tmp_path / "about.txt").read_text()
-    assert "attention by torch's (no C++ compiler is on the PATH)" in about
-    assert not (tmp_path / "attention.so").exists()
-
-
-def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_loaded", [])
-    monkeypatch.setattr(attention, "_FLAGS", ("--no-such-flag",))
-    assert "no-such-flag" in str(attention.prepare(tmp_path))
 
 
 def test_plans_under_search_use_it() -> None:

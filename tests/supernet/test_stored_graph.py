@@ -21,6 +21,7 @@ from supernet.capture import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.lowering import functional, lower
+from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding
 from supernet.fusion.sharing import held
 from supernet.fusion.stored_graph import read_graph, write_graph
@@ -159,6 +160,6 @@ def test_equal_bytes_of_another_kind_are_not_shared() -> None:
     assert held(zeros) is not held(torch.zeros(16))
     assert held(zeros) is not held(torch.zeros(4, 4, dtype=torch.int32))
     assert held(torch.tensor(0.0)).shape == ()
-    packed = held(zeros, onednn.Pack("linear", zeros))
+    packed = held(zeros, Pack("linear", zeros))
     assert packed is not held(zeros)
-    assert packed is held(torch.zeros(4, 4), onednn.Pack("linear", zeros))
+    assert packed is held(torch.zeros(4, 4), Pack("linear", zeros))

@@ -52,7 +52,9 @@ class Slow:
 
 def test_medians_by_shape() -> None:
     clock = Clock()
-    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9, clock=clock)
+    costs = measure(
+        Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9, clock=clock
+    ).costs_ms
     assert set(costs) == set(GRID.probe_shapes())
     for shape, cost_ms in costs.items():
         assert cost_ms == pytest.approx(10 * shape.tokens), "the median ignores the outliers"
@@ -60,7 +62,9 @@ def test_medians_by_shape() -> None:
 
 def test_the_budget_ends_the_measuring_at_the_dear_end() -> None:
     clock = Clock()
-    costs = measure(Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=30, clock=clock)
+    costs = measure(
+        Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=30, clock=clock
+    ).costs_ms
     assert 1 <= len(costs) < len(GRID.probe_shapes())
     assert list(costs) == list(GRID.probe_shapes())[: len(costs)]
 
@@ -69,7 +73,7 @@ def test_nothing_is_timed_after_the_first_shape_over_the_limit() -> None:
     clock = Clock()
     costs = measure(
         Slow(clock), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9, up_to_ms=150, clock=clock
-    )
+    ).costs_ms
     shapes = list(GRID.probe_shapes())
     first_over = next(i for i, shape in enumerate(shapes) if 10 * shape.tokens > 150)
     assert list(costs) == shapes[: first_over + 1]
@@ -79,7 +83,7 @@ def test_nothing_is_timed_after_the_first_shape_over_the_limit() -> None:
 def test_without_batching_one_row_is_all_there_is() -> None:
     alone = Signature(SIGNATURE.inputs, SIGNATURE.outputs, batchable=False, paddable=True)
     clock = Clock()
-    costs = measure(Slow(clock), INPUTS, alone, GRID, threads=2, budget_s=1e9, clock=clock)
+    costs = measure(Slow(clock), INPUTS, alone, GRID, threads=2, budget_s=1e9, clock=clock).costs_ms
     assert {shape.rows for shape in costs} == {1}
 
 
@@ -87,11 +91,11 @@ def test_one_thread_is_timed_by_the_processor(monkeypatch: pytest.MonkeyPatch) -
     wall, processor = Clock(), Clock()
     monkeypatch.setattr("supernet.timing.time.perf_counter", wall)
     monkeypatch.setattr("supernet.timing.time.process_time", processor)
-    costs = measure(Slow(processor), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9)
+    costs = measure(Slow(processor), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9).costs_ms
     assert all(ms == pytest.approx(10 * shape.tokens) for shape, ms in costs.items())
-    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9)
+    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9).costs_ms
     assert set(costs.values()) == {0.0}
-    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9)
+    costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=2, budget_s=1e9).costs_ms
     assert all(ms == pytest.approx(10 * shape.tokens) for shape, ms in costs.items())
 
 

@@ -1,0 +1,96 @@
+"""Our own kernels in C++: compiled where plans are built, stored with a plan, called as plain C.
+
+They take no header of torch, so that they compile in two seconds. Every plan of a process brings
+the same code; the first to be loaded is used by all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["SOURCES", "compiler", "kernels", "load", "prepare", "write"]
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "winograd.cpp"))
+_LIBRARY = "kernels.so"
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared",
+          "-fPIC")  # fmt: skip
+_COMPILE_S = 120.0
+
+_POINTER, _NUMBER, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_TAKEN_AND_GIVEN: dict[str, tuple[list[Any], Any]] = {
+    "evolve_attention": (
+        [*[_POINTER] * 5, *[_NUMBER] * 5, _POINTER, _FLOAT, _INT, _POINTER], _INT,
+    ),
+    "evolve_attention_scratch": ([_NUMBER] * 2, _NUMBER),
+    "evolve_winograd": (
+        [*[_POINTER] * 5, *[_NUMBER] * 6, _FLOAT, _FLOAT, _POINTER], _INT,
+    ),
+    "evolve_winograd_panel": ([_NUMBER], _NUMBER),
+    "evolve_winograd_scratch": ([_NUMBER] * 2, _NUMBER),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    path: Path
+    library: ctypes.CDLL
+
+
+_loaded: list[_Loaded] = []
+"""At most one."""
+
+
+def kernels() -> ctypes.CDLL | None:
+    """The compiled kernels, if this process has any."""
+    return _loaded[0].library if _loaded else None
+
+
+def compiler() -> str | None:
+    """The C++ compiler to use: `CXX` if set, else g++, else clang++; None where there is none."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def prepare(folder: Path) -> str | None:
+    """Compile the kernels into `folder` and load them; why that can't be, None if it was done.
+
+    `folder` must stay while the process may still `write` what it loaded.
+    """
+    if _loaded:
+        return None
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"they are written for x86-64, not {platform.machine()}"
+    if (cxx := compiler()) is None:
+        return "no C++ compiler is on the PATH"
+    try:
+        command = [cxx, *_FLAGS, *map(str, SOURCES), "-o", str(folder / _LIBRARY)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{cxx} could not be run: {error}"
+    if done.returncode:
+        return f"{cxx} failed: {next(iter(done.stderr.splitlines()), done.returncode)}"
+    load(folder)
+    return None
+
+
+def load(folder: Path) -> None:
+    """Use the kernels that `folder` holds. Raises `OSError` where they are not for this machine."""
+    if _loaded:
+        return
+    library = ctypes.CDLL(str(folder / _LIBRARY))
+    for name, (taken, given) in _TAKEN_AND_GIVEN.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = taken, given
+    _loaded.append(_Loaded(folder / _LIBRARY, library))
+
+
+def write(folder: Path) -> None:
+    """Put the kernels that this process compiled into `folder`, where `load` finds them."""
+    shutil.copyfile(_loaded[0].path, folder / _LIBRARY)
