@@ -72,6 +72,19 @@ class NvidiaProfiler:
             matrix_gflop_per_s={d: Rate(rate, rate, "torch.cuda") for d, rate in matrix.items()},
         )
 
+    def used_mib(self, uuid: str) -> float:
+        """Memory in use on the GPU of this id ("GPU-…"), whoever uses it, in MiB.
+
+        Not by process: in a container the driver does not know a process by its own number.
+        """
+        nvml = self._module()
+        nvml.nvmlInit()
+        try:
+            handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            return float(nvml.nvmlDeviceGetMemoryInfo(handle).used) / 2**20
+        finally:
+            nvml.nvmlShutdown()
+
     def _module(self) -> Any:
         if self.nvml is None:
             self.nvml = importlib.import_module("pynvml")

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def _check(job: Job, say: Say) -> None:
 
         torch.set_num_threads(spec.threads)
     say({"stage": "loading", "share": 0.0})
-    before_mib = _resident_mib()
+    device = capture.signature.device
+    before_mib = _used_mib(device)
     artifact = Path(job.cache) / "plans" / spec.artifact_key
     with _blamed("it cannot be loaded"):
         plan = engine.load(artifact, spec)
@@ -120,7 +122,7 @@ def _check(job: Job, say: Say) -> None:
     judged = {metric: judge(metric, pairs) for metric in METRICS}
     errors = {metric: [found.worst, found.mean] for metric, found in judged.items()}
     # Taken before timing, which runs shapes that this plan may never be given.
-    memory_mib = max(_resident_mib() - before_mib, _size_mib(artifact))
+    memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
     timed = _timed(job, plan, capture, batches[0].inputs, errors, say)
     say(
         {
@@ -174,6 +176,8 @@ def _timed(
         threads=int(job.spec["threads"]),
         budget_s=job.measure_s,
         up_to_ms=job.up_to_ms,
+        # On a GPU the processor waits while the plan runs.
+        clock=None if capture.signature.device == "cpu" else time.perf_counter,
         on_share=lambda share: say({"stage": "measuring", "share": share}),
     )
 
@@ -275,10 +279,18 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _resident_mib() -> float:
-    import psutil
+def _used_mib(device: str) -> float:
+    """Of the memory where plans for ``device`` live: this process's, on a GPU everybody's."""
+    if device == "cpu":
+        import psutil
 
-    return float(psutil.Process().memory_info().rss) / 2**20
+        return float(psutil.Process().memory_info().rss) / 2**20
+    import torch
+
+    from profiler.nvidia import NvidiaProfiler
+
+    torch.zeros(1, device=device)  # the context itself is not the plan's
+    return NvidiaProfiler().used_mib(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
 
 
 def _about(artifact: Path) -> str:

@@ -1,5 +1,7 @@
 """The program compiled ahead of time by TorchInductor to one shared library.
 
+On a GPU its kernels are Triton's, and a batch whose shape comes again is one CUDA graph.
+
 On the CPU its weights are frozen: folded, packed for oneDNN, and products of one input (q, k, v)
 made one. That halves the time of an encoder, and ties the artifact to the instruction sets of its
 spec. https://github.com/pytorch/pytorch/blob/main/torch/_inductor/freezing.py
@@ -58,13 +60,20 @@ class AotiBackend:
         packed = source.signature.device == "cpu" and _freezes(source, out / _FILE)
         if not packed:
             _compile(source.program(), out / _FILE, {})
-        weights = "packed for oneDNN" if packed else "as they are"
-        (out / ABOUT).write_text(f"one library, its weights {weights}", encoding="utf-8")
+        about = f"one library, its weights {'packed for oneDNN' if packed else 'as they are'}"
+        if source.signature.device != "cpu":
+            about += ", a CUDA graph per shape"
+        (out / ABOUT).write_text(about, encoding="utf-8")
         write_signature(source.signature, out)
 
     def load(self, artifact: Path, spec: PlanSpec) -> AotiPlan:
-        wanted = len(read_signature(artifact).inputs)
-        return AotiPlan(_runner(str(artifact / _FILE)), wanted)
+        signature = read_signature(artifact)
+        call = _runner(str(artifact / _FILE))
+        if signature.device != "cpu":
+            from supernet.backends.cuda_graphs import CudaGraphs
+
+            call = CudaGraphs(call, signature.device)
+        return AotiPlan(call, len(signature.inputs))
 
 
 class AotiPlan:

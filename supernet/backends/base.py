@@ -46,8 +46,9 @@ BACKENDS: dict[str, str] = {
 class LoadedPlan(Protocol):
     """A plan ready to run. One call at a time: load one per worker.
 
-    ``arrays`` says what ``run`` takes and gives: numpy arrays or CPU torch tensors, C
-    contiguous. Outputs belong to the caller; no later call writes into them.
+    ``arrays`` says what ``run`` takes and gives: numpy arrays or torch tensors, C
+    contiguous. Outputs belong to the caller, are complete on return, and no later call writes into
+    them.
     """
 
     @property

@@ -64,7 +64,10 @@ class EagerPlan:
         given = iter(inputs)
         arguments = [next(given) if bound is None else bound for bound in self._bound]
         with torch.no_grad():
-            return list(self._call(*arguments))
+            answers = list(self._call(*arguments))
+        if answers and answers[0].is_cuda:
+            torch.cuda.current_stream(answers[0].device).synchronize()
+        return answers
 
     def close(self) -> None:
         self._call = None

@@ -77,9 +77,10 @@ class FakeNvml:
         answers: dict[str, Any] = {
             "nvmlDeviceGetCount": self.count,
             "nvmlDeviceGetHandleByIndex": "handle",
+            "nvmlDeviceGetHandleByUUID": "handle",
             "nvmlDeviceGetName": b"NVIDIA H100 80GB HBM3",
             "nvmlDeviceGetCudaComputeCapability": (9, 0),
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80 * 2**30),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=80 * 2**30, used=3 * 2**29),
             "nvmlDeviceGetNumGpuCores": 132 * 128,
             "nvmlDeviceGetCurrPcieLinkGeneration": 1,
             "nvmlDeviceGetCurrPcieLinkWidth": 16,

@@ -25,6 +25,14 @@ def test_static_facts() -> None:
     assert nvml.open == 0  # every nvmlInit was matched
 
 
+def test_memory_in_use() -> None:
+    nvml = FakeNvml()
+    assert NvidiaProfiler(nvml).used_mib("GPU-1234") == 1536
+    assert nvml.open == 0
+    with pytest.raises(nvml.NVMLError):
+        NvidiaProfiler(FakeNvml(missing=("nvmlDeviceGetHandleByUUID",))).used_mib("GPU-none")
+
+
 def test_what_a_driver_does_not_support_is_unknown_not_guessed() -> None:
     missing = ("nvmlDeviceGetNumGpuCores", "nvmlDeviceGetMemoryBusWidth",
                "nvmlDeviceGetCurrPcieLinkWidth")  # fmt: skip
