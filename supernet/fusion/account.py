@@ -32,11 +32,12 @@ WHOLE = 40  # a graph of fewer ops is drawn whole
 class Account:
     """One region: ``number`` counts from 1, ``alike`` is equal where two compute the same.
 
-    ``kernels``: of each of its oneDNN kernels, the ops it stands for; ``rounded``: those of them
-    in a coarser precision, and which. ``by_torch``: the ops that torch still runs one by one, views
-    aside; ``compiled``: those that are compiled instead. ``bytes_saved``: of values that are made
-    and used up inside the region; ``bytes_kept``: those of them that a kernel keeps to itself. The
-    others are allowed to be, and are stored today.
+    ``kernels``: of each of its fused kernels, the ops it stands for; ``rounded``: those of them in
+    a coarser precision, and which; ``winograd``: those that are our own, not oneDNN's.
+    ``by_torch``: the ops that torch still runs one by one, views aside; ``compiled``: those that are
+    compiled instead. ``bytes_saved``: of values that are made and used up inside the region;
+    ``bytes_kept``: those of them that a kernel keeps to itself. The others are allowed to be, and
+    are stored today.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Account:
     bytes_saved: int
     bytes_kept: int
     compiled: tuple[str, ...] = ()
+    winograd: tuple[tuple[str, ...], ...] = ()
 
     @property
     def runs_on(self) -> str:
@@ -56,7 +58,8 @@ class Account:
 
         ``"–"`` for views, which run nothing.
         """
-        counts = Counter({"oneDNN": len(self.kernels) - len(self.rounded)})
+        counts = Counter({"oneDNN": len(self.kernels) - len(self.rounded) - len(self.winograd)})
+        counts["Winograd"] = len(self.winograd)
         counts.update(f"oneDNN {kind}" for _, kind in self.rounded)
         counts["compiled"] = len(self.compiled)
         counts["torch"] = len(self.by_torch)
@@ -99,9 +102,11 @@ def accounts(
     the ops of it that were compiled."""
     alike = {index: key for key, found in isomorphic(regions).items() for index in found}
     left = {node.name for node in lowered.module.graph.nodes}
+    winograd = {name for name, pack in lowered.packs.items() if pack.kind == "winograd"}
     made = []
     for index, region in enumerate(regions.regions):
         kernels = tuple(k for k in lowered.kernels if k[0] in region.ops)
+        ours = tuple(k for k in kernels if any(f"packed_{name}" in winograd for name in k))
         fused = {name for kernel in kernels for name in kernel}
         others = [n for n in region.ops if n in left - fused and regions.graph.op(n).writes]
         made.append(
@@ -116,6 +121,7 @@ def accounts(
                 bytes_saved=regions.bytes_saved(region),
                 bytes_kept=sum(regions.bytes_saved(Region("", kernel)) for kernel in kernels),
                 compiled=tuple(n for n in others if n in compiled),
+                winograd=ours,
             )
         )
     return tuple(made)

@@ -60,7 +60,7 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
         told += f", {len(calls)} stretches compiled, {different} of them different"
     about = (
         f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
-        f"{len(lowered.kernels)} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less "
+        f"{len(lowered.kernels) - convolutions} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less "
         f"written per batch of {graph.shape.rows} × {graph.shape.length}"
     )
     how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}

@@ -149,6 +149,7 @@ def test_runs_on_counts() -> None:
     one = Account(1, None, "", "", kernels, ((("d",), "int8"),), ("e",), 0, 0)  # type: ignore[arg-type]
     assert one.runs_on == "oneDNN × 2, oneDNN int8, torch"
     assert replace(one, by_torch=(), compiled=("e", "f")).runs_on.endswith("int8, compiled × 2")
+    assert replace(one, winograd=(("c",),)).runs_on == "oneDNN, Winograd, oneDNN int8, torch"
     assert replace(one, kernels=(), rounded=(), by_torch=()).runs_on == "–"
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d
 from supernet.capture import capture
 from supernet.fidelity import error
 from supernet.fusion import native, winograd
+from supernet.fusion.account import accounts
 from supernet.fusion.building import captured, plan_of
 from supernet.fusion.lowering import lower
 from supernet.fusion.onednn import Activation
@@ -188,4 +189,7 @@ def test_a_program_runs_on_it(tmp_path: object) -> None:
     assert sum(call.args[3] is not None for call in calls) == 2
     (answer,) = plan.run([x])
     torch.testing.assert_close(answer, model(x), atol=1e-5, rtol=1e-5)
-    assert pieces_of(lower(program, regions)) == ()  # and is left as it is by the compiler
+    lowered = lower(program, regions)
+    told = accounts(found, lowered, {})
+    assert sum("Winograd" in account.runs_on for account in told) == 4
+    assert pieces_of(lowered) == ()  # and is left as it is by the compiler
