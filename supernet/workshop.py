@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,29 @@ def _check(job: Job, say: Say) -> None:
     with _blamed("it cannot be loaded"):
         plan = engine.load(artifact, spec)
     heap.give_back()  # as a worker does
+    errors, inputs = _verified(plan, capture, say)
+    # As in a worker that has run the largest of these batches: without all the answers that were
+    # kept to be judged, and before timing, which runs shapes that this plan may never be given.
+    heap.give_back()
+    plan.run(max(inputs, key=lambda batch: sum(leaf.nbytes for leaf in batch)))
+    memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
+    timed = _timed(job, plan, capture, inputs[0], errors, say)
+    say(
+        {
+            "errors": errors,
+            "costs_ms": [[s.rows, s.length, ms] for s, ms in timed.costs_ms.items()],
+            "microbatches": timed.microbatches and timed.microbatches.to_json(),
+            "memory_mib": memory_mib,
+            "examples": len(inputs),
+            "about": _about(artifact),
+        }
+    )
+
+
+def _verified(
+    plan: LoadedPlan, capture: StoredCapture, say: Say
+) -> tuple[dict[str, list[float]], list[list[Any]]]:
+    """The worst and mean error by every metric, and the inputs of all the reference batches."""
     batches = capture.batches(plan.arrays)
     outputs = []
     for index, batch in enumerate(batches):
@@ -121,19 +145,7 @@ def _check(job: Job, say: Say) -> None:
     pairs = [(got, batch.outputs) for got, batch in zip(outputs, batches, strict=True)]
     judged = {metric: judge(metric, pairs) for metric in METRICS}
     errors = {metric: [found.worst, found.mean] for metric, found in judged.items()}
-    # Taken before timing, which runs shapes that this plan may never be given.
-    memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
-    timed = _timed(job, plan, capture, batches[0].inputs, errors, say)
-    say(
-        {
-            "errors": errors,
-            "costs_ms": [[s.rows, s.length, ms] for s, ms in timed.costs_ms.items()],
-            "microbatches": timed.microbatches and timed.microbatches.to_json(),
-            "memory_mib": memory_mib,
-            "examples": len(batches),
-            "about": _about(artifact),
-        }
-    )
+    return errors, [deepcopy(list(batch.inputs)) for batch in batches]
 
 
 def _search(job: Job, say: Say) -> None:

@@ -34,8 +34,8 @@ class Account:
 
     ``kernels``: of each of its fused kernels, the ops it stands for; ``rounded``: those of them in
     a coarser precision, and which; ``winograd``: those that are our own, not oneDNN's.
-    ``by_torch``: the ops that torch still runs one by one, views aside; ``compiled``: those that are
-    compiled instead. ``bytes_saved``: of values that are made and used up inside the region;
+    ``by_torch``: the ops that torch still runs one by one, views aside; ``compiled``: those that
+    are compiled instead. ``bytes_saved``: of values that are made and used up inside the region;
     ``bytes_kept``: those of them that a kernel keeps to itself. The others are allowed to be, and
     are stored today.
     """

@@ -58,10 +58,11 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
             raise BuildFailed(f"nothing can be compiled: {why}")
         calls, different = compile_stretches(lowered, out)
         told += f", {len(calls)} stretches compiled, {different} of them different"
+    shape = graph.shape
     about = (
         f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
-        f"{len(lowered.kernels) - convolutions} of them oneDNN kernels{told}; {saved / 2**20:.1f} MiB less "
-        f"written per batch of {graph.shape.rows} × {graph.shape.length}"
+        f"{len(lowered.kernels) - convolutions} of them oneDNN kernels{told}; "
+        f"{saved / 2**20:.1f} MiB less written per batch of {shape.rows} × {shape.length}"
     )
     how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
     write_graph(lowered.module, lowered.packs, out)

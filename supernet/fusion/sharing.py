@@ -16,8 +16,9 @@ _HELD: weakref.WeakValueDictionary[str, Tensor] = weakref.WeakValueDictionary()
 
 
 def held(weight: Tensor, pack: Pack | None = None) -> Tensor:
-    """``weight``, packed if asked for; the very tensor of an earlier plan where that holds it.
+    """A copy of ``weight``, packed if asked for; an earlier plan's where that holds the same.
 
+    A copy, because what was read from a file is a part of it, and would keep all of it in memory.
     Nobody may write to it. Plans are told apart by what they hold, not by where it came from: the
     digest of 90 MB takes a tenth of a second.
     """
@@ -28,5 +29,5 @@ def held(weight: Tensor, pack: Pack | None = None) -> Tensor:
     key = digest.hexdigest()
     known = _HELD.get(key)
     if known is None:
-        known = _HELD[key] = weight if pack is None else pack.packed()
+        known = _HELD[key] = weight.clone() if pack is None else pack.packed()
     return known
