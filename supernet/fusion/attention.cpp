@@ -6,36 +6,19 @@
 // values. Every row is whole, so there is nothing to rescale (unlike Dao et al. 2022,
 // arXiv:2205.14135, whose rows are in parts).
 
-#include <cstdint>
+#include "vectors.h"
+
 #include <limits>
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64, kPanel = 4;  // vectors side by side: kRows * kPanel sums in registers
-#else
-constexpr int kBytes = 32, kPanel = 2;
-#endif
-constexpr int kWide = kBytes / 4, kRows = 6;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
-
-typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
-typedef int32_t Int __attribute__((vector_size(kBytes), aligned(4), may_alias));
 
 struct Strides {
   int64_t batch, head, row;
 };
 
-inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
 inline int64_t whole(int64_t length) { return (length + kWide - 1) / kWide * kWide; }
-
-// The most vectors side by side that a row of so many divides into.
-constexpr int shared_by(int parts) {
-  int most = parts < kPanel ? parts : kPanel;
-  while (parts % most != 0) --most;
-  return most;
-}
 
 // e^x for x <= 0 or NaN; 0 below -87. Range reduction and polynomial of Cephes' expf (Moshier).
 inline Vec exponential(Vec x) {

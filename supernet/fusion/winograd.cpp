@@ -5,24 +5,14 @@
 // become 4 x 4 outputs. A block of tiles at a time, so that what goes between the steps stays in
 // the nearer caches. Images lie as [row, column, channel].
 
+#include "vectors.h"
+
 #include <algorithm>
-#include <cstdint>
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBytes = 64, kPanel = 4;  // vectors side by side: kRows * kPanel sums in registers
-#else
-constexpr int kBytes = 32, kPanel = 2;
-#endif
-constexpr int kWide = kBytes / 4, kRows = 6;
 constexpr int kIn = 6, kOut = 4, kPoints = kIn * kIn;
 constexpr int64_t kBlock = 48;  // tiles at a time
-
-typedef float Vec __attribute__((vector_size(kBytes), aligned(4), may_alias));
-
-inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
-inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
 
 struct Shape {
   int64_t images, height, width, in, out, pad;
@@ -192,10 +182,7 @@ void run(const float* x, const float* weights, const After& after, const Shape& 
 }  // namespace
 
 extern "C" int64_t evolve_winograd_panel(int64_t out) {
-  if (out % kWide) return 0;
-  int64_t vecs = std::min<int64_t>(out / kWide, kPanel);
-  while (out / kWide % vecs) --vecs;
-  return vecs * kWide;
+  return out % kWide ? 0 : shared_by(static_cast<int>(out / kWide)) * kWide;
 }
 
 extern "C" int64_t evolve_winograd_scratch(int64_t in, int64_t out) {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from supernet.capture import Capture, capture
+from supernet.fusion import native
 from tests.supernet.lowered import Block
 from tests.supernet.models import noise, seeded
 
@@ -12,3 +16,14 @@ from tests.supernet.models import noise, seeded
 @pytest.fixture(scope="session")
 def block() -> Capture:
     return capture(seeded(Block), (noise(2, 6, 16),))
+
+
+@pytest.fixture(scope="module")
+def own_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Our kernels are loaded, and there is the one thread that they run on."""
+    threads = torch.get_num_threads()
+    if (why := native.prepare(tmp_path_factory.mktemp("kernels"))) is not None:
+        pytest.skip(why)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,15 +17,7 @@ from supernet.fusion.building import plan_of
 from supernet.fusion.lowering import functional
 from tests.supernet.lowered import Block
 
-
-@pytest.fixture(scope="module", autouse=True)
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    if (why := native.prepare(tmp_path_factory.mktemp("kernel"))) is not None:
-        pytest.skip(why)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("own_kernels")
 
 
 def parts(batch: int, heads: int, rows: int, keys: int, size: int) -> list[Tensor]:

@@ -17,12 +17,6 @@ from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
 
 
-@pytest.fixture
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    if (why := native.prepare(tmp_path_factory.mktemp("kernels"))) is not None:
-        pytest.skip(why)
-
-
 class Seen(nn.Module):
     """A convolution for Winograd's algorithm, then attention between the places of its result."""
 
@@ -50,7 +44,8 @@ def test_a_kernel_stays_within_its_buffers(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_plan_takes_them_along(tmp_path: Path, kernels: None) -> None:
+@pytest.mark.usefixtures("own_kernels")
+def test_a_plan_takes_them_along(tmp_path: Path) -> None:
     model = Seen().eval()
     x = torch.randn(2, 16, 12, 12)
     learned = capture(model, (x,))
@@ -106,7 +101,8 @@ def test_what_was_not_compiled_here_is_refused(
     assert native.kernels() is None
 
 
-def test_nothing_of_ours_nothing_stored(tmp_path: Path, kernels: None) -> None:
+@pytest.mark.usefixtures("own_kernels")
+def test_nothing_of_ours_nothing_stored(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval()
     learned = capture(model, (torch.randn(2, 8),))
     backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
@@ -114,7 +110,8 @@ def test_nothing_of_ours_nothing_stored(tmp_path: Path, kernels: None) -> None:
     assert not list(tmp_path.glob("*.so"))
 
 
-def test_a_block_with_attention_alone(tmp_path: Path, kernels: None) -> None:
+@pytest.mark.usefixtures("own_kernels")
+def test_a_block_with_attention_alone(tmp_path: Path) -> None:
     learned = capture(Block(width=64).eval(), (torch.randn(3, 1, 64),))
     backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
     assert "1 attentions and 0 convolutions" in (tmp_path / "about.txt").read_text()

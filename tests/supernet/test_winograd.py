@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +11,7 @@ from torch.nn.functional import conv2d
 
 from supernet.capture import capture
 from supernet.fidelity import error
-from supernet.fusion import native, winograd
+from supernet.fusion import winograd
 from supernet.fusion.account import accounts
 from supernet.fusion.building import captured, plan_of
 from supernet.fusion.lowering import lower
@@ -23,17 +21,9 @@ from supernet.fusion.rules import apply_fusion_rules, rules_of
 from supernet.fusion.winograd import convolve, fits, pack
 from tests.supernet.contract import MemorySource
 
+pytestmark = pytest.mark.usefixtures("own_kernels")
+
 EVERYTHING = "activation+residual+conv+norm"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    if (why := native.prepare(tmp_path_factory.mktemp("kernel"))) is not None:
-        pytest.skip(why)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def image(*sizes: int) -> Tensor:
