@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Timed", "measure", "resize_batch"]
 
-# The first run of a shape may compile kernels for it; in the second memory is still being laid out,
-# and on a ResNet-50 it took a quarter longer than the third.
-_WARM_RUNS = 2
 _LEAST_RUNS = 3
 _MOST_RUNS = 20
 _ENOUGH_S = 0.05
@@ -68,7 +65,7 @@ def measure(
         if costs and max(costs.values()) > up_to_ms:
             break
         left_s = budget_s - (clock() - begun)
-        if costs and per_token_s * shape.tokens * (_WARM_RUNS + _LEAST_RUNS) > left_s:
+        if costs and per_token_s * shape.tokens * (_LEAST_RUNS + 1) > left_s:
             break
         batch = resize_batch(inputs, signature, shape)
         at_once.setdefault(shape.length, 0)
@@ -111,8 +108,7 @@ def _median_ms(
     plan: LoadedPlan, batch: list[Any], clock: Callable[[], float]
 ) -> tuple[float, float]:
     """Median of several runs, and how long one took on average, in seconds."""
-    for _ in range(_WARM_RUNS):
-        plan.run(batch)
+    plan.run(batch)  # the first run of a shape may compile kernels for it
     times: list[float] = []
     was_collecting = gc.isenabled()
     gc.disable()
