@@ -30,7 +30,7 @@ OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-_CONDITIONS = "heap kept, up to a limit, in microbatches, after a large batch"
+_CONDITIONS = "heap kept, up to a limit, warm, in microbatches, after a large batch"
 _TRIES = 2  # a process killed from outside is tried once more
 
 

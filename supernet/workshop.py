@@ -115,7 +115,6 @@ def _check(job: Job, say: Say) -> None:
     errors, inputs = _verified(plan, capture, say)
     # As in a worker that has run the largest of these batches: without all the answers that were
     # kept to be judged, and before timing, which runs shapes that this plan may never be given.
-    # Timing needs it, too: the first batches of a process take longer, until memory is laid out.
     heap.give_back()
     plan.run(max(inputs, key=lambda batch: sum(leaf.nbytes for leaf in batch)))
     memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
