@@ -48,8 +48,10 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     convolutions = sum(pack.kind == "winograd" for pack in lowered.packs.values())
     if why_not is not None:
         told += f", no kernels of evolve's own ({why_not})"
-    elif attentions or convolutions:
-        told += f", {attentions} attentions and {convolutions} convolutions by its own kernels"
+    ours = {"attentions": attentions, "convolutions": convolutions}
+    parts = " and ".join(f"{n} {what}" for what, n in ours.items() if n)
+    if why_not is None and parts:
+        told += f", {parts} by its own kernels"
     calls: Sequence[Sequence[str]] = ()
     if is_compiled(spec.fusion):
         from supernet.fusion.pieces import compile_stretches

@@ -114,4 +114,4 @@ def test_nothing_of_ours_nothing_stored(tmp_path: Path) -> None:
 def test_a_block_with_attention_alone(tmp_path: Path) -> None:
     learned = capture(Block(width=64).eval(), (torch.randn(3, 1, 64),))
     backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
-    assert "1 attentions and 0 convolutions" in (tmp_path / "about.txt").read_text()
+    assert ", 1 attentions by its own kernels" in (tmp_path / "about.txt").read_text()
