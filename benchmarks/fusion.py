@@ -28,7 +28,7 @@ from profiler.costs import CostTable
 from profiler.shapes import Shape
 from profiler.units import host_database
 from supernet.backends.onnx_file import ONNX_FILE, export_onnx
-from supernet.build import BuildLimits, build_plan
+from supernet.build import BuildLimits, build_plan, compare_plans
 from supernet.cache import ArtifactCache
 from supernet.capture import Capture, capture
 from supernet.fidelity import Limit
@@ -134,6 +134,13 @@ def build(
         ):
             exact.add(name)
         say(tried(name, plans[name], frozenset(exact)))
+    say(f"{subject.name}: comparing plans")
+    serving = [name for name, plan in plans.items() if plan.state is PlanState.ADMITTED]
+    for among in ([name for name in serving if name in exact], serving):
+        found = compare_plans(
+            cache, folder, [plans[name] for name in among], loose, device=device.key
+        )
+        plans.update(zip(among, found, strict=True))
     return plans, frozenset(exact)
 
 

@@ -5,12 +5,14 @@ The other way round too: a plan that a better one made superfluous is let go.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from evolve.controller import tier_of
+from evolve.errors import PlanFault
 from evolve.original import ORIGINAL
 from evolve.residency import worth_keeping
+from supernet.fidelity import tier_of
+from supernet.plans import PlanState
 
 if TYPE_CHECKING:
     from evolve.fleet import Fleet
@@ -26,7 +28,7 @@ WARM_BUDGET_MS = 500.0  # only OpenVINO's first run of a shape is much slower th
 
 
 class Admission:
-    """Called by the brain for each plan that passed verification.
+    """Called by the brain for each plan that passed verification, and when prices change.
 
     Args:
         library, costs, fleet, savings: Where plans are known, priced, held and accounted for.
@@ -60,14 +62,32 @@ class Admission:
     def admit(self, plan: Plan) -> None:
         """Makes `plan`, which the library holds, serve if it is the best choice somewhere.
 
-        Raises `PlanFault` when a worker can't load it.
+        One that a worker can't load is quarantined.
         """
         self._costs.seed(plan.key, plan.costs_ms)
-        keep = self._keep()
-        if plan.key in keep:
-            self._fleet.load(plan)
-            self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
-        for key in {plan.key, *self._fleet.held()} - keep:
+        self._settle({plan.key})
+
+    def reprice(self, plans: Sequence[Plan]) -> None:
+        """Has the new timings of admitted plans decide once more which of all serve."""
+        for plan in plans:
+            self._costs.seed(plan.key, plan.costs_ms)
+            self._savings.expect(plan)
+        self._settle(set())
+
+    def _settle(self, new: set[str]) -> None:
+        keep, held = self._keep(), self._fleet.held()
+        for plan in self._library.admitted():
+            if plan.key not in keep - held:
+                continue
+            try:
+                self._fleet.load(plan)
+            except PlanFault as fault:
+                self._fleet.unload(plan.key)
+                self._library.quarantine(plan.key, str(fault))
+                self._said(plan.key, "admitted", PlanState.QUARANTINED.value, str(fault))
+            else:
+                self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
+        for key in (new | held) - keep:
             self._fleet.unload(key)
             self._said(key, "admitted", "not resident", "another plan is as fast at every shape")
         self._refresh()

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 
-from evolve.errors import PlanFault
 from supernet.backends.base import BACKENDS
-from supernet.build import BuildLimits, build_plan, find_fusions
+from supernet.build import BuildLimits, build_plan, compare_plans, find_fusions
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted
 from supernet.fidelity import Limit
@@ -25,12 +24,13 @@ from supernet.proposals import propose, unavailable
 from supernet.stored import store
 
 if TYPE_CHECKING:
+    from evolve.admission import Admission
     from evolve.config import PlansConfig
     from evolve.slo import SLO
     from profiler.fingerprint import DeviceFingerprint
     from supernet.capture import Capture
     from supernet.pausing import Pauses
-    from supernet.plans import Plan, PlanLibrary, PlanSpec
+    from supernet.plans import PlanLibrary, PlanSpec
 
 __all__ = ["Brain", "Progress", "Workshop"]
 
@@ -103,7 +103,7 @@ class Brain:
     Args:
         workshop: What to build and how.
         library: Every outcome is put here.
-        admit: Makes an admitted plan resident; may raise `PlanFault`.
+        admission: Makes admitted plans serve.
         said: Told, for the journal, (subject, before, after, reason).
         pauses: Hold up what only improves a service that plans already serve.
         afterwards: Called once the usual plans were tried.
@@ -113,14 +113,14 @@ class Brain:
         self,
         workshop: Workshop,
         library: PlanLibrary,
-        admit: Callable[[Plan], None],
+        admission: Admission,
         said: Callable[[str, str, str, str], None],
         pauses: Pauses,
         afterwards: Callable[[], None],
     ) -> None:
         self._workshop = workshop
         self._library = library
-        self._admit = admit
+        self._admission = admission
         self._said = said
         self._pauses = pauses
         self._afterwards = afterwards
@@ -170,12 +170,15 @@ class Brain:
             if self._stop.is_set():
                 return
             self._build(cache, folder, number, len(specs), spec)
+        self._compare(cache, folder)
         self._afterwards()
         found = self._search(cache, folder, specs)
         for number, spec in enumerate(found, len(specs)):
             if self._stop.is_set():
                 return
             self._build(cache, folder, number, len(specs) + len(found), spec, self._later())
+        if found:
+            self._compare(cache, folder)
         for key in self._workshop.config.only or ():
             if self._library.get(key) is None:
                 self._said(key, "", "left out", "no plan to build here has the key in plans.only")
@@ -208,6 +211,35 @@ class Brain:
         self._said("fused", "", "searched", f"{told}, {len(more)} of them new")
         return more
 
+    def _compare(self, cache: ArtifactCache, folder: Path) -> None:
+        """Takes turns where timings are close, which were minutes apart, and has that decide."""
+        plans = self._library.admitted()
+        if len(plans) < 2 or self._stop.is_set():
+            return
+
+        def on_progress(stage: str, share: float) -> None:
+            self.progress = Progress(len(plans), len(plans) + 1, "plans", stage, share)
+
+        try:
+            found = compare_plans(
+                cache, folder, plans, self._workshop.limits(), on_progress,
+                device=self._workshop.device.key, cancelled=self._stop.is_set,
+                pauses=self._later(),
+            )  # fmt: skip
+        except BuildInterrupted:
+            return
+        except BuildFailed as error:
+            self._said("plans", "", "not compared", str(error))
+            return
+        changed = [now for now, before in zip(found, plans, strict=True) if now != before]
+        if not changed:  # they were compared before
+            return
+        for plan in changed:
+            self._library.put(plan)
+        self._admission.reprice(changed)
+        told = f"{len(changed)} of {len(plans)} were close in time and took turns side by side"
+        self._said("plans", "", "compared", told)
+
     def _later(self) -> Pauses | None:
         """For work that can wait; what several threads take is timed on the wall, and can't."""
         return self._pauses if self._workshop.threads == 1 else None
@@ -236,11 +268,7 @@ class Brain:
         self._said(spec.key, "proposed", plan.state.value, plan.reason)
         if plan.state is PlanState.ADMITTED:
             on_progress("loading", 1.0)
-            try:
-                self._admit(plan)
-            except PlanFault as fault:
-                self._library.quarantine(spec.key, str(fault))
-                self._said(spec.key, "admitted", PlanState.QUARANTINED.value, str(fault))
+            self._admission.admit(plan)
 
 
 def _line(error: Exception) -> str:

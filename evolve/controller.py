@@ -15,6 +15,7 @@ from evolve.original import ORIGINAL
 from evolve.scheduler import Scheduler, Tables
 from policies.base import Choice, Policy
 from supernet.backends.base import backend
+from supernet.fidelity import tier_of
 
 if TYPE_CHECKING:
     from evolve.journal import Journal
@@ -24,22 +25,9 @@ if TYPE_CHECKING:
     from profiler.signals import Signals
     from supernet.plans import Plan, PlanLibrary
 
-__all__ = ["Controller", "tier_of"]
+__all__ = ["Controller"]
 
-# Errors up to this are float arithmetic in another order, not a choice between qualities.
-EXACT_ERROR = 1e-4
 ACCOUNT_EVERY_S = 60.0
-
-
-def tier_of(error: float | None) -> int:
-    """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
-
-    >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
-    (0, 1, 4)
-    """
-    if error is None or error <= EXACT_ERROR:
-        return 0
-    return 1 + int(math.log2(error / EXACT_ERROR))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -211,7 +211,7 @@ def _assemble(
         library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
         refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
-    brain = Brain(workshop, library, admission.admit, plan_said, pauses, patterns.find)
+    brain = Brain(workshop, library, admission, plan_said, pauses, patterns.find)
     retraining = Retraining(
         config.policy,
         controller,

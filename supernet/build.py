@@ -9,28 +9,25 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from profiler.shapes import Shape
 from supernet.backends.base import BACKENDS
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
-from supernet.fidelity import METRICS
-from supernet.microbatches import Microbatches
+from supernet.fidelity import METRICS, Limit
 from supernet.pausing import Pauses
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
+from supernet.reports import CONDITIONS, failed, judged, report_name
 
-__all__ = ["BuildLimits", "build_plan", "find_fusions", "known_plans"]
+__all__ = ["BuildLimits", "build_plan", "compare_plans", "find_fusions", "known_plans"]
 
 OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
 
-# Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-_CONDITIONS = "heap kept, up to a limit, warm, in microbatches, after a large batch"
 _TRIES = 2  # a process killed from outside is tried once more
 
 
@@ -57,6 +54,10 @@ class BuildLimits:
         if not self.max_error >= 0:
             raise ValueError(f"max_error must be at least 0, got {self.max_error}")
 
+    @property
+    def limit(self) -> Limit:
+        return Limit(self.metric, self.max_error)
+
 
 def build_plan(
     cache: ArtifactCache,
@@ -77,10 +78,10 @@ def build_plan(
     up at any moment; only for one thread, whose costs are processor time. Raises ``CacheFull``
     where the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
     """
-    name = _report_name(spec, device)
+    name = report_name(spec, device)
     known = cache.report(name)
     if known is not None and known.get("failure"):
-        return _failed(spec, limits, str(known["failure"]))
+        return failed(spec, limits.limit, str(known["failure"]))
     if known is not None and (plan := _from_report(cache, spec, limits, known)) is not None:
         return plan
     for attempt in range(_TRIES):
@@ -95,17 +96,17 @@ def build_plan(
             if cancelled() or attempt + 1 == _TRIES:
                 if cancelled():
                     raise
-                return _failed(spec, limits, f"{error}, {_TRIES} times (out of memory?)")
+                return failed(spec, limits.limit, f"{error}, {_TRIES} times (out of memory?)")
         except _Verdict as verdict:
             cache.discard("plans", spec.artifact_key, str(verdict))
             record = {"spec": spec.to_json(), "device": device, "failure": str(verdict)}
             cache.put_report(name, record)
-            return _failed(spec, limits, str(verdict))
+            return failed(spec, limits.limit, str(verdict))
         except BuildFailed as error:
-            return _failed(spec, limits, str(error))
+            return failed(spec, limits.limit, str(error))
     found = {**found, "up_to_ms": limits.up_to_ms}
     cache.put_report(name, {"spec": spec.to_json(), "device": device, "failure": None, **found})
-    plan = _judged(cache, spec, limits, found)
+    plan = judged(cache, spec, limits.limit, found)
     if plan.state is PlanState.QUARANTINED:
         cache.discard("plans", spec.artifact_key, plan.reason)
     return plan
@@ -129,7 +130,7 @@ def find_fusions(
     ``CacheFull`` where the disk has no room.
     """
     asked = f"{base.artifact_key} {base.threads} {device} {limits.metric}<={limits.max_error}"
-    name = f"{MEMO}search-{hashlib.sha256(f'{asked} {_CONDITIONS}'.encode()).hexdigest()[:20]}"
+    name = f"{MEMO}search-{hashlib.sha256(f'{asked} {CONDITIONS}'.encode()).hexdigest()[:20]}"
     known = cache.report(name)
     if known is None:
         with cache.scratch() as scratch:
@@ -141,6 +142,46 @@ def find_fusions(
     return tuple(PlanSpec.from_json(spec) for spec in known["specs"])
 
 
+def compare_plans(
+    cache: ArtifactCache,
+    capture_dir: Path,
+    plans: Sequence[Plan],
+    limits: BuildLimits,
+    on_progress: OnProgress = lambda stage, share: None,
+    *,
+    device: str = "",
+    cancelled: Callable[[], bool] = lambda: False,
+    pauses: Pauses | None = None,
+    table: Mapping[str, str] = BACKENDS,
+) -> tuple[Plan, ...]:
+    """``plans`` of one capture, admitted and of as many threads, where their timings are close with
+    those of turns taken side by side (`supernet.comparing`).
+
+    Done once per machine for the same plans; what is found replaces what the cache knows of them.
+    Raises ``BuildFailed`` where it fails, ``BuildInterrupted`` once ``cancelled()``.
+    """
+    names = sorted(report_name(plan.spec, device) for plan in plans)
+    asked = f"{names} {limits.metric} {limits.up_to_ms}"
+    done = f"{MEMO}compared-{hashlib.sha256(asked.encode()).hexdigest()[:20]}"
+    if len(plans) > 1 and cache.report(done) is None:
+        with cache.scratch() as scratch:
+            step = _step(
+                cache, capture_dir, plans[0].spec, limits, on_progress, cancelled, pauses, table,
+                scratch, names,
+            )  # fmt: skip
+            found = _run(cache, step, "compare")
+        for name, costs_ms in found["costs_ms"].items():
+            report = cache.report(name)
+            if report is not None:
+                cache.put_report(name, {**report, "costs_ms": costs_ms})
+        cache.put_report(done, {"plans": names})
+    reports = [(plan, cache.report(report_name(plan.spec, device))) for plan in plans]
+    return tuple(
+        plan if report is None else judged(cache, plan.spec, limits.limit, report)
+        for plan, report in reports
+    )
+
+
 def known_plans(cache: ArtifactCache, limits: BuildLimits) -> tuple[Plan, ...]:
     """Every plan the cache holds a report about, judged by ``limits``; nothing is built."""
     plans = []
@@ -148,7 +189,9 @@ def known_plans(cache: ArtifactCache, limits: BuildLimits) -> tuple[Plan, ...]:
         spec = PlanSpec.from_json(report["spec"])
         failure = report.get("failure")
         plans.append(
-            _failed(spec, limits, str(failure)) if failure else _judged(cache, spec, limits, report)
+            failed(spec, limits.limit, str(failure))
+            if failure
+            else judged(cache, spec, limits.limit, report)
         )
     return tuple(plans)
 
@@ -169,7 +212,7 @@ def _make(cache: ArtifactCache, spec: PlanSpec, step: Step) -> dict[str, Any]:
 def _step(
     cache: ArtifactCache, capture_dir: Path, spec: PlanSpec, limits: BuildLimits,
     on_progress: OnProgress, cancelled: Callable[[], bool], pauses: Pauses | None,
-    table: Mapping[str, str], scratch: Path,
+    table: Mapping[str, str], scratch: Path, reports: Sequence[str] = (),
 ) -> Step:  # fmt: skip
     job = {
         "cache": str(cache.root),
@@ -181,6 +224,7 @@ def _step(
         "up_to_ms": limits.up_to_ms,
         "metric": limits.metric,
         "max_error": limits.max_error,
+        "reports": list(reports),
     }
     return Step(
         job, scratch, spec.threads, limits.budget_s, on_progress, cancelled,
@@ -206,42 +250,11 @@ def _from_report(
     cache: ArtifactCache, spec: PlanSpec, limits: BuildLimits, report: Mapping[str, Any]
 ) -> Plan | None:
     """The plan as remembered; None where something must be built or measured again."""
-    plan = _judged(cache, spec, limits, report)
+    plan = judged(cache, spec, limits.limit, report)
     if plan.state is PlanState.QUARANTINED:
         return plan
     timed = plan.costs_ms and report["up_to_ms"] >= limits.up_to_ms
     return plan if timed and plan.artifact is not None else None
-
-
-def _judged(
-    cache: ArtifactCache, spec: PlanSpec, limits: BuildLimits, found: Mapping[str, Any]
-) -> Plan:
-    error = float(found["errors"][limits.metric][0])
-    passes = error <= limits.max_error  # False for NaN, too
-    costs = {Shape(int(rows), int(length)): float(ms) for rows, length, ms in found["costs_ms"]}
-    how = found["microbatches"] and Microbatches.from_json(found["microbatches"])
-    verb = "is within" if passes else "is over"
-    about = "".join(f"; {part}" for part in (found["about"], how) if part)
-    return Plan(
-        spec=spec,
-        state=PlanState.ADMITTED if passes else PlanState.QUARANTINED,
-        error=error,
-        metric=limits.metric,
-        memory_mib=float(found["memory_mib"]),
-        costs_ms=costs,
-        microbatches=how,
-        artifact=cache.entry("plans", spec.artifact_key) if passes else None,
-        reason=f"{limits.metric} error {error:.2g} {verb} the limit {limits.max_error:g}{about}",
-    )
-
-
-def _failed(spec: PlanSpec, limits: BuildLimits, reason: str) -> Plan:
-    return Plan(spec, PlanState.QUARANTINED, metric=limits.metric, reason=reason)
-
-
-def _report_name(spec: PlanSpec, device: str) -> str:
-    where = hashlib.sha256(f"{device} {_CONDITIONS}".encode()).hexdigest()[:8]
-    return f"{spec.artifact_key}-t{spec.threads}-{where}"
 
 
 if __name__ == "__main__":

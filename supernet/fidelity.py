@@ -12,6 +12,7 @@ missing, has another shape or dtype, or is not finite where the reference is, er
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,13 +20,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Fidelity", "Limit", "error", "judge"]
+__all__ = ["METRICS", "Fidelity", "Limit", "error", "judge", "tier_of"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
 # An output whose reference is (nearly) zero is judged against the size of all outputs
 # together; relative to its own it would be condemned for rounding.
 _FLOOR = 1e-6
+
+# Errors up to this are float arithmetic in another order, not a choice between qualities.
+_EXACT = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,17 @@ def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> 
     if not errors:
         return Fidelity(metric, float("inf"), float("inf"), 0)
     return Fidelity(metric, max(errors), float(np.mean(errors)), len(errors))
+
+
+def tier_of(error: float | None) -> int:
+    """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
+
+    >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
+    (0, 1, 4)
+    """
+    if error is None or error <= _EXACT:
+        return 0
+    return 1 + int(math.log2(error / _EXACT))
 
 
 def _measure(metric: str) -> Callable[[Floats, Floats, float], float]:

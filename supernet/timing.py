@@ -17,11 +17,11 @@ from supernet.signature import Dim, Signature
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Timed", "measure", "resize_batch"]
+__all__ = ["WARM_RUNS", "Timed", "clock_of", "measure", "resize_batch"]
 
 # The first run of a shape may compile kernels for it; in the second, memory is still being laid
 # out, which made a ResNet-50 seem a quarter slower than it is.
-_WARM_RUNS = 2
+WARM_RUNS = 2
 _LEAST_RUNS = 3
 _MOST_RUNS = 20
 _ENOUGH_S = 0.05
@@ -53,12 +53,8 @@ def measure(
 
     Left out: shapes that the budget does not reach, and all after the first over `up_to_ms`.
 
-    Without a `clock`, the time on the wall counts, and with one thread the processor time of this
-    process: a machine that serves while plans are measured does not make them look slow, nor does
-    it where this process stands still meanwhile.
     """
-    if clock is None:
-        clock = time.process_time if threads == 1 else time.perf_counter
+    clock = clock or clock_of(threads, signature.device)
     shapes = [s for s in grid.probe_shapes() if signature.batchable or s.rows == 1]
     begun = clock()
     costs: dict[Shape, float] = {}
@@ -68,7 +64,7 @@ def measure(
         if costs and max(costs.values()) > up_to_ms:
             break
         left_s = budget_s - (clock() - begun)
-        if costs and per_token_s * shape.tokens * (_WARM_RUNS + _LEAST_RUNS) > left_s:
+        if costs and per_token_s * shape.tokens * (WARM_RUNS + _LEAST_RUNS) > left_s:
             break
         batch = resize_batch(inputs, signature, shape)
         at_once.setdefault(shape.length, 0)
@@ -82,6 +78,15 @@ def measure(
                 costs[shape], at_once[shape.length] = in_parts_ms, rows
         on_share((index + 1) / len(shapes))
     return Timed(costs, Microbatches(dict(at_once), signature) if any(at_once.values()) else None)
+
+
+def clock_of(threads: int, device: str) -> Callable[[], float]:
+    """The seconds that count: on the wall, but with one thread the processor time of this process.
+
+    A machine that serves while plans are measured does not make them look slow then, nor does it
+    where this process stands still meanwhile. On a GPU the processor waits while a plan runs.
+    """
+    return time.process_time if threads == 1 and device == "cpu" else time.perf_counter
 
 
 def _faster_in(costs: Mapping[Shape, float], shape: Shape) -> int:
@@ -111,7 +116,7 @@ def _median_ms(
     plan: LoadedPlan, batch: list[Any], clock: Callable[[], float]
 ) -> tuple[float, float]:
     """Median of several runs, and how long one took on average, in seconds."""
-    for _ in range(_WARM_RUNS):
+    for _ in range(WARM_RUNS):
         plan.run(batch)
     times: list[float] = []
     was_collecting = gc.isenabled()

@@ -1,19 +1,19 @@
-"""What happens inside a build process: build one artifact, or check one, then leave.
+"""What happens inside a build process: one step of a plan's making, then it ends.
 
-Two steps, each in a fresh process. "build" writes the artifact into the cache. "check" loads it as
+Each step in a fresh process. "build" writes the artifact into the cache. "check" loads it as
 a worker would, runs it on the reference batches, measures it and prints the evidence; it imports
-torch only where the backend runs on torch, so that the memory it reports is a worker's.
+torch only where the backend runs on torch, so that the memory it reports is a worker's. "search"
+looks for more plans (`supernet.searching`), "compare" times close ones side by side
+(`supernet.comparing`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -22,19 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet import heap
-from supernet.backends.base import ABOUT, Backend, backend
-from supernet.cache import MEMO, ArtifactCache
+from supernet.backends.base import ABOUT, Backend, backend, load_plan
+from supernet.cache import ArtifactCache
 from supernet.errors import BuildFailed, CacheFull
-from supernet.fidelity import METRICS, Limit, judge
+from supernet.fidelity import METRICS, Limit, judge, tier_of
 from supernet.pausing import wake_with_parent
-from supernet.plans import PlanSpec
-from supernet.signature import Signature
-from supernet.stored import PROGRAM, StoredCapture
-from supernet.timing import Timed, measure
+from supernet.plans import Plan, PlanSpec
+from supernet.reports import costs_to_json, judged
+from supernet.source import Say, StoredSource
+from supernet.stored import StoredCapture
+from supernet.timing import Timed, clock_of, measure
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
     from supernet.backends.base import LoadedPlan
 
 __all__ = ["Job", "follow_parent", "main"]
@@ -44,7 +43,8 @@ _NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One step to do. ``table`` maps backend names to ``module:attribute``."""
+    """One step to do. ``table`` maps backend names to ``module:attribute``; ``reports`` names those
+    of the plans to compare."""
 
     step: str
     cache: str
@@ -56,13 +56,11 @@ class Job:
     up_to_ms: float
     metric: str
     max_error: float
+    reports: Sequence[str] = ()
 
     @staticmethod
     def read(path: Path) -> Job:
         return Job(**json.loads(path.read_text(encoding="utf-8")))
-
-
-Say = Callable[[Mapping[str, Any]], None]
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +89,7 @@ def _build(job: Job, say: Say) -> None:
     capture = StoredCapture.read(Path(job.capture))
     cache = ArtifactCache(job.cache)
     say({"stage": "building", "share": 0.0})
-    source = _Source(cache, capture, Path(job.scratch), say)
+    source = StoredSource(cache, capture, Path(job.scratch), say)
     with cache.adding("plans", spec.artifact_key) as out:
         _backend(job, spec).build(source, spec, out)
     say({"done": True})
@@ -122,7 +120,7 @@ def _check(job: Job, say: Say) -> None:
     say(
         {
             "errors": errors,
-            "costs_ms": [[s.rows, s.length, ms] for s, ms in timed.costs_ms.items()],
+            "costs_ms": costs_to_json(timed.costs_ms),
             "microbatches": timed.microbatches and timed.microbatches.to_json(),
             "memory_mib": memory_mib,
             "examples": len(inputs),
@@ -158,7 +156,7 @@ def _search(job: Job, say: Say) -> None:
     capture = StoredCapture.read(Path(job.capture))
     cache = ArtifactCache(job.cache)
     found = search(
-        _Source(cache, capture, Path(job.scratch), say),
+        StoredSource(cache, capture, Path(job.scratch), say),
         spec,
         capture.grid,
         Limit(job.metric, job.max_error),
@@ -188,64 +186,54 @@ def _timed(
         threads=int(job.spec["threads"]),
         budget_s=job.measure_s,
         up_to_ms=job.up_to_ms,
-        # On a GPU the processor waits while the plan runs.
-        clock=None if capture.signature.device == "cpu" else time.perf_counter,
         on_share=lambda share: say({"stage": "measuring", "share": share}),
     )
+
+
+def _compare(job: Job, say: Say) -> None:
+    from supernet.comparing import close_plans, compare
+
+    capture = StoredCapture.read(Path(job.capture))
+    cache = ArtifactCache(job.cache)
+    limit = Limit(job.metric, job.max_error)
+    plans = {name: _known(cache, name, limit) for name in job.reports}
+    known = {name: plan.costs_ms for name, plan in plans.items()}
+    contests = close_plans(known, {name: tier_of(plan.error) for name, plan in plans.items()})
+    met = {name: plans[name] for name in sorted({n for names in contests.values() for n in names})}
+    threads = int(job.spec["threads"])
+    if any(_backend(job, plan.spec).needs_torch for plan in met.values()):
+        import torch
+
+        torch.set_num_threads(threads)
+    say({"stage": "loading plans to compare", "share": 0.0})
+    loaded = {
+        name: load_plan(plan.artifact, plan.spec, plan.microbatches, dict(job.table))
+        for name, plan in met.items()
+        if plan.artifact is not None
+    }
+    found = compare(
+        loaded,
+        {name: capture.batches(plan.arrays)[0].inputs for name, plan in loaded.items()},
+        known, contests, capture.signature,
+        budget_s=job.measure_s, clock=clock_of(threads, capture.signature.device),
+        on_share=lambda share: say({"stage": "comparing", "share": share}),
+    )  # fmt: skip
+    say({"costs_ms": {name: costs_to_json(costs) for name, costs in found.items()}})
+
+
+def _known(cache: ArtifactCache, name: str, limit: Limit) -> Plan:
+    report = cache.report(name)
+    if report is None:
+        raise BuildFailed(f"the report {name} cannot be read back")
+    return judged(cache, PlanSpec.from_json(report["spec"]), limit, report)
 
 
 _STEPS: dict[str, Callable[[Job, Say], None]] = {
     "build": _build,
     "check": _check,
     "search": _search,
+    "compare": _compare,
 }
-
-
-class _Source:
-    """The stored capture in the forms a backend may start from."""
-
-    def __init__(
-        self, cache: ArtifactCache, capture: StoredCapture, scratch: Path, say: Say
-    ) -> None:
-        self._cache, self._capture, self._scratch, self._say = cache, capture, scratch, say
-
-    @property
-    def signature(self) -> Signature:
-        return self._capture.signature
-
-    def program(self) -> ExportedProgram:
-        from supernet.backends.eager import load_program
-
-        return load_program(self._capture.folder / PROGRAM)
-
-    def references(self) -> list[tuple[Sequence[Any], Sequence[Any]]]:
-        return [(batch.inputs, batch.outputs) for batch in self._capture.batches("torch")]
-
-    def onnx(self) -> Path:
-        from supernet.backends.onnx_file import ONNX_FILE, export_onnx
-
-        key = self._capture.graph_hash
-        folder = self._cache.entry("onnx", key)
-        if folder is None:
-            self._say({"stage": "exporting to ONNX", "share": 0.1})
-            with self._cache.adding("onnx", key) as out:
-                export_onnx(self.program(), self.signature, out)
-            folder = self._cache.entry("onnx", key)
-        if folder is None:
-            raise OSError("the ONNX file just written cannot be read back")
-        return folder / ONNX_FILE
-
-    def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        key = hashlib.sha256(f"{name} {self._capture.graph_hash}".encode()).hexdigest()
-        memo = f"{MEMO}{key[:32]}"
-        known = self._cache.report(memo)
-        if known is None:
-            known = {"value": make()}
-            self._cache.put_report(memo, known)
-        return known["value"]
-
-    def scratch(self) -> Path:
-        return self._scratch
 
 
 def _backend(job: Job, spec: PlanSpec) -> Backend:

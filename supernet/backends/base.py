@@ -146,13 +146,16 @@ def backend(name: str, table: dict[str, str] | None = None) -> Backend:
 
 
 def load_plan(
-    artifact: Path, spec: PlanSpec, microbatches: Microbatches | None = None
+    artifact: Path,
+    spec: PlanSpec,
+    microbatches: Microbatches | None = None,
+    table: dict[str, str] | None = None,
 ) -> LoadedPlan:
     """Load a built plan; imports torch only where its backend runs on torch.
 
     ``artifact`` is a folder from ``ArtifactCache``, which has checked its hashes.
     """
-    plan = backend(spec.backend).load(artifact, spec)
+    plan = backend(spec.backend, table).load(artifact, spec)
     return plan if microbatches is None else Microbatched(plan, microbatches)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,7 @@ import evolve
 from evolve import brain
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
+from supernet.plans import Plan
 from tests.waiting import eventually
 
 
@@ -165,6 +168,51 @@ def test_what_only_improves_waits_for_idle_moments(
         runtime.parts.serving.scheduler.release(lane)
         assert runtime.wait_for_plans(120), "the search goes on by itself"
         assert any(d.after.get("state") == "searched" for d in runtime.decisions())
+
+
+def test_close_plans_are_compared_and_what_that_found_decides(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(cache: object, folder: object, plans: Sequence[Plan], *_: object,
+                **__: object) -> list[Plan]:  # fmt: skip
+        first, second = plans
+        prices = second.costs_ms, dict.fromkeys(second.costs_ms, 0.001)
+        return [replace(p, costs_ms=ms) for p, ms in zip((first, second), prices, strict=True)]
+
+    monkeypatch.setattr("evolve.brain.compare_plans", swapped)
+    config = evolve.Config().replace(
+        plans={
+            "cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime"),
+            "precisions": ("fp32",), "search": False,
+        }
+    )  # fmt: skip
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        said = [d for d in runtime.decisions() if d.after.get("state") == "compared"]
+        assert [d.reason[:20] for d in said] == ["2 of 2 were close in"]
+        winner = runtime.plans()[1]
+        assert runtime.parts.fleet.held() == {winner.key}
+        shape = next(iter(winner.costs_ms))
+        assert winner.costs_ms[shape] == 1e-3
+        assert torch.allclose(runtime(torch.ones(1, 8)), mlp(torch.ones(1, 8)), atol=1e-5)
+
+
+def test_a_comparison_that_fails_stops_nothing(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise BuildFailed("it crashed with SIGSEGV")
+
+    monkeypatch.setattr("evolve.brain.compare_plans", fails)
+    config = evolve.Config().replace(
+        plans={"cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime"),
+               "precisions": ("fp32",), "search": False},
+    )  # fmt: skip
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(120)
+        (said,) = (d for d in runtime.decisions() if d.after.get("state") == "not compared")
+        assert said.reason == "it crashed with SIGSEGV"
+        assert len(runtime.plans()) == 2
 
 
 def _is_a_build_stopped() -> bool:
