@@ -148,18 +148,18 @@ def _totals(told: Explanation, story: Story) -> str:
     assert story.regions is not None
     saved = sum(account.bytes_saved for account in story.accounts)
     kept = sum(account.bytes_kept for account in story.accounts)
-    kernels = sum(len(account.kernels) for account in story.accounts)
-    counts = Counter(kind for account in story.accounts for _, kind in account.rounded)
-    rounded = "".join(f", {n} of them in {kind}" for kind, n in sorted(counts.items()))
+    counts = Counter(engine for account in story.accounts for engine in account.engines)
+    engines = ", ".join(f"{n} of {engine}" for engine, n in sorted(counts.items()))
     us = told.us(kept)
     if us is None:
         time = "how long that takes is not known, as this memory was never measured"
     else:
         time = f"{us:.0f} µs at the {told.gb_per_s:.3g} GB/s measured here"
     return (
-        f"{len(story.regions.graph.graph)} ops in {len(story.accounts)} regions; {kernels} oneDNN "
-        f"kernels{rounded and ', '}{rounded}. A batch of {told.shape.rows} × {told.shape.length} "
-        f"stores {kept / MIB:.2f} MiB less, {time}; {(saved - kept) / MIB:.2f} MiB more could be.\n"
+        f"{len(story.regions.graph.graph)} ops in {len(story.accounts)} regions; "
+        f"{counts.total()} fused kernels{engines and ': '}{engines}. "
+        f"A batch of {told.shape.rows} × {told.shape.length} stores {kept / MIB:.2f} MiB less, "
+        f"{time}; {(saved - kept) / MIB:.2f} MiB more could be.\n"
     )
 
 
@@ -241,7 +241,7 @@ def _json(told: Explanation, account: Account) -> dict[str, Any]:
         "alike": account.alike,
         "runs_on": account.runs_on,
         "kernels": [list(kernel) for kernel in account.kernels],
-        "rounded": [[list(kernel), kind] for kernel, kind in account.rounded],
+        "engines": list(account.engines),
         "by_torch": list(account.by_torch),
         "bytes_saved": account.bytes_saved,
         "bytes_kept": account.bytes_kept,

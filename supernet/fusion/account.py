@@ -25,6 +25,8 @@ from supernet.signature import Signature
 
 __all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "read", "tally"]
 
+_OURS = {"product": "evolve", "winograd": "evolve Winograd"}
+"""Of the kinds of packed weights; oneDNN's are the others."""
 WHOLE = 40  # a graph of fewer ops is drawn whole
 
 
@@ -32,10 +34,10 @@ WHOLE = 40  # a graph of fewer ops is drawn whole
 class Account:
     """One region: ``number`` counts from 1, ``alike`` is equal where two compute the same.
 
-    ``kernels``: of each of its fused kernels, the ops it stands for; ``rounded``: those of them in
-    a coarser precision, and which; ``winograd``: those that are our own, not oneDNN's.
-    ``by_torch``: the ops that torch still runs one by one, views aside; ``compiled``: those that
-    are compiled instead. ``bytes_saved``: of values that are made and used up inside the region;
+    ``kernels``: of each of its fused kernels, the ops it stands for; ``engines``: whose each is,
+    and in which precision if not in float, e.g. ``"oneDNN int8"`` or ``"evolve"``. ``by_torch``:
+    the ops that torch still runs one by one, views aside; ``compiled``: those that are compiled
+    instead. ``bytes_saved``: of values that are made and used up inside the region;
     ``bytes_kept``: those of them that a kernel keeps to itself. The others are allowed to be, and
     are stored today.
     """
@@ -45,12 +47,11 @@ class Account:
     layer: str
     alike: str
     kernels: tuple[tuple[str, ...], ...]
-    rounded: tuple[tuple[tuple[str, ...], str], ...]
+    engines: tuple[str, ...]
     by_torch: tuple[str, ...]
     bytes_saved: int
     bytes_kept: int
     compiled: tuple[str, ...] = ()
-    winograd: tuple[tuple[str, ...], ...] = ()
 
     @property
     def runs_on(self) -> str:
@@ -58,9 +59,7 @@ class Account:
 
         ``"–"`` for views, which run nothing.
         """
-        counts = Counter({"oneDNN": len(self.kernels) - len(self.rounded) - len(self.winograd)})
-        counts["Winograd"] = len(self.winograd)
-        counts.update(f"oneDNN {kind}" for _, kind in self.rounded)
+        counts = Counter(self.engines)
         counts["compiled"] = len(self.compiled)
         counts["torch"] = len(self.by_torch)
         told = [name if n == 1 else f"{name} × {n}" for name, n in counts.items() if n]
@@ -88,8 +87,8 @@ def read(
     regions = Regions(graph, tuple(stored))
     rounded = {name: Rounding.from_json(data) for name, data in how["rounded"].items()}
     compiled = frozenset(name for stretch in how["compiled"] for name in stretch)
-    lowered = lower(program, how["regions"], rounded)
-    return regions, accounts(regions, lowered, rounded, compiled)
+    lowered = lower(program, how["regions"], rounded, by_onednn=bool(how["compiled"]))
+    return regions, accounts(regions, lowered, rounded, compiled, has_own=how["own_kernels"])
 
 
 def accounts(
@@ -97,16 +96,24 @@ def accounts(
     lowered: Lowered,
     rounded: Mapping[str, Rounding],
     compiled: Collection[str] = frozenset(),
+    *,
+    has_own: bool = True,
 ) -> tuple[Account, ...]:
     """Every region's account, in order; ``lowered`` is what became of these regions, ``compiled``
-    the ops of it that were compiled."""
+    the ops of it that were compiled. ``has_own``: whether our kernels could be had."""
     alike = {index: key for key, found in isomorphic(regions).items() for index in found}
     left = {node.name for node in lowered.module.graph.nodes}
-    winograd = {name for name, pack in lowered.packs.items() if pack.kind == "winograd"}
+    ours = _OURS if has_own else {}
+    kinds = {name.removeprefix("packed_"): pack.kind for name, pack in lowered.packs.items()}
+
+    def engine(kernel: Sequence[str]) -> str:
+        kind = next((kinds[name] for name in kernel if name in kinds), "")
+        precision = f" {rounded[kernel[0]].kind}" if kernel[0] in rounded else ""
+        return ours.get(kind, "oneDNN") + precision
+
     made = []
     for index, region in enumerate(regions.regions):
         kernels = tuple(k for k in lowered.kernels if k[0] in region.ops)
-        ours = tuple(k for k in kernels if any(f"packed_{name}" in winograd for name in k))
         fused = {name for kernel in kernels for name in kernel}
         others = [n for n in region.ops if n in left - fused and regions.graph.op(n).writes]
         made.append(
@@ -116,12 +123,11 @@ def accounts(
                 layer=home(regions.graph, region.ops),
                 alike=alike[index],
                 kernels=kernels,
-                rounded=tuple((k, rounded[k[0]].kind) for k in kernels if k[0] in rounded),
+                engines=tuple(engine(kernel) for kernel in kernels),
                 by_torch=tuple(n for n in others if n not in compiled),
                 bytes_saved=regions.bytes_saved(region),
                 bytes_kept=sum(regions.bytes_saved(Region("", kernel)) for kernel in kernels),
                 compiled=tuple(n for n in others if n in compiled),
-                winograd=ours,
             )
         )
     return tuple(made)

@@ -20,23 +20,6 @@ struct Strides {
 
 inline int64_t whole(int64_t length) { return (length + kWide - 1) / kWide * kWide; }
 
-// e^x for x <= 0 or NaN; 0 below -87. Range reduction and polynomial of Cephes' expf (Moshier).
-inline Vec exponential(Vec x) {
-  const Vec round = Vec{} + 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
-  const Vec shifted = x * 1.44269504088896341f + round;
-  const Vec n = shifted - round;
-  const Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const Int exponent = ((Int)shifted - (Int)round) << 23;
-  const Vec power = x < -87.0f ? Vec{} : (Vec)((Int)p + exponent);
-  return x == x ? power : x;
-}
-
 // scores[kRows, kVecs * kWide] of queries [kRows, kSize] and as many packed keys.
 template <int kVecs, int kSize>
 inline void score(const float* queries, const float* keys, int64_t width, float* scores) {

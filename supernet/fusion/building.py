@@ -38,19 +38,19 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
-    lowered = lower(program, regions, rounded)
+    lowered = lower(program, regions, rounded, by_onednn=is_compiled(spec.fusion))
     attentions = attention.put_in(lowered.module)
     if not lowered.kernels:
         raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
     saved = sum(found.bytes_saved(Region("kernel", ops)) for ops in lowered.kernels)
     counts = Counter(rounding.kind for rounding in rounded.values())
     told = "".join(f", {n} products in {kind}" for kind, n in sorted(counts.items()))
-    convolutions = sum(pack.kind == "winograd" for pack in lowered.packs.values())
+    kinds = Counter(pack.kind for pack in lowered.packs.values() if why_not is None)
+    products, convolutions = kinds["product"], kinds["winograd"]
+    ours = {"products": products, "attentions": attentions, "convolutions": convolutions}
     if why_not is not None:
         told += f", no kernels of evolve's own ({why_not})"
-    ours = {"attentions": attentions, "convolutions": convolutions}
-    parts = " and ".join(f"{n} {what}" for what, n in ours.items() if n)
-    if why_not is None and parts:
+    elif parts := ", ".join(f"{n} {what}" for what, n in ours.items() if n):
         told += f", {parts} by its own kernels"
     calls: Sequence[Sequence[str]] = ()
     if is_compiled(spec.fusion):
@@ -63,12 +63,17 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     shape = graph.shape
     about = (
         f"{len(graph.ops())} ops in {len(regions)} regions ({spec.fusion}), "
-        f"{len(lowered.kernels) - convolutions} of them oneDNN kernels{told}; "
+        f"{len(lowered.kernels) - products - convolutions} of them oneDNN kernels{told}; "
         f"{saved / 2**20:.1f} MiB less written per batch of {shape.rows} × {shape.length}"
     )
-    how = {"regions": regions, "rounded": {n: r.to_json() for n, r in rounded.items()}}
     write_graph(lowered.module, lowered.packs, out)
-    (out / REGIONS).write_text(json.dumps({**how, "compiled": calls}))
+    how = {
+        "regions": regions,
+        "rounded": {name: rounding.to_json() for name, rounding in rounded.items()},
+        "compiled": calls,
+        "own_kernels": why_not is None,
+    }
+    (out / REGIONS).write_text(json.dumps(how))
     (out / ABOUT).write_text(about, encoding="utf-8")
 
 
@@ -93,7 +98,8 @@ def plan_of(
 def roundings(
     program: ExportedProgram, regions: Sequence[Sequence[str]], source: Source, spec: PlanSpec
 ) -> Mapping[str, Rounding]:
-    """The matrix products to compute in bf16 or int8; none where the plan is float throughout."""
+    """The matrix products to compute in bf16, int8 or with weights in fp16; none where the plan is
+    float throughout."""
     if spec.precision != "mixed":
         return {}
     kinds, limit = offered(spec.isa), Limit.parse(spec.limit)
@@ -104,6 +110,7 @@ def roundings(
         [(product, kind) for product, kind in ranking],
         lambda rounded: plan_of(program, regions, rounded).run,
         limit,
+        halves=native.kernels() is not None and not is_compiled(spec.fusion),
     )
     if not chosen:
         raise BuildFailed(f"no product can be rounded within {spec.limit}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from supernet.fusion import onednn, winograd
+from supernet.fusion import onednn, product, winograd
 from supernet.fusion.kernels import Rewrite, only_user, weight_of, with_activation
 from supernet.fusion.onednn import Activation
 from supernet.fusion.packing import Pack
@@ -165,8 +165,8 @@ def _readers(node: Node) -> set[Node]:
 
 def _makes_its_own(node: Node) -> bool:
     """Whether a node's result is sure to be memory of its own."""
-    kernels = (onednn.linear(), onednn.convolution(), onednn.convolution_sum(), winograd.convolve)
-    if node.target in kernels:
+    by_onednn = (onednn.linear(), onednn.convolution(), onednn.convolution_sum())
+    if node.target in (*by_onednn, product.multiply, winograd.convolve):
         return True
     schema = getattr(node.target, "_schema", None)
     if schema is None or schema.is_mutable or any(r.alias_info for r in schema.returns):

@@ -1,4 +1,4 @@
-"""A program being rewritten, and its linear layers onto oneDNN's products."""
+"""A program being rewritten, and its linear layers onto fused products."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
+from supernet.fusion import onednn, product
 from supernet.fusion.onednn import Activation
 from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding, quantize, scales
@@ -32,10 +32,11 @@ _LINEAR = "aten.linear.default"
 
 @dataclass(slots=True)
 class Rewrite:
-    """A module being rewritten."""
+    """A module being rewritten. ``by_onednn``: float products stay oneDNN's."""
 
     module: GraphModule
     rounded: Mapping[str, Rounding] = field(default_factory=dict)
+    by_onednn: bool = False
     nodes: dict[str, Node] = field(init=False)
     kernels: list[tuple[str, ...]] = field(default_factory=list)
     packs: dict[str, Pack] = field(default_factory=dict)
@@ -82,21 +83,23 @@ def lower_product(work: Rewrite, node: Node, inside: set[Node]) -> None:
     """A linear with the activation behind it, if that is in its region."""
     last, activation = with_activation(node, inside)
     rounding = work.rounded.get(node.name)
-    if rounding is not None and rounding.kind == "int8" and activation.name not in onednn.IN_INT8:
+    kind = None if rounding is None else rounding.kind
+    if (kind == "int8" and activation.name not in onednn.IN_INT8) or (
+        kind == "fp16" and not product.takes(activation)
+    ):
         last, activation = node, Activation()
-    product = _product(work, [node], activation)
-    last.replace_all_uses_with(product)
+    last.replace_all_uses_with(_product(work, [node], activation))
     work.kernels.append((node.name,) if last is node else (node.name, last.name))
 
 
 def merge_products(work: Rewrite, linears: Sequence[Node]) -> None:
     """Linears that read the same value in the same precision as one product, its rows split
     between them."""
-    product = _product(work, linears, Activation())
+    merged = _product(work, linears, Activation())
     sizes = [weight_of(work, node).shape[0] for node in linears]
-    with work.graph.inserting_after(product):
+    with work.graph.inserting_after(merged):
         parts = work.graph.call_function(
-            torch.ops.aten.split_with_sizes.default, (product, sizes, -1)
+            torch.ops.aten.split_with_sizes.default, (merged, sizes, -1)
         )
     after = parts
     for index, node in enumerate(linears):
@@ -113,21 +116,23 @@ def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> 
     bias = _biases(work, linears)
     name = f"packed_{at.name}"
     with work.graph.inserting_before(at):
-        if rounding is None:
-            packed = work.pack(name, Pack("linear", weight))
+        if rounding is None or rounding.kind == "fp16":
+            ours = product.fits(weight) and product.takes(activation) and not work.by_onednn
+            if rounding is not None and ours:
+                weight = weight.half()
+            packed = work.pack(name, Pack("product" if ours else "linear", weight))
             held = work.keep(f"{name}_bias", bias)
             return work.graph.call_function(
-                onednn.linear(), (at.args[0], packed, held, *activation.arguments())
+                product.multiply if ours else onednn.linear(),
+                (at.args[0], packed, held, *activation.arguments()),
             )
         if rounding.kind == "int8":
             return _int8(work, name, at.args[0], weight, bias, activation, rounding)
         packed = work.pack(name, Pack("linear", weight.bfloat16()))
         held = work.keep(f"{name}_bias", None if bias is None else bias.bfloat16())
         x = work.graph.call_function(torch.ops.aten.to.dtype, (at.args[0], torch.bfloat16))
-        product = work.graph.call_function(
-            onednn.linear(), (x, packed, held, *activation.arguments())
-        )
-        return work.graph.call_function(torch.ops.aten.to.dtype, (product, torch.float32))
+        made = work.graph.call_function(onednn.linear(), (x, packed, held, *activation.arguments()))
+        return work.graph.call_function(torch.ops.aten.to.dtype, (made, torch.float32))
 
 
 def _int8(

@@ -1,4 +1,4 @@
-"""From regions to a program that runs them: what a region allows, oneDNN's kernels do.
+"""From regions to a program that runs them: what a region allows, kernels of ours and oneDNN's do.
 
 Inside one region, linears that read the same value become one matrix product, an activation
 moves into the product or convolution before it, and a batch norm into the convolution's weights.
@@ -71,13 +71,17 @@ def lower(
     program: ExportedProgram,
     regions: Sequence[Sequence[str]],
     rounded: Mapping[str, Rounding] = NOT_ROUNDED,
+    *,
+    by_onednn: bool = False,
 ) -> Lowered:
     """``program`` with each region (names of its ops) on the fewest kernels.
 
-    ``rounded``: the linears computed in a coarser precision; their inputs and weights are rounded,
-    sums are not. Weights that were packed are let go; ``program`` is not changed.
+    ``rounded``: the linears computed in a coarser precision; their inputs and weights are rounded
+    (of fp16 the weights alone), sums are not. ``by_onednn``: products in float are oneDNN's, which
+    Inductor can compile around, not ours, which are faster. Weights that were packed are let go;
+    ``program`` is not changed.
     """
-    work = Rewrite(_bound(program), rounded)
+    work = Rewrite(_bound(program), rounded, by_onednn)
     _drop_no_ops(work.module)
     for region in regions:
         _lower_region(work, [work.nodes[name] for name in region if name in work.nodes])
@@ -94,14 +98,10 @@ def bind(program: ExportedProgram) -> Rewrite:
     return Rewrite(_bound(program))
 
 
-def products(program: ExportedProgram) -> dict[str, int]:
-    """The linears that ``lower`` can put on a kernel, and how many weights each has."""
+def products(program: ExportedProgram) -> dict[str, Tensor]:
+    """The linears that ``lower`` can put on a kernel, and the weight of each."""
     work = bind(program)
-    return {
-        node.name: weight_of(work, node).numel()
-        for node in work.graph.nodes
-        if is_product(work, node)
-    }
+    return {node.name: weight_of(work, node) for node in work.graph.nodes if is_product(work, node)}
 
 
 def _bound(program: ExportedProgram) -> GraphModule:

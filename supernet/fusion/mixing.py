@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion.emulation import Emulation
 from supernet.fusion.lowering import bind, products
+from supernet.fusion.product import fits
 from supernet.fusion.rounding import BITS, Rounding
 from supernet.fusion.sensitivity import Step, longest_prefix, rank
 
@@ -38,7 +39,9 @@ class Mixing:
         self, program: ExportedProgram, references: Sequence[Reference], kinds: Sequence[str]
     ) -> None:
         self._references, self._kinds = references, kinds
-        self._weights = products(program)
+        weights = products(program)
+        self._weights = {name: weight.numel() for name, weight in weights.items()}
+        self._halves = [name for name, weight in weights.items() if fits(weight)]
         self._emulation = Emulation(bind(program))
         self._ranges = self._emulation.ranges([inputs for inputs, _ in references])
 
@@ -67,16 +70,28 @@ class Mixing:
         ranking: Sequence[Step],
         run: Callable[[Mapping[str, Rounding]], Callable[[Sequence[Any]], Sequence[Any]]],
         limit: Limit,
+        *,
+        halves: bool,
     ) -> dict[str, Rounding]:
-        """The most of ``ranking`` within ``MARGIN`` of the limit; ``run`` makes a plan of it."""
+        """The most of ``ranking`` within ``MARGIN`` of the limit; ``run`` makes a plan of it.
+
+        ``halves``: the products that stay in float have their weights in fp16 where there is a
+        kernel for that, unless that alone is over the limit.
+        """
+        most = MARGIN * limit.most
+        rest = dict.fromkeys(self._halves, "fp16") if halves else {}
+
+        def roundings(chosen: Mapping[str, str]) -> dict[str, Rounding]:
+            return {name: self._rounding(name, kind) for name, kind in {**rest, **chosen}.items()}
 
         def together(chosen: Mapping[str, str]) -> float:
-            answer = run({name: self._rounding(name, kind) for name, kind in chosen.items()})
+            answer = run(roundings(chosen))
             pairs = [(answer(inputs), answers) for inputs, answers in self._references]
             return judge(limit.metric, pairs).worst
 
-        chosen = longest_prefix(ranking, together, MARGIN * limit.most)
-        return {name: self._rounding(name, kind) for name, kind in chosen.items()}
+        if rest and together({}) > most:
+            rest = {}
+        return roundings(longest_prefix(ranking, together, most))
 
     def _telling(self, errors: Sequence[float]) -> list[int]:
         """The references to rank by, given the error of each with everything rounded."""

@@ -17,7 +17,8 @@ from typing import Any
 
 __all__ = ["SOURCES", "compiler", "kernels", "load", "prepare", "write"]
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "winograd.cpp"))
+_NAMES = ("attention.cpp", "product.cpp", "winograd.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in _NAMES)
 _LIBRARY = "kernels.so"
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared",
           "-fPIC")  # fmt: skip
@@ -29,6 +30,10 @@ _TAKEN_AND_GIVEN: dict[str, tuple[list[Any], Any]] = {
         [*[_POINTER] * 5, *[_NUMBER] * 5, _POINTER, _FLOAT, _INT, _POINTER], _INT,
     ),
     "evolve_attention_scratch": ([_NUMBER] * 2, _NUMBER),
+    "evolve_product": (
+        [*[_POINTER] * 2, _INT, *[_POINTER] * 2, *[_NUMBER] * 3, _INT, _FLOAT, _FLOAT], _INT,
+    ),
+    "evolve_product_panel": ([], _NUMBER),
     "evolve_winograd": (
         [*[_POINTER] * 5, *[_NUMBER] * 6, _FLOAT, _FLOAT, _POINTER], _INT,
     ),

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from supernet.fusion import onednn, winograd
+from supernet.fusion import onednn, product, winograd
 
 __all__ = ["Pack"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A weight that is to be packed: ``kind`` is "linear", "int8", "convolution" or "winograd".
+    """A weight that is to be packed: ``kind`` is "linear", "product", "int8", "convolution" or
+    "winograd".
 
     ``where``: the other arguments of the packing function, of convolutions only.
     """
@@ -26,6 +27,8 @@ class Pack:
     def packed(self) -> Tensor:
         if self.kind == "winograd":
             return winograd.pack(self.weight, *self.where)
+        if self.kind == "product":
+            return product.pack(self.weight)
         if self.kind == "convolution":
             return onednn.pack_convolution(self.weight, *self.where)
         if self.kind == "int8":

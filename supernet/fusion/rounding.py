@@ -1,4 +1,5 @@
-"""Coarser arithmetic for single matrix products: bf16, and int8 within a calibrated range.
+"""Coarser arithmetic for single matrix products: bf16, and int8 within a calibrated range; and
+weights alone in fp16, for products that bear neither (`supernet.fusion.product`).
 
 int8 is static: the range of a product's input is taken from the reference batches, so that the
 answer to one request never depends on who shares its batch, as it would with a scale per batch.
@@ -18,7 +19,7 @@ from torch import Tensor
 
 __all__ = ["BITS", "Rounding", "kinds", "quantize", "scales"]
 
-BITS = {"fp32": 32, "bf16": 16, "int8": 8}
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
 _HARDWARE = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
 
 
@@ -30,7 +31,8 @@ def kinds(isa: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """How a product is computed: ``"bf16"``, or ``"int8"`` of inputs from ``low`` to ``high``."""
+    """How a product is computed: in ``"bf16"``, in ``"int8"`` of inputs from ``low`` to ``high``,
+    or in float with weights in ``"fp16"``."""
 
     kind: str
     low: float = 0.0

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import attention, native, winograd
+from supernet.fusion import attention, native, product, winograd
 from supernet.fusion.package import load_pieces
 from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import quantize
@@ -36,10 +36,11 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
     "attend": attention.attend,
     "convolve": winograd.convolve,
+    "multiply": product.multiply,
     "quantize": quantize,
 }
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
-_BY_KERNELS = (attention.attend, winograd.convolve)
+_BY_KERNELS = (attention.attend, product.multiply, winograd.convolve)
 _KINDS: tuple[type[Any], ...] = (torch.dtype, torch.layout, torch.memory_format)
 
 

@@ -135,7 +135,9 @@ def test_accounts_tell_kernels_from_what_torch_runs(learned: Capture, found: Reg
         rule: [a for a in told if a.region.rule == rule] for rule in ("qkv", "activation", "norm")
     }
     assert [a.runs_on for a in of["qkv"]] == ["oneDNN"] * 3
-    assert [a.runs_on for a in of["activation"]] == ["oneDNN bf16", "oneDNN", "oneDNN"]
+    assert [a.runs_on for a in of["activation"]] == ["oneDNN bf16", "evolve", "evolve"]
+    without = accounts(found, lowered, rounded, has_own=False)
+    assert {a.runs_on for a in without if a.kernels} == {"oneDNN", "oneDNN bf16"}
     assert [a.runs_on for a in of["norm"]] == ["torch × 2"] * 6
     hidden, wide = 2 * 6 * 16 * 4, 2 * 6 * 64 * 4
     assert all((a.bytes_saved, a.bytes_kept) == (wide, wide) for a in of["activation"])
@@ -146,11 +148,10 @@ def test_accounts_tell_kernels_from_what_torch_runs(learned: Capture, found: Reg
 
 def test_runs_on_counts() -> None:
     kernels = (("a", "b"), ("c",), ("d",))
-    one = Account(1, None, "", "", kernels, ((("d",), "int8"),), ("e",), 0, 0)  # type: ignore[arg-type]
+    one = Account(1, None, "", "", kernels, ("oneDNN", "oneDNN", "oneDNN int8"), ("e",), 0, 0)  # type: ignore[arg-type]
     assert one.runs_on == "oneDNN × 2, oneDNN int8, torch"
     assert replace(one, by_torch=(), compiled=("e", "f")).runs_on.endswith("int8, compiled × 2")
-    assert replace(one, winograd=(("c",),)).runs_on == "oneDNN, Winograd, oneDNN int8, torch"
-    assert replace(one, kernels=(), rounded=(), by_torch=()).runs_on == "–"
+    assert replace(one, kernels=(), engines=(), by_torch=()).runs_on == "–"
 
 
 @needs_onednn

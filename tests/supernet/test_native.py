@@ -29,7 +29,7 @@ class Seen(nn.Module):
         return nn.functional.scaled_dot_product_attention(places, places, places)
 
 
-@pytest.mark.parametrize("kernel", ["attention", "winograd"])
+@pytest.mark.parametrize("kernel", ["attention", "product", "winograd"])
 @pytest.mark.parametrize("less", [(), ("-mno-avx512f",)], ids=["all", "without AVX-512"])
 def test_a_kernel_stays_within_its_buffers(
     tmp_path: Path, kernel: str, less: tuple[str, ...]
@@ -51,7 +51,7 @@ def test_a_plan_takes_them_along(tmp_path: Path) -> None:
     learned = capture(model, (x,))
     backend("fused").build(MemorySource(learned, tmp_path), make_spec(learned, "fused"), tmp_path)
     about = (tmp_path / "about.txt").read_text()
-    assert "1 attentions and 1 convolutions by its own kernels" in about
+    assert "1 attentions, 1 convolutions by its own kernels" in about
     torch.save((x, model(x).detach()), tmp_path / "wanted.pt")
     script = """
 import sys, torch
