@@ -33,9 +33,10 @@ _ORDER = (
 )
 
 
-_DEEP = 400
-"""Operators of a program that Inductor compiles faster layer by layer than as a whole, and as fast
-to run; a shallow one runs faster as a whole (decision 0014). MiniLM has 184, SmolLM2 1,200."""
+_DEEP, _SHALLOW = 400, 100
+"""Operators from which on Inductor compiles a program faster layer by layer than as a whole, and as
+fast to run: `_SHALLOW` for one thread, where our own products make up for the calls (decisions 0014
+and 0018). MiniLM has 184, SmolLM2 1,200."""
 
 
 def propose(
@@ -66,7 +67,8 @@ def propose(
     ops = [str(n.target) for n in capture.program.graph.nodes if n.op == "call_function"]
     compiles = "aoti" in wanted and backend("aoti").unavailable() is None
     compiles = compiles and not any("conv" in target for target in ops)  # it has no layers then
-    by_layers = compiles and len(ops) > _DEEP and unavailable("fused", capture) is None
+    by_layers = compiles and len(ops) > (_SHALLOW if threads == 1 else _DEEP)
+    by_layers = by_layers and unavailable("fused", capture) is None
     if by_layers and backends is None:
         wanted.remove("aoti")
     return tuple(

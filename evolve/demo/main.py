@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,10 @@ def _static_setting(
 ) -> StaticSetting:
     """Measures the plans with all cores in one worker too, then sweeps."""
     cores = host_database().fingerprints()[0].cores
-    wide = config.replace(workers={"count": 1, "threads": cores})
+    wide = config.replace(
+        workers={"count": 1, "threads": cores},
+        plans={"only": tuple(replace(p.spec, threads=cores).key for p in _admitted(plans))},
+    )
     with evolve.wrap(model, examples, slo=SLO, config=wide) as runtime:
         _wait(runtime, console, f"timing the plans with {cores} threads")
         layouts = [

@@ -87,7 +87,7 @@ def read(
     regions = Regions(graph, tuple(stored))
     rounded = {name: Rounding.from_json(data) for name, data in how["rounded"].items()}
     compiled = frozenset(name for stretch in how["compiled"] for name in stretch)
-    lowered = lower(program, how["regions"], rounded, by_onednn=bool(how["compiled"]))
+    lowered = lower(program, how["regions"], rounded)
     return regions, accounts(regions, lowered, rounded, compiled, has_own=how["own_kernels"])
 
 

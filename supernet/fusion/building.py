@@ -38,7 +38,7 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
     found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)
-    lowered = lower(program, regions, rounded, by_onednn=is_compiled(spec.fusion))
+    lowered = lower(program, regions, rounded)
     attentions = attention.put_in(lowered.module)
     if not lowered.kernels:
         raise BuildFailed("nothing to fuse: no product or convolution with fixed weights")
@@ -110,7 +110,7 @@ def roundings(
         [(product, kind) for product, kind in ranking],
         lambda rounded: plan_of(program, regions, rounded).run,
         limit,
-        halves=native.kernels() is not None and not is_compiled(spec.fusion),
+        halves=native.kernels() is not None,
     )
     if not chosen:
         raise BuildFailed(f"no product can be rounded within {spec.limit}")

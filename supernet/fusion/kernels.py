@@ -32,11 +32,10 @@ _LINEAR = "aten.linear.default"
 
 @dataclass(slots=True)
 class Rewrite:
-    """A module being rewritten. ``by_onednn``: float products stay oneDNN's."""
+    """A module being rewritten."""
 
     module: GraphModule
     rounded: Mapping[str, Rounding] = field(default_factory=dict)
-    by_onednn: bool = False
     nodes: dict[str, Node] = field(init=False)
     kernels: list[tuple[str, ...]] = field(default_factory=list)
     packs: dict[str, Pack] = field(default_factory=dict)
@@ -117,7 +116,7 @@ def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> 
     name = f"packed_{at.name}"
     with work.graph.inserting_before(at):
         if rounding is None or rounding.kind == "fp16":
-            ours = product.fits(weight) and product.takes(activation) and not work.by_onednn
+            ours = product.fits(weight) and product.takes(activation)
             if rounding is not None and ours:
                 weight = weight.half()
             packed = work.pack(name, Pack("product" if ours else "linear", weight))

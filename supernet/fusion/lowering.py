@@ -71,17 +71,14 @@ def lower(
     program: ExportedProgram,
     regions: Sequence[Sequence[str]],
     rounded: Mapping[str, Rounding] = NOT_ROUNDED,
-    *,
-    by_onednn: bool = False,
 ) -> Lowered:
     """``program`` with each region (names of its ops) on the fewest kernels.
 
     ``rounded``: the linears computed in a coarser precision; their inputs and weights are rounded
-    (of fp16 the weights alone), sums are not. ``by_onednn``: products in float are oneDNN's, which
-    Inductor can compile around, not ours, which are faster. Weights that were packed are let go;
-    ``program`` is not changed.
+    (of fp16 the weights alone), sums are not. Weights that were packed are let go; ``program`` is
+    not changed.
     """
-    work = Rewrite(_bound(program), rounded, by_onednn)
+    work = Rewrite(_bound(program), rounded)
     _drop_no_ops(work.module)
     for region in regions:
         _lower_region(work, [work.nodes[name] for name in region if name in work.nodes])

@@ -30,6 +30,7 @@ from supernet.fusion.inductor import compile_pieces, packed_product
 from supernet.fusion.layers import repeats, values_alive
 from supernet.fusion.lowering import Lowered, drop_unused_tensors
 from supernet.fusion.package import load_pieces
+from supernet.fusion.product import multiply
 from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
 from supernet.fusion.winograd import convolve
 
@@ -91,7 +92,7 @@ def _stretches(graph: Graph) -> Iterator[Sequence[Node]]:
         return  # what a convolution makes lies in memory in an order that fakes do not know
     place = {node: index for index, node in enumerate(nodes)}
     last_uses = [max((place.get(u, i) for u in n.users), default=i) for n, i in place.items()]
-    products = [node.target is onednn.linear() for node in nodes]
+    products = [node.target in (onednn.linear(), multiply) for node in nodes]
     cuts = repeats([_label(node) for node in nodes], products, values_alive(last_uses))
     for first, end in itertools.pairwise((0, *cuts, len(nodes))):
         for compiles, stretch in itertools.groupby(nodes[first:end], _compiles):
@@ -171,7 +172,7 @@ def _there(graph: Graph, node: Node, inputs: Sequence[Node], copies: dict[Node, 
 
 def _moves_memory(node: Node) -> bool:
     """Whether it writes a result of its own, other than a product's."""
-    if node.target is onednn.linear():
+    if node.target in (onednn.linear(), multiply):
         return False
     taken = {_storage(tensor) for n in node.all_input_nodes for tensor in tensors_of(n)}
     return any(_storage(tensor) not in taken for tensor in tensors_of(node))

@@ -20,6 +20,7 @@ from supernet.fusion import onednn
 from supernet.fusion.attention import add_masks, attend
 from supernet.fusion.inductor import packed_product
 from supernet.fusion.lowering import Lowered
+from supernet.fusion.product import multiply
 from supernet.fusion.rounding import quantize
 from supernet.fusion.winograd import convolve
 from supernet.probe import one_line
@@ -85,6 +86,8 @@ def _value(node: Node) -> Any:
     if str(node.target) == "onednn.qlinear_pointwise.default":
         x, packed = args[0], args[3]
         return x.new_empty((*x.shape[:-1], packed.shape[0]), dtype=torch.float32)
+    if node.target is multiply:
+        return args[0].new_empty((*args[0].shape[:-1], args[1].shape[0]))
     if node.target is attend:
         batch, heads, rows, size = args[0].shape
         return args[0].new_empty((batch, rows, heads, size)).transpose(1, 2)

@@ -77,7 +77,7 @@ def encoder() -> tuple[nn.Module, Capture]:
 
 def lowered_of(learned: Capture, rounded: dict[str, Rounding] | None = None) -> Lowered:
     program = functional(learned.program)
-    return lower(program, regions(learned, program, *ALL), rounded or {}, by_onednn=True)
+    return lower(program, regions(learned, program, *ALL), rounded or {})
 
 
 def pieces(learned: Capture, rounded: dict[str, Rounding] | None = None) -> tuple[Piece, ...]:

@@ -68,15 +68,19 @@ def test_what_is_left_to_torch_is_compiled_where_a_compiler_is_wanted_and_there(
 def test_deep_programs_are_compiled_layer_by_layer_and_not_as_a_whole(
     device: DeviceFingerprint,
 ) -> None:
-    def of(*layers: nn.Module) -> list[tuple[str, bool]]:
+    def of(*layers: nn.Module, threads: int = 1) -> list[tuple[str, bool]]:
         deep = capture(nn.Sequential(*layers).eval(), (noise(1, 4),))
-        specs = propose(deep, device, precisions=("fp32",))
+        specs = propose(deep, device, precisions=("fp32",), threads=threads)
         return [(s.backend, is_compiled(s.fusion)) for s in specs if s.backend in ("aoti", "fused")]
 
     whole, by_layers = ("aoti", False), ("fused", True)
     assert of(*(nn.Linear(4, 4) for _ in range(9))) == [("fused", False), whole]
     deep = [nn.Linear(4, 4) if i % 2 else nn.Tanh() for i in range(410)]
-    assert of(*deep) == [("fused", False), by_layers]
+    for layers, threads, wanted in (
+        (deep, 1, by_layers), (deep, 2, by_layers), (deep[:110], 1, by_layers),
+        (deep[:110], 2, whole),
+    ):  # fmt: skip
+        assert of(*layers, threads=threads) == [("fused", False), wanted]
     image = [nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 1, 1), nn.Flatten()]
     assert of(*image, *deep) == [("fused", False), whole]
     learned = capture(nn.Sequential(*deep).eval(), (noise(1, 4),))
