@@ -8,7 +8,7 @@ Rooms, in the order they build on each other:
 - `partition`: which sets of operators may legally become one. `regions`: what that saves.
 - `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
 - `onednn`: the door to its kernels. `kernels`, `convolutions`, `lowering`: regions onto them.
-- `attention`, `winograd`: kernels of ours in the place of torch's and oneDNN's, written in C++.
+- `product`, `attention`, `winograd`: kernels of ours in C++ in the place of torch's and oneDNN's.
   `native`: how they are compiled and loaded. `packing`: weights as each kernel reads them.
 - `rounding`, `emulation`, `sensitivity`, `mixing`: what may be rounded, and to what.
 - `sizes`, `pieces`, `inductor`: what torch is left with, compiled once per form. `package`: loaded.
