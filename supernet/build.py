@@ -10,7 +10,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,12 +36,14 @@ class BuildLimits:
     """What a build may take, and how good its answers must be.
 
     ``budget_s`` for everything, of which ``measure_s`` for timing, which goes no further than the
-    first batch that takes over ``up_to_ms``; ``max_error`` by ``metric`` (see
+    first batch that takes over ``up_to_ms``; ``compare_s`` for timing close plans side by side;
+    ``max_error`` by ``metric`` (see
     ``supernet.fidelity``), over which a plan is quarantined.
     """
 
     budget_s: float = 300.0
     measure_s: float = 8.0
+    compare_s: float = 120.0
     up_to_ms: float = math.inf
     metric: str = "relative_l2"
     max_error: float = 0.005
@@ -166,8 +168,8 @@ def compare_plans(
     if len(plans) > 1 and cache.report(done) is None:
         with cache.scratch() as scratch:
             step = _step(
-                cache, capture_dir, plans[0].spec, limits, on_progress, cancelled, pauses, table,
-                scratch, names,
+                cache, capture_dir, plans[0].spec, replace(limits, measure_s=limits.compare_s),
+                on_progress, cancelled, pauses, table, scratch, names,
             )  # fmt: skip
             found = _run(cache, step, "compare")
         for name, costs_ms in found["costs_ms"].items():

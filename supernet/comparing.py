@@ -25,7 +25,7 @@ CLOSE = 0.25
 _TURN_MS = 10.0
 """Quick plans run several times in a turn, as they would serve: the first finds cold caches."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 9
-_ENOUGH_MS = 200.0
+_ENOUGH_MS = 100.0
 
 
 def close_plans(

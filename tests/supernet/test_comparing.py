@@ -141,7 +141,7 @@ def learned() -> Capture:
     return capture(model.eval(), (noise(1, 8),), max_rows=4)
 
 
-LIMITS = BuildLimits(budget_s=60, measure_s=1.0)
+LIMITS = BuildLimits(budget_s=60, measure_s=1.0, compare_s=1.0)
 
 
 def _built(cache: ArtifactCache, learned: Capture) -> tuple[Path, list[Plan]]:
