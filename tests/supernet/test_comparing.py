@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from profiler.shapes import Shape
 from supernet.backends import base
 from supernet.build import BuildLimits, build_plan, compare_plans, known_plans
 from supernet.cache import ArtifactCache
-from supernet.capture import Capture, capture
+from supernet.capture import capture
 from supernet.comparing import CLOSE, close_plans, compare
 from supernet.errors import BuildFailed
 from supernet.plans import Plan, PlanSpec
@@ -134,33 +135,46 @@ def test_shapes_beyond_the_budget_keep_what_was_known() -> None:
     assert found["a"][Shape(8)] == found["b"][Shape(8)] == 800.0
 
 
-@pytest.fixture(scope="module")
-def learned() -> Capture:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
-    return capture(model.eval(), (noise(1, 8),), max_rows=4)
-
-
 LIMITS = BuildLimits(budget_s=60, measure_s=1.0, compare_s=1.0)
 
 
-def _built(cache: ArtifactCache, learned: Capture) -> tuple[Path, list[Plan]]:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Plan]]:
+    """A cache with two plans of one model, both held for 1 ms at every shape."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    learned = capture(model.eval(), (noise(1, 8),), max_rows=4)
+    cache = ArtifactCache(tmp_path_factory.mktemp("comparing") / "cache")
     folder = cache.stored(learned)
-    isa = "x86_64"
+    key = learned.graph_hash, learned.weights_version
     specs = [
-        PlanSpec(learned.graph_hash, name, "fp32", 1, learned.weights_version, "2", "1", isa)
+        PlanSpec(key[0], name, "fp32", 1, key[1], "2", "1", "x86_64")
         for name in ("eager", "onnxruntime")
     ]
-    return folder, [build_plan(cache, folder, spec, LIMITS) for spec in specs]
+    plans = [build_plan(cache, folder, spec, LIMITS) for spec in specs]
+    alike = [[shape.rows, shape.length, 1.0] for shape in plans[0].costs_ms]
+    for spec in specs:
+        report = cache.report(report_name(spec, ""))
+        assert report is not None
+        cache.put_report(report_name(spec, ""), {**report, "costs_ms": alike})
+    return cache.root, [build_plan(cache, folder, spec, LIMITS) for spec in specs]
+
+
+@pytest.fixture
+def cache(built: tuple[Path, list[Plan]], tmp_path: Path) -> ArtifactCache:
+    shutil.copytree(built[0], tmp_path / "cache")
+    return ArtifactCache(tmp_path / "cache")
+
+
+def capture_in(cache: ArtifactCache) -> Path:
+    (folder,) = (cache.root / "captures").iterdir()
+    return folder
 
 
 def test_real_plans_are_compared_once_and_that_is_remembered(
-    learned: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: ArtifactCache, built: tuple[Path, list[Plan]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ArtifactCache(tmp_path / "cache")
-    folder, plans = _built(cache, learned)
-    _alike(cache, plans)
-    told: list[str] = []
+    plans, folder, told = built[1], capture_in(cache), list[str]()
     found = compare_plans(
         cache, folder, plans, LIMITS, on_progress=lambda stage, _: told.append(stage)
     )
@@ -170,40 +184,27 @@ def test_real_plans_are_compared_once_and_that_is_remembered(
         assert first != second
         assert math.sqrt(first * second) == pytest.approx(1.0)
     for plan, before in zip(found, plans, strict=True):
-        assert plan == replace(before, costs_ms=plan.costs_ms)
+        assert plan == replace(before, costs_ms=plan.costs_ms, artifact=plan.artifact)
 
     monkeypatch.setattr("supernet.build.run_step", None)  # not again
     assert compare_plans(cache, folder, plans, LIMITS) == found
-    assert sorted(plan.key for plan in known_plans(cache, LIMITS)) == sorted(p.key for p in plans)
-    assert all(plan in found for plan in known_plans(cache, LIMITS))
-    assert _built(cache, learned)[1] == list(found)
+    assert set(map(str, known_plans(cache, LIMITS))) == set(map(str, found))
+    assert [build_plan(cache, folder, plan.spec, LIMITS) for plan in plans] == list(found)
 
 
 def test_one_plan_has_nobody_to_meet(
-    learned: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: ArtifactCache, built: tuple[Path, list[Plan]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = ArtifactCache(tmp_path / "cache")
-    folder, plans = _built(cache, learned)
     monkeypatch.setattr("supernet.build.run_step", None)
-    assert compare_plans(cache, folder, plans[:1], LIMITS) == tuple(plans[:1])
+    (plan,) = compare_plans(cache, capture_in(cache), built[1][:1], LIMITS)
+    assert plan.costs_ms == built[1][0].costs_ms
 
 
-def test_an_engine_that_fails_leaves_everything_as_it_was(learned: Capture, tmp_path: Path) -> None:
-    cache = ArtifactCache(tmp_path / "cache")
-    folder, plans = _built(cache, learned)
-    _alike(cache, plans)
+def test_an_engine_that_fails_leaves_everything_as_it_was(
+    cache: ArtifactCache, built: tuple[Path, list[Plan]]
+) -> None:
     before = known_plans(cache, LIMITS)
     broken = {**base.BACKENDS, "eager": "tests.supernet.doubles:SegfaultingRun"}
     with pytest.raises(BuildFailed, match="SIGSEGV"):
-        compare_plans(cache, folder, plans, LIMITS, table=broken)
+        compare_plans(cache, capture_in(cache), built[1], LIMITS, table=broken)
     assert known_plans(cache, LIMITS) == before
-
-
-def _alike(cache: ArtifactCache, plans: Sequence[Plan]) -> None:
-    """As if all had been found to take 1 ms whatever the shape."""
-    for plan in plans:
-        name = report_name(plan.spec, "")
-        report = cache.report(name)
-        assert report is not None
-        alike = [[shape.rows, shape.length, 1.0] for shape in plans[0].costs_ms]
-        cache.put_report(name, {**report, "costs_ms": alike})
