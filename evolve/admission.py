@@ -85,8 +85,8 @@ class Admission:
                 self._fleet.unload(plan.key)
                 self._library.quarantine(plan.key, str(fault))
                 self._said(plan.key, "admitted", PlanState.QUARANTINED.value, str(fault))
-            else:
-                self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
+                return self._settle(new - {plan.key})  # without it another one is worth keeping
+            self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
         for key in (new | held) - keep:
             self._fleet.unload(key)
             self._said(key, "admitted", "not resident", "another plan is as fast at every shape")

@@ -166,9 +166,10 @@ def compare_plans(
     asked = f"{names} {limits.metric} {limits.up_to_ms}"
     done = f"{MEMO}compared-{hashlib.sha256(asked.encode()).hexdigest()[:20]}"
     if len(plans) > 1 and cache.report(done) is None:
+        compare_s = min(limits.compare_s, limits.budget_s / 2)  # the rest is for loading them
         with cache.scratch() as scratch:
             step = _step(
-                cache, capture_dir, plans[0].spec, replace(limits, measure_s=limits.compare_s),
+                cache, capture_dir, plans[0].spec, replace(limits, measure_s=compare_s),
                 on_progress, cancelled, pauses, table, scratch, names,
             )  # fmt: skip
             found = _run(cache, step, "compare")

@@ -33,7 +33,7 @@ _TAKEN_AND_GIVEN: dict[str, tuple[list[Any], Any]] = {
     "evolve_product": (
         [*[_POINTER] * 2, _INT, *[_POINTER] * 2, *[_NUMBER] * 3, _INT, _FLOAT, _FLOAT], _INT,
     ),
-    "evolve_product_panel": ([], _NUMBER),
+    "evolve_product_panel": ([_INT], _NUMBER),
     "evolve_winograd": (
         [*[_POINTER] * 5, *[_NUMBER] * 6, _FLOAT, _FLOAT, _POINTER], _INT,
     ),

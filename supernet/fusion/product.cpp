@@ -154,9 +154,15 @@ void run(const float* x, const Weight* weights, const After& after, float* y, in
 
 }  // namespace
 
-extern "C" int64_t evolve_product_panel() { return kOutputs; }
+// `halves`: whether the weights are of 16 bits. 0 and 1 where this machine can't read those.
+extern "C" int64_t evolve_product_panel(int halves) {
+#if defined(__AVX512F__) || defined(__F16C__)
+  return kOutputs;
+#else
+  return halves ? 0 : kOutputs;
+#endif
+}
 
-// `halves`: whether the weights are of 16 bits. 1 where this machine can't read those.
 extern "C" int evolve_product(
     const float* x, const void* weights, int halves, const float* bias, float* y, int64_t rows,
     int64_t in, int64_t out, int activation, float least, float most) {

@@ -39,10 +39,11 @@ def pack(weight: Tensor) -> Tensor:
     """`weight` [out, in], float or half, as [panel, in, outputs of a panel]; in float as oneDNN has
     it where the kernel cannot be used, which runs on one thread."""
     kernel = native.kernels()
-    if kernel is None or torch.get_num_threads() > 1:
+    can = kernel is not None and torch.get_num_threads() == 1
+    panel = kernel.evolve_product_panel(weight.dtype is torch.half) if can else 0  # type: ignore[union-attr]
+    if not panel:
         return onednn.pack_linear(weight.float())
     out, taken = weight.shape
-    panel = kernel.evolve_product_panel()
     return weight.reshape(out // panel, panel, taken).transpose(1, 2).contiguous()
 
 
@@ -64,12 +65,10 @@ def multiply(
     x = x.contiguous()
     y = x.new_empty((*x.shape[:-1], panels * panel))
     least, most = scalars or _CLIPS.get(activation, (0.0, 0.0))
-    failed = kernel.evolve_product(
+    kernel.evolve_product(
         x.data_ptr(), packed.data_ptr(), packed.dtype is torch.half,
         None if bias is None else bias.data_ptr(), y.data_ptr(),
         x.numel() // taken, taken, panels * panel,
         _CODES.get((activation, algorithm), 0), least, most,
     )  # fmt: skip
-    if failed:
-        raise NotImplementedError("this processor cannot read fp16 weights (F16C)")
     return y

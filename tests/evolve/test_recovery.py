@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,29 @@ def gives_too_few_rows(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 def gives_too_few_outputs(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return []
+
+
+def test_a_plan_that_cannot_be_loaded_takes_no_other_plans_place(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime, _, plan = serve(lambda leaves: [torch.zeros(len(leaves[0]), 4)])
+    faster = replace(
+        plan,
+        spec=replace(plan.spec, backend="faster"),
+        costs_ms={shape: ms / 2 for shape, ms in plan.costs_ms.items()},
+    )
+
+    def load(worker: StagedWorker, loading: Plan, warm: object) -> None:
+        raise PlanFault("no such kernel here")
+
+    monkeypatch.setattr(StagedWorker, "load", load)
+    runtime.parts.library.put(faster)
+    runtime.parts.admission.admit(faster)
+    found = runtime.parts.library.get(faster.key)
+    assert found is not None
+    assert (found.state, found.reason) == (PlanState.QUARANTINED, "no such kernel here")
+    assert runtime.parts.fleet.held() == {plan.key}
 
 
 BAD = [raises, crashes, hangs, gives_nan, gives_too_few_rows, gives_too_few_outputs]

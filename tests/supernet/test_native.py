@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from supernet.capture import capture
 from supernet.fusion import native
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
+
+
+def test_an_installed_package_brings_every_source() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="in Python from 3.11 on")
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["supernet"]
+    folder = native.SOURCES[0].parent
+    for source in (*native.SOURCES, *folder.glob("*.h")):
+        assert any(fnmatch(f"fusion/{source.name}", pattern) for pattern in patterns), source
 
 
 class Seen(nn.Module):
