@@ -221,7 +221,6 @@ def _step(
         "cache": str(cache.root),
         "capture": str(capture_dir),
         "spec": spec.to_json(),
-        "scratch": str(scratch),
         "table": dict(table),
         "measure_s": limits.measure_s,
         "up_to_ms": limits.up_to_ms,

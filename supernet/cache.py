@@ -6,6 +6,7 @@
       captures/<graph hash>/  the program, its signature, batches with the original's answers
       onnx/<graph hash>/      the program as ONNX, shared by the engines that read it
       plans/<artifact key>/   what a backend built
+      kernels/<key>/          our kernels, compiled for this machine
       reports/<name>.json     what was measured
       .tmp-<pid>-…/           work under way; removed when its process is gone
 
@@ -36,7 +37,7 @@ __all__ = ["MEMO", "ArtifactCache"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MEMO = "memo-"  # begins the name of a report that is about no plan
-_KINDS = ("captures", "onnx", "plans", "reports")
+_KINDS = ("captures", "kernels", "onnx", "plans", "reports")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_ROOM = 1 << 20
 

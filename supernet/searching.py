@@ -47,7 +47,7 @@ def search(
     ``base.fusion`` lists every rule. ``mixed``: whether coarser precisions are tried as well.
     Raises `BuildFailed` where there is nothing to fuse.
     """
-    native.prepare(source.scratch())
+    native.prepare(source.kernels)
     program, graph = captured(source)
     references = source.references()
     batches = _batches(source, grid)

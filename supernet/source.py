@@ -23,10 +23,8 @@ Say: TypeAlias = Callable[[Mapping[str, Any]], None]
 class StoredSource:
     """The stored capture in the forms a backend may start from."""
 
-    def __init__(
-        self, cache: ArtifactCache, capture: StoredCapture, scratch: Path, say: Say
-    ) -> None:
-        self._cache, self._capture, self._scratch, self._say = cache, capture, scratch, say
+    def __init__(self, cache: ArtifactCache, capture: StoredCapture, say: Say) -> None:
+        self._cache, self._capture, self._say = cache, capture, say
 
     @property
     def signature(self) -> Signature:
@@ -43,16 +41,14 @@ class StoredSource:
     def onnx(self) -> Path:
         from supernet.backends.onnx_file import ONNX_FILE, export_onnx
 
-        key = self._capture.graph_hash
-        folder = self._cache.entry("onnx", key)
-        if folder is None:
+        def export(folder: Path) -> None:
             self._say({"stage": "exporting to ONNX", "share": 0.1})
-            with self._cache.adding("onnx", key) as out:
-                export_onnx(self.program(), self.signature, out)
-            folder = self._cache.entry("onnx", key)
-        if folder is None:
-            raise OSError("the ONNX file just written cannot be read back")
-        return folder / ONNX_FILE
+            export_onnx(self.program(), self.signature, folder)
+
+        return self._kept("onnx", self._capture.graph_hash, export) / ONNX_FILE
+
+    def kernels(self, key: str, make: Callable[[Path], None]) -> Path:
+        return self._kept("kernels", key, make)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
         key = hashlib.sha256(f"{name} {self._capture.graph_hash}".encode()).hexdigest()
@@ -63,5 +59,13 @@ class StoredSource:
             self._cache.put_report(memo, known)
         return known["value"]
 
-    def scratch(self) -> Path:
-        return self._scratch
+    def _kept(self, kind: str, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of an entry, filled by ``make`` if there is none."""
+        folder = self._cache.entry(kind, key)
+        if folder is None:
+            with self._cache.adding(kind, key) as out:
+                make(out)
+            folder = self._cache.entry(kind, key)
+        if folder is None:
+            raise OSError(f"{kind}/{key}, just written, cannot be read back")
+        return folder

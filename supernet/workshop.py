@@ -50,7 +50,6 @@ class Job:
     cache: str
     capture: str
     spec: Mapping[str, Any]
-    scratch: str
     table: Mapping[str, str]
     measure_s: float
     up_to_ms: float
@@ -89,7 +88,7 @@ def _build(job: Job, say: Say) -> None:
     capture = StoredCapture.read(Path(job.capture))
     cache = ArtifactCache(job.cache)
     say({"stage": "building", "share": 0.0})
-    source = StoredSource(cache, capture, Path(job.scratch), say)
+    source = StoredSource(cache, capture, say)
     with cache.adding("plans", spec.artifact_key) as out:
         _backend(job, spec).build(source, spec, out)
     say({"done": True})
@@ -156,7 +155,7 @@ def _search(job: Job, say: Say) -> None:
     capture = StoredCapture.read(Path(job.capture))
     cache = ArtifactCache(job.cache)
     found = search(
-        StoredSource(cache, capture, Path(job.scratch), say),
+        StoredSource(cache, capture, say),
         spec,
         capture.grid,
         Limit(job.metric, job.max_error),

@@ -85,8 +85,9 @@ class Source(Protocol):
         """What ``make`` gave (JSON-able) when it was first asked for, for this program."""
         ...
 
-    def scratch(self) -> Path:
-        """A folder for intermediate files, gone when the build ends."""
+    def kernels(self, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder that ``make`` filled when it was first asked for by ``key``, for any program:
+        kernels compiled for this machine."""
         ...
 
 

@@ -34,7 +34,7 @@ _TYPICAL = Shape(4, 32)
 def build(source: Source, spec: PlanSpec, out: Path) -> None:
     """Write the lowered program, its regions and a line about them into ``out``."""
     program, graph = captured(source)
-    why_not = native.prepare(source.scratch())
+    why_not = native.prepare(source.kernels)
     found = apply_fusion_rules(graph, rules_of(spec.fusion))
     regions = [list(region.ops) for region in found.regions]
     rounded = roundings(program, regions, source, spec)

@@ -1,19 +1,23 @@
 """Our own kernels in C++: compiled where plans are built, stored with a plan, called as plain C.
 
-They take no header of torch, so that they compile in two seconds. Every plan of a process brings
-the same code; the first to be loaded is used by all.
+They take no header of torch, so that they compile in two seconds, once for each machine. Every plan
+of a process brings the same code; the first to be loaded is used by all.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from supernet.errors import BuildFailed
 
 __all__ = ["SOURCES", "compiler", "kernels", "load", "prepare", "write"]
 
@@ -63,10 +67,11 @@ def compiler() -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def prepare(folder: Path) -> str | None:
-    """Compile the kernels into `folder` and load them; why that can't be, None if it was done.
+def prepare(kept: Callable[[str, Callable[[Path], None]], Path]) -> str | None:
+    """Load the kernels, compiled if they never were; why that can't be, None if it was done.
 
-    `folder` must stay while the process may still `write` what it loaded.
+    `kept(key, make)` gives the folder that `make` filled when it was first asked for by this key.
+    It must stay while the process may still `write` what it loaded.
     """
     if _loaded:
         return None
@@ -75,14 +80,36 @@ def prepare(folder: Path) -> str | None:
     if (cxx := compiler()) is None:
         return "no C++ compiler is on the PATH"
     try:
-        command = [cxx, *_FLAGS, *map(str, SOURCES), "-o", str(folder / _LIBRARY)]
+        load(kept(_key(cxx), lambda folder: _compile(cxx, folder)))
+    except BuildFailed as error:
+        return str(error)
+    return None
+
+
+def _key(cxx: str) -> str:
+    """Of the sources and of all that the compiler makes of them here: its version, its flags, the
+    instructions that this processor has."""
+    about = _run([cxx, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+    key = hashlib.sha256(f"{cxx} {_FLAGS} {about}".encode())
+    for source in (*SOURCES, *sorted(SOURCES[0].parent.glob("*.h"))):
+        key.update(source.read_bytes())
+    return key.hexdigest()[:32]
+
+
+def _compile(cxx: str, folder: Path) -> None:
+    _run([cxx, *_FLAGS, *map(str, SOURCES), "-o", str(folder / _LIBRARY)])
+
+
+def _run(command: list[str]) -> str:
+    """What it printed. Raises `BuildFailed` if it can't be run or fails."""
+    try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{cxx} could not be run: {error}"
+        raise BuildFailed(f"{command[0]} could not be run: {error}") from error
     if done.returncode:
-        return f"{cxx} failed: {next(iter(done.stderr.splitlines()), done.returncode)}"
-    load(folder)
-    return None
+        said = next(iter(done.stderr.splitlines()), done.returncode)
+        raise BuildFailed(f"{command[0]} failed: {said}")
+    return done.stdout
 
 
 def load(folder: Path) -> None:
@@ -97,5 +124,5 @@ def load(folder: Path) -> None:
 
 
 def write(folder: Path) -> None:
-    """Put the kernels that this process compiled into `folder`, where `load` finds them."""
+    """Put the kernels that this process loaded into `folder`, where `load` finds them."""
     shutil.copyfile(_loaded[0].path, folder / _LIBRARY)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,12 @@ def block() -> Capture:
 def own_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Our kernels are loaded, and there is the one thread that they run on."""
     threads = torch.get_num_threads()
-    if (why := native.prepare(tmp_path_factory.mktemp("kernels"))) is not None:
+
+    def kept(key: str, make: Callable[[Path], None]) -> Path:
+        make(folder := tmp_path_factory.mktemp("kernels"))
+        return folder
+
+    if (why := native.prepare(kept)) is not None:
         pytest.skip(why)
     torch.set_num_threads(1)
     yield

@@ -41,7 +41,8 @@ class MemorySource:
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
         return make()
 
-    def scratch(self) -> Path:
+    def kernels(self, key: str, make: Callable[[Path], None]) -> Path:
+        make(self._folder)
         return self._folder
 
 

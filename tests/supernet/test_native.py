@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,10 +13,24 @@ import torch
 from torch import nn
 
 from supernet.backends.base import backend
+from supernet.cache import ArtifactCache
 from supernet.capture import capture
 from supernet.fusion import native
+from supernet.source import StoredSource
+from supernet.stored import StoredCapture
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forgets the kernels that this process has loaded, now and when called."""
+
+    def forget() -> None:
+        monkeypatch.setattr(native, "_loaded", [])
+
+    forget()
+    return forget
 
 
 def test_an_installed_package_brings_every_source() -> None:
@@ -80,9 +95,8 @@ torch.testing.assert_close(plan.run([x])[0], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_without_a_compiler_a_plan_does_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unloaded: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(native, "_loaded", [])
     monkeypatch.setattr("shutil.which", lambda name: None)
     model = Seen().eval()
     x = torch.randn(2, 16, 12, 12)
@@ -95,16 +109,51 @@ def test_without_a_compiler_a_plan_does_without(
     torch.testing.assert_close(answer, model(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_compiler_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_loaded", [])
+def source_in(cache: ArtifactCache) -> StoredSource:
+    learned = capture(nn.Linear(8, 8).eval(), (torch.randn(2, 8),))
+    return StoredSource(cache, StoredCapture.read(cache.stored(learned)), print)
+
+
+def test_a_compiler_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unloaded: Callable[[], None]
+) -> None:
     monkeypatch.setattr(native, "_FLAGS", ("--no-such-flag",))
-    assert "no-such-flag" in str(native.prepare(tmp_path))
+    cache = ArtifactCache(tmp_path)
+    assert "no-such-flag" in str(native.prepare(source_in(cache).kernels))
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+@pytest.mark.usefixtures("own_kernels")
+def test_they_are_compiled_once_for_a_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unloaded: Callable[[], None]
+) -> None:
+    compiled = []
+    monkeypatch.setattr(
+        native, "_compile", lambda cxx, folder, real=native._compile: (
+            compiled.append(folder), real(cxx, folder)
+        ),
+    )  # fmt: skip
+    source = source_in(ArtifactCache(tmp_path))
+    for _ in range(2):
+        unloaded()
+        assert native.prepare(source.kernels) is None
+        assert native.kernels() is not None
+    assert len(compiled) == 1
+    (entry,) = (tmp_path / "kernels").iterdir()
+    (entry / "kernels.so").unlink()  # not overwritten: this process has it mapped
+    (entry / "kernels.so").write_bytes(b"damaged")
+    unloaded()
+    assert native.prepare(source.kernels) is None
+    assert len(compiled) == 2
+    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-O1"))
+    unloaded()
+    assert native.prepare(source.kernels) is None
+    assert len(compiled) == 3
 
 
 def test_what_was_not_compiled_here_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unloaded: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(native, "_loaded", [])
     (tmp_path / "kernels.so").write_bytes(b"from elsewhere")
     with pytest.raises(OSError, match=r"kernels\.so"):
         native.load(tmp_path)
