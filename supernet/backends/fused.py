@@ -24,7 +24,7 @@ from supernet.signature import Signature
 
 __all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
-RECIPE = 10
+RECIPE = 11
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
 
 
