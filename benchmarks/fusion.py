@@ -91,12 +91,10 @@ def parse(argv: Sequence[str]) -> Options:
 def run(subject: Subject, asked: Options) -> Race:
     """Capture, build, then cell by cell from small to large."""
     say(f"{subject.name}: capturing")
-    model = subject.load()
-    learned = capture(model, subject.examples(), max_rows=max(ROWS))
-    eager_mib = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) / 2**20
+    learned = capture(subject.load(), subject.examples(), max_rows=max(ROWS))
     cache = ArtifactCache(asked.cache)
     plans, exact = build(subject, learned, cache, asked)
-    race = Race(subject, eager_mib, plans, exact)
+    race = Race(subject, _eager_mib(learned, cache, asked), plans, exact)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             ORIGINAL, subject.name, subject.metric, asked.threads,
@@ -142,6 +140,14 @@ def build(
         )
         plans.update(zip(among, found, strict=True))
     return plans, frozenset(exact)
+
+
+def _eager_mib(learned: Capture, cache: ArtifactCache, asked: Options) -> float:
+    """What the original takes, counted as every plan's memory is."""
+    device = host_database().fingerprints()[0]
+    (spec,) = propose(learned, device, backends=("eager",), threads=asked.threads)
+    limits = BuildLimits(asked.build_s)
+    return build_plan(cache, cache.stored(learned), spec, limits, device=device.key).memory_mib
 
 
 def _costs(learned: Capture, plans: Mapping[str, Plan]) -> CostTable:

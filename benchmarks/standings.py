@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.models import Subject
 from benchmarks.turns import Readied
 from profiler.shapes import Shape
-from supernet.plans import Plan
+from supernet.plans import Plan, PlanState
 
 __all__ = ["ORIGINAL", "Entry", "Race", "Row", "cell_name", "figures", "show", "tried"]
 
@@ -70,17 +70,18 @@ class Race:
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def memory_mib(self, role: Callable[[Row], str]) -> float:
-        """Of all plans in that role together, each counted once."""
-        names = {role(row) for row in self.rows}
-        return sum(
-            self.eager_mib if name == ORIGINAL else self.plans[name].memory_mib for name in names
-        )
+    def least_memory(self) -> tuple[str, float]:
+        """The smallest plan within the error, MiB; the original where none is smaller."""
+        admitted = {n: p.memory_mib for n, p in self.plans.items() if p.state is PlanState.ADMITTED}
+        sizes = {**admitted, ORIGINAL: self.eager_mib}
+        name = min(sizes, key=lambda name: sizes[name])
+        return name, sizes[name]
 
     def to_json(self) -> dict[str, Any]:
         return {
             "model": self.subject.title,
             "metric": self.subject.metric,
+            "eager_mib": self.eager_mib,
             "plans": {
                 name: {
                     "state": plan.state.value, "exact": name in self.exact,
@@ -148,9 +149,10 @@ def figures(races: Sequence[Race]) -> dict[str, Any]:
             continue
         title = race.subject.name
         found |= {f"{title}: {key}": value for key, value in _ratios([race]).items()}
-        found[f"{title}: eager's weights, MiB"] = race.eager_mib
-        found[f"{title}: chosen plans resident, MiB"] = race.memory_mib(lambda row: row.chosen)
-        found[f"{title}: quality plans resident, MiB"] = race.memory_mib(lambda row: row.quality)
+        smallest, mib = race.least_memory()
+        found[f"{title}: eager resident, MiB"] = race.eager_mib
+        found[f"{title}: smallest plan resident, MiB"] = f"{mib:.0f} ({smallest})"
+        found[f"{title}: smallest plan / eager, resident"] = mib / race.eager_mib
     return found | {f"all: {key}": value for key, value in _ratios(races).items()}
 
 
