@@ -19,6 +19,12 @@ from supernet.plans import Plan
 from tests.waiting import eventually
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for tests of what happens once plans are built, each once for all of them."""
+    return tmp_path_factory.mktemp("built")
+
+
 def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_path: Path) -> None:
     taken = tmp_path / "cache"
     taken.write_text("a file, not a folder")
@@ -80,9 +86,9 @@ def test_a_backend_that_cannot_be_used_is_left_out_and_said(
     assert (said.subject, said.after["state"], said.reason) == ("aoti", "left out", "no g++")
 
 
-def test_only_the_plans_named_are_built(mlp: torch.nn.Module, tmp_path: Path) -> None:
+def test_only_the_plans_named_are_built(mlp: torch.nn.Module, built: Path) -> None:
     config = evolve.Config().replace(
-        plans={"cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime")}
+        plans={"cache_dir": built, "backends": ("eager", "onnxruntime")}
     )
     example = (torch.randn(1, 8),)
     with evolve.wrap(mlp, example, config=config) as runtime:
@@ -100,11 +106,11 @@ def test_only_the_plans_named_are_built(mlp: torch.nn.Module, tmp_path: Path) ->
 @pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
 @pytest.mark.parametrize("search", [True, False])
 def test_a_search_follows_the_builds_and_is_said(
-    mlp: torch.nn.Module, tmp_path: Path, search: bool
+    mlp: torch.nn.Module, built: Path, search: bool
 ) -> None:
     config = evolve.Config().replace(
         plans={
-            "cache_dir": tmp_path / "cache",
+            "cache_dir": built,
             "backends": ("fused",),
             "search": search,
             "precisions": ("fp32",),
@@ -118,7 +124,7 @@ def test_a_search_follows_the_builds_and_is_said(
 
 
 def test_a_search_that_fails_stops_nothing(
-    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlp: torch.nn.Module, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: object, **options: object) -> None:
         raise BuildFailed("it crashed with SIGSEGV")
@@ -126,7 +132,7 @@ def test_a_search_that_fails_stops_nothing(
     monkeypatch.setattr("evolve.brain.find_fusions", fails)
     config = evolve.Config().replace(
         plans={
-            "cache_dir": tmp_path / "cache",
+            "cache_dir": built,
             "backends": ("fused",),
             "precisions": ("fp32",),
             "search": True,
@@ -171,7 +177,7 @@ def test_what_only_improves_waits_for_idle_moments(
 
 
 def test_close_plans_are_compared_and_what_that_found_decides(
-    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlp: torch.nn.Module, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swapped(cache: object, folder: object, plans: Sequence[Plan], *_: object,
                 **__: object) -> list[Plan]:  # fmt: skip
@@ -182,7 +188,7 @@ def test_close_plans_are_compared_and_what_that_found_decides(
     monkeypatch.setattr("evolve.brain.compare_plans", swapped)
     config = evolve.Config().replace(
         plans={
-            "cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime"),
+            "cache_dir": built, "backends": ("eager", "onnxruntime"),
             "precisions": ("fp32",), "search": False,
         }
     )  # fmt: skip
@@ -198,14 +204,14 @@ def test_close_plans_are_compared_and_what_that_found_decides(
 
 
 def test_a_comparison_that_fails_stops_nothing(
-    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlp: torch.nn.Module, built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: object, **options: object) -> None:
         raise BuildFailed("it crashed with SIGSEGV")
 
     monkeypatch.setattr("evolve.brain.compare_plans", fails)
     config = evolve.Config().replace(
-        plans={"cache_dir": tmp_path / "cache", "backends": ("eager", "onnxruntime"),
+        plans={"cache_dir": built, "backends": ("eager", "onnxruntime"),
                "precisions": ("fp32",), "search": False},
     )  # fmt: skip
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:

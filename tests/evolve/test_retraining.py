@@ -149,11 +149,14 @@ def test_of_a_training_that_is_stopped_no_folder_is_left(
 
 @pytest.mark.timeout(300)
 def test_a_real_process_trains_judges_and_keeps_the_rule_where_nothing_is_to_gain(
-    mlp: torch.nn.Module, config: evolve.Config
+    config: evolve.Config,
 ) -> None:
     pytest.importorskip("stable_baselines3")
     small = config.replace(policy={"retrain_steps": 512})
-    with evolve.wrap(mlp, (torch.randn(1, 8),), config=small) as runtime:
+    wide = torch.nn.Sequential(
+        torch.nn.Linear(8, 4096), torch.nn.ReLU(), torch.nn.Linear(4096, 4096)
+    ).eval()  # a faster one could serve millions of requests, each of which would be simulated
+    with evolve.wrap(wide, (torch.randn(1, 8),), config=small) as runtime:
         visited(runtime, MIN_TRAFFIC_S + 5)
         runtime(torch.randn(1, 8))
         assert not runtime.parts.retraining.attempt()

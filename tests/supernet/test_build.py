@@ -221,7 +221,7 @@ def test_the_build_process_ends_with_its_parent(
 ) -> None:
     job = {
         "step": "build", "cache": str(cache.root), "capture": str(stored[1]),
-        "spec": spec("Hanging").to_json(), "scratch": str(tmp_path), "table": TABLE,
+        "spec": spec("Hanging").to_json(), "table": TABLE,
         "measure_s": 1.0, "up_to_ms": 10.0, "metric": "relative_l2", "max_error": 0.005,
     }  # fmt: skip
     (tmp_path / "job.json").write_text(json.dumps(job))
