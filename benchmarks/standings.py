@@ -70,12 +70,10 @@ class Race:
     skipped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
 
-    def least_memory(self) -> tuple[str, float]:
-        """The smallest plan within the error, MiB; the original where none is smaller."""
+    def sizes_mib(self) -> dict[str, float]:
+        """Resident memory of the original and of every plan within the error."""
         admitted = {n: p.memory_mib for n, p in self.plans.items() if p.state is PlanState.ADMITTED}
-        sizes = {**admitted, ORIGINAL: self.eager_mib}
-        name = min(sizes, key=lambda name: sizes[name])
-        return name, sizes[name]
+        return {ORIGINAL: self.eager_mib, **admitted}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -149,10 +147,13 @@ def figures(races: Sequence[Race]) -> dict[str, Any]:
             continue
         title = race.subject.name
         found |= {f"{title}: {key}": value for key, value in _ratios([race]).items()}
-        smallest, mib = race.least_memory()
+        sizes = race.sizes_mib()
+        smallest = min(sizes, key=lambda name: sizes[name])
+        largest = max((row.quality for row in race.rows), key=lambda name: sizes[name])
         found[f"{title}: eager resident, MiB"] = race.eager_mib
-        found[f"{title}: smallest plan resident, MiB"] = f"{mib:.0f} ({smallest})"
-        found[f"{title}: smallest plan / eager, resident"] = mib / race.eager_mib
+        for role, name in (("smallest plan", smallest), ("largest quality plan", largest)):
+            found[f"{title}: {role}"] = name
+            found[f"{title}: {role} / eager, resident"] = sizes[name] / race.eager_mib
     return found | {f"all: {key}": value for key, value in _ratios(races).items()}
 
 

@@ -80,9 +80,13 @@ def prepare(kept: Callable[[str, Callable[[Path], None]], Path]) -> str | None:
     if (cxx := compiler()) is None:
         return "no C++ compiler is on the PATH"
     try:
-        load(kept(_key(cxx), lambda folder: _compile(cxx, folder)))
+        folder = kept(_key(cxx), lambda folder: _compile(cxx, folder))
     except BuildFailed as error:
         return str(error)
+    try:
+        load(folder)
+    except OSError as error:  # a cache from which nothing may be executed, say
+        return f"they cannot be loaded: {error}"
     return None
 
 

@@ -151,6 +151,18 @@ def test_they_are_compiled_once_for_a_machine(
     assert len(compiled) == 3
 
 
+@pytest.mark.usefixtures("unloaded")
+def test_kernels_that_cannot_be_loaded_are_told(tmp_path: Path) -> None:
+    def kept(key: str, make: object) -> Path:
+        (tmp_path / "kernels.so").write_bytes(b"not to be executed")
+        return tmp_path
+
+    if native.compiler() is None:
+        pytest.skip("needs a C++ compiler")
+    assert str(native.prepare(kept)).startswith("they cannot be loaded: ")
+    assert native.kernels() is None
+
+
 def test_what_was_not_compiled_here_is_refused(
     tmp_path: Path, unloaded: Callable[[], None]
 ) -> None:
