@@ -134,6 +134,7 @@ class Runtime:
         capture = self._serving.capture
         try:
             flat = capture.flatten(args, kwargs)
+            capture.check(flat.leaves)
         except OutsideCapture as reason:
             self._say_outside(str(reason))
             return Request(
@@ -200,7 +201,7 @@ class Runtime:
         computed = tally.counts()
         return {
             "closed": self._closed,
-            "capture": self._serving.capture.reason or "exported",
+            "capture": self._serving.capture.describe(),
             "policy": self.parts.controller.choice.params.name,
             "queue": queue,
             "busy_lanes": busy,

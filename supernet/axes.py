@@ -1,7 +1,8 @@
 """Find out by experiment which dimensions of a model's inputs are free.
 
-Nothing is taken on trust: rows count as independent, and padding as harmless, only where the
-original model itself gave the same answers both ways.
+A first look, before there is a graph: rows that depend on each other mostly show it at once. What
+then may be done with them is proven on the graph (`supernet.dataflow`), or, where that is not to be
+had, tried by harder experiments (`supernet.experiments`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,12 @@ __all__ = [
     "infer_axes",
     "output_dims",
     "pad",
-    "pads_harmlessly",
     "resize",
     "vary",
 ]
 
 
 _SCALES = (1.0, 0.7, -0.4)
-
-_PADDED_EXAMPLES = 8  # each is run three times
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +67,16 @@ class Axes:
         return Axes(dims, self.batchable and "rows" not in which, self.note)
 
 
-def infer_axes(probe: Probe, examples: Sequence[Sequence[Tensor]]) -> Axes:
+def infer_axes(
+    probe: Probe, examples: Sequence[Sequence[Tensor]], *, batchable: bool = True
+) -> Axes:
     """Which dims are rows and which length, from how the examples differ.
 
-    Rows: dim 0 where all inputs share it and stacked rows answer as they do alone. Length: the
-    other dims that vary from example to example, if they all vary together.
+    Rows: dim 0 where all inputs share it and stacked rows answer as they do alone; none unless
+    ``batchable``. Length: the other dims that vary from example to example, if they all vary
+    together.
     """
-    batchable = _shares_rows(examples) and _rows_independent(probe, examples[0])
+    batchable = batchable and _shares_rows(examples) and _rows_independent(probe, examples[0])
     dims: list[list[Dim]] = [list(leaf.shape) for leaf in examples[0]]
     varying: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for index, leaf in enumerate(examples[0]):
@@ -244,56 +245,3 @@ def output_dims(
                 dims.append("length" if sizes == lengths else "any")
         found.append(tuple(dims))
     return tuple(found)
-
-
-def pads_harmlessly(
-    probe: Probe,
-    axes: Axes,
-    outputs: Sequence[Sequence[Dim]],
-    examples: Sequence[Sequence[Tensor]],
-    longest: int,
-) -> bool:
-    """Whether zero-padded inputs, alone and stacked, give every row the answer it had."""
-    if not axes.has_length or any("any" in dims for dims in outputs):
-        return False
-    # Spread over the lengths; a model to which padding matters shows it at any of them.
-    ordered = sorted(examples, key=axes.length)
-    examples = ordered[:: -(-len(ordered) // _PADDED_EXAMPLES)]
-    try:
-        for leaves in examples:
-            near = min(axes.length(leaves) + 3, longest)
-            if not _same_cropped(probe, axes, outputs, [leaves], near):
-                return False
-        if not _same_cropped(probe, axes, outputs, [examples[-1]], longest):
-            return False
-        if axes.batchable and len(examples) > 1:
-            top = max(axes.length(leaves) for leaves in examples)
-            return _same_cropped(probe, axes, outputs, examples, top)
-    except (RuntimeError, ValueError, IndexError, Uncapturable):  # a length it cannot take
-        return False
-    return True
-
-
-def _same_cropped(
-    probe: Probe,
-    axes: Axes,
-    outputs: Sequence[Sequence[Dim]],
-    examples: Sequence[Sequence[Tensor]],
-    length: int,
-) -> bool:
-    padded = [pad(leaves, axes, length) for leaves in examples]
-    together = probe(
-        [torch.cat(same) for same in zip(*padded, strict=True)] if len(padded) > 1 else padded[0]
-    )
-    start = 0
-    for leaves in examples:
-        alone = probe(leaves)
-        row = slice(start, start + axes.rows(leaves))
-        start = row.stop
-        cropped = [
-            crop(output, dims, row, axes.length(leaves))
-            for output, dims in zip(together, outputs, strict=True)
-        ]
-        if not agree(cropped, alone):
-            return False
-    return True

@@ -18,17 +18,19 @@ from supernet.captured import Capture, Examples, Flat
 from supernet.errors import OutsideCapture, Uncapturable
 from supernet.probe import Probe, one_line
 from supernet.signature import Signature
-from supernet.study import Study, hashes
+from supernet.study import Study, Wishes, hashes
 
-__all__ = ["Capture", "Examples", "Flat", "OutsideCapture", "capture"]
+__all__ = ["Capture", "Examples", "Flat", "OutsideCapture", "Wishes", "capture"]
 
 
-def capture(model: nn.Module, examples: Any, *, max_rows: int = 16) -> Capture:
+def capture(
+    model: nn.Module, examples: Any, *, max_rows: int = 16, wishes: Wishes | None = None
+) -> Capture:
     """Export ``model`` with the dims that the examples and experiments show to be free.
 
     ``examples`` is anything ``Examples.of`` takes; ``max_rows`` the most rows in one batch (more
-    if an example has more). A model that cannot be captured is no error: ``program`` is None and
-    ``reason`` says why. Examples that contradict each other, or that the model itself refuses,
+    if an example has more), ``wishes`` what is forbidden or demanded. A model that cannot be
+    captured is no error: ``program`` is None and ``reason`` says why. Examples that contradict each other, or that the model itself refuses,
     are a ``ValueError``.
 
     >>> import torch
@@ -55,7 +57,7 @@ def capture(model: nn.Module, examples: Any, *, max_rows: int = 16) -> Capture:
         probe = Probe(model, form)
         _answer_examples(probe, leaves)
         probe.check_pure(leaves[0])
-        return Study(model, form, probe, leaves, max_rows).capture()
+        return Study(model, form, probe, leaves, max_rows, wishes).capture()
     except Uncapturable as why:
         return _original_only(model, str(why))
 

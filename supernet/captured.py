@@ -13,6 +13,8 @@ from torch.export import ExportedProgram
 from profiler.shapes import ShapeGrid
 from supernet.calls import CallForm, Example, check_example
 from supernet.errors import OutsideCapture
+from supernet.findings import OFF, Finding
+from supernet.guards import Guard
 from supernet.references import Reference
 from supernet.signature import Signature
 from supernet.structure import Structure
@@ -65,6 +67,9 @@ class Capture:
     (None: nothing to say). ``grid`` are the padded shapes plans are made and measured for.
     ``graph_hash`` is the same for the same model, weights and signature in every process.
     ``references`` are batches with the original's own answers, which plans are judged by.
+    ``batching`` and ``padding`` say what may be done with requests, and how that is known;
+    ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
+    within the grid).
     """
 
     program: ExportedProgram | None
@@ -74,6 +79,10 @@ class Capture:
     graph_hash: str
     weights_version: str
     training: bool
+    batching: Finding = OFF
+    padding: Finding = OFF
+    guards: tuple[Guard, ...] = ()
+    lengths: frozenset[int] | None = None
     references: tuple[Reference, ...] = ()
     form: CallForm | None = None
     result: Structure | None = None
@@ -120,6 +129,20 @@ class Capture:
             self._check_length(length)
         return Flat(leaves, rows or 1, length or 1)
 
+    def check(self, leaves: Sequence[Tensor]) -> None:
+        """``OutsideCapture`` where a request's contents are none that plans were made for."""
+        for guard in self.guards:
+            if (why := guard.violation(leaves)) is not None:
+                raise OutsideCapture(why)
+
+    def describe(self) -> dict[str, Any]:
+        """Whether there is a program, and what may be done with batches: JSON-able, for people."""
+        return {
+            "program": self.reason or ("exported" if self.program is not None else "none"),
+            "batching": self.batching.to_json(),
+            "padding": self.padding.to_json(),
+        }
+
     def rebuild(self, leaves: Sequence[Tensor]) -> Any:
         """The user's own result structure around these flat outputs."""
         if self.result is None:
@@ -138,6 +161,8 @@ class Capture:
         least, most = self.signature.min_length, self.grid.lengths[-1]
         if not least <= length <= most:
             raise OutsideCapture(f"length must be between {least} and {most}, got {length}")
+        if self.lengths is not None and length not in self.lengths:
+            raise OutsideCapture(f"length must be one of {sorted(self.lengths)}, got {length}")
 
     def _outside(self, leaves: list[Tensor], tensor: Tensor, want: str, got: Any) -> OutsideCapture:
         index = next(i for i, leaf in enumerate(leaves) if leaf is tensor)

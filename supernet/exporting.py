@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO, cast
@@ -53,12 +53,14 @@ class Exported:
 
     ``valid(rows, length)`` evaluates the conditions the trace relied on: Python code that
     branches on a size is followed one way only, and the program is wrong the other way.
+    ``named`` says which symbols of the program are ``"rows"`` and ``"length"``.
     """
 
     program: ExportedProgram
     axes: Axes
     length: Range
     valid: Callable[[int, int], bool]
+    named: Mapping[Any, str]
     note: str = ""
 
 
@@ -194,8 +196,9 @@ def _is_random(node: torch.fx.Node) -> bool:
 
 def _bounds(
     program: ExportedProgram, axes: Axes, leaves: Sequence[Tensor]
-) -> tuple[Range, Callable[[int, int], bool]] | str:
-    """The valid sizes, or why not: a dim that should be free was fixed by the trace."""
+) -> tuple[Range, Callable[[int, int], bool], Mapping[Any, str]] | str:
+    """The valid sizes and the symbols they are of, or why not: a dim that should be free was fixed
+    by the trace."""
     named: dict[Any, str] = {}
     for fake, dims in zip(_input_values(program), axes.dims, strict=True):
         for size, dim in zip(fake.shape, dims, strict=True):
@@ -210,7 +213,19 @@ def _bounds(
             most = int(interval.upper) if interval.upper.is_Integer else None
             least = max(length.least, int(interval.lower) if interval.lower.is_Integer else 1)
             length = Range(least, _least(length.most, most))
-    return length, _validity(program, axes, leaves, named)
+    return length, _validity(program, axes, leaves, named), _with_equals(program, named)
+
+
+def _with_equals(program: ExportedProgram, named: Mapping[Any, str]) -> dict[Any, str]:
+    """Also the symbols that the trace found equal to one of these and replaced."""
+    known = dict(named)
+    mode = next((v.fake_mode for v in _input_values(program) if hasattr(v, "fake_mode")), None)
+    replaced = getattr(getattr(mode, "shape_env", None), "replacements", {})
+    for _ in replaced:  # one may have been replaced by another that was replaced in turn
+        for old, new in replaced.items():
+            if new in known:
+                known.setdefault(old, known[new])
+    return known
 
 
 def _least(a: int | None, b: int | None) -> int | None:

@@ -16,7 +16,7 @@ from supernet.calls import CallForm
 from supernet.errors import Uncapturable
 from supernet.structure import Structure, take_apart
 
-__all__ = ["Probe", "agree", "structural_copy"]
+__all__ = ["Probe", "agree", "one_line", "structural_copy", "tolerance"]
 
 # Two runs of one model differ by rounding when another kernel is chosen for another batch
 # size; a real dependence between rows or on padding is far above these.
@@ -120,6 +120,11 @@ class Probe:
         return ""
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """How far apart two runs may be by rounding, relative to the size of the numbers."""
+    return _TOLERANCE.get(dtype, 1e-4)
+
+
 def agree(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
     """Whether two lists of outputs are equal but for rounding."""
     return len(got) == len(want) and all(_close(a, b) for a, b in zip(got, want, strict=True))
@@ -142,7 +147,7 @@ def _close(got: Tensor, want: Tensor) -> bool:
     if not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = (torch.where(t.isfinite(), t, torch.zeros_like(t)) for t in (a, b))
-    return float((a - b).norm()) <= _TOLERANCE.get(got.dtype, 1e-4) * float(b.norm())
+    return float((a - b).norm()) <= tolerance(got.dtype) * float(b.norm())
 
 
 def _state(model: nn.Module) -> dict[str, Any]:

@@ -5,23 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from profiler.shapes import ShapeGrid
-from supernet.axes import (
-    Axes,
-    check_constants,
-    infer_axes,
-    output_dims,
-    pads_harmlessly,
-    resize,
-    vary,
-)
+from supernet.axes import Axes, check_constants, infer_axes, output_dims, resize, vary
 from supernet.calls import CallForm
 from supernet.captured import Capture
+from supernet.dataflow.proof import Proof, prove
 from supernet.errors import Uncapturable
+from supernet.experiments import masks, padding_counts, rows_meet
 from supernet.exporting import (
     Exported,
     FixedByTrace,
@@ -31,11 +26,13 @@ from supernet.exporting import (
     graph_text,
     with_unknown,
 )
+from supernet.findings import OFF, Finding
+from supernet.guards import Guard, Shown
 from supernet.probe import Probe, structural_copy
 from supernet.references import make_references
-from supernet.signature import Signature, TensorSpec
+from supernet.signature import Dim, Signature, TensorSpec
 
-__all__ = ["Study", "hashes"]
+__all__ = ["Study", "Wishes", "hashes"]
 
 # Without a bound from the model itself, lengths up to this many times the longest example are
 # planned for; longer requests are answered by the original.
@@ -57,6 +54,30 @@ _STORABLE = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the user forbids (False) or demands (True); None leaves it to proof and experiment.
+
+    ``lengths``: the only ones that plans and batches are for; None for all that the model takes.
+    """
+
+    batchable: bool | None = None
+    paddable: bool | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batchable", "paddable"):
+            wish = getattr(self, name)
+            if wish is not None and not isinstance(wish, bool):
+                raise TypeError(f"{name} must be True, False or None, got {wish!r}")
+        if self.lengths is not None and (
+            not self.lengths or any(type(n) is not int or n < 1 for n in self.lengths)
+        ):
+            raise ValueError(
+                f"lengths must be one or more lengths of at least 1, got {self.lengths!r}"
+            )
+
+
 class Study:
     """One capture under way: the steps, and what each learned."""
 
@@ -67,64 +88,141 @@ class Study:
         probe: Probe,
         examples: list[list[Tensor]],
         max_rows: int,
+        wishes: Wishes | None = None,
     ) -> None:
         self.model, self.form, self.probe = model, form, probe
         self.examples, self.max_rows = examples, max_rows
+        self.wishes = wishes or Wishes()
         self.longest = examples[-1]  # the longest input that the original took
 
     def capture(self) -> Capture:
         self._check_dtypes()
         check_constants(self.probe, self.examples[0])
-        axes = infer_axes(self.probe, self.examples)
+        axes = infer_axes(self.probe, self.examples, batchable=self.wishes.batchable is not False)
+        if self.wishes.batchable is True and not axes.batchable:
+            raise ValueError(
+                "batchable must be False or None for this model: its rows were seen to depend on "
+                "each other, or its inputs do not share their first dimension"
+            )
+        found = self._found(axes)
+        if not axes.batchable:
+            why = "forbidden" if self.wishes.batchable is False else axes.note
+            return self._describe(found, Finding("off", why))
+        rows = self._rows(found)
+        if rows.allowed:
+            return self._describe(found, rows)
+        # Without rows of their own the dims mean something else: from the start again.
+        found = self._found(infer_axes(self.probe, self.examples, batchable=False))
+        return self._describe(found, rows)
+
+    def _found(self, axes: Axes) -> _Found:
+        """The program for these axes, or for fewer, and what it proves."""
         notes = [axes.note]
         exported: Exported | None = None
         try:
             copied = structural_copy(self.model)
             exported = export(copied, self.form, axes, self._sample)
-        except FixedByTrace as why:  # rows were seen to be independent: the original may batch
+        except FixedByTrace as why:  # no program to prove anything on: the original may batch
             notes = [str(why)]
         else:
             notes.append(exported.note)
             axes = exported.axes
-        self.examples = [leaves for leaves in self.examples if _fits(leaves, axes)]
-        if not self.examples:
+        examples = [leaves for leaves in self.examples if _fits(leaves, axes)]
+        if not examples:
             raise Uncapturable(f"no example has the size that the trace fixed: {notes[-1]}")
-        self.longest = self.examples[-1]
-        return self._describe(axes, exported, "; ".join(filter(None, notes)) or None)
-
-    def _describe(self, axes: Axes, exported: Exported | None, reason: str | None) -> Capture:
-        # The user's own calls are served, however many rows they have.
-        own_rows = max(axes.rows(leaves) for leaves in self.examples)
-        max_rows = max(self.max_rows, own_rows) if axes.batchable else 1
-        least, most = self._lengths(axes, exported)
-        if exported is not None:
-            max_rows = self._valid_rows(axes, exported, max_rows)
-        outputs = output_dims(axes, self._runs(axes))
+        outputs = output_dims(axes, self._runs(axes, examples))
+        proof = None
         if exported is not None:
             outputs = with_unknown(outputs, exported.program)
-        paddable = pads_harmlessly(self.probe, axes, outputs, self.examples, most)
+            dtypes = [leaf.dtype for leaf in examples[0]]
+            proof = prove(exported.program, axes.dims, dtypes, outputs, exported.named)
+        reason = "; ".join(filter(None, notes)) or None
+        return _Found(axes, exported, examples, outputs, proof, reason)
+
+    def _rows(self, found: _Found) -> Finding:
+        """Whether requests may share a batch."""
+        trouble = found.proof.rows if found.proof else None
+        if found.proof is not None and trouble is None:
+            return Finding("proven")
+        why = trouble.why if trouble else "there is no program to prove it on"
+        if self.wishes.batchable is True:
+            return Finding("demanded", f"by the user; not proven: {why}")
+        if trouble is not None and trouble.sure:
+            return Finding("off", why)
+        if any("any" in dims for dims in found.outputs):
+            return Finding("off", f"{why}, and an output has a size that its values decide")
+        seen = rows_meet(self.probe, found.axes, found.outputs, found.examples, self.max_rows)
+        if seen is not None:
+            return Finding("off", f"not proven: {why}; {seen}")
+        return Finding("inferred", f"not proven: {why}; experiments found no dependence")
+
+    def _padding(self, found: _Found, longest: int) -> tuple[Finding, tuple[Guard, ...]]:
+        """Whether a request may be padded, and what must hold for it."""
+        axes, outputs = found.axes, found.outputs
+        if not axes.has_length:
+            return OFF, ()
+        if self.wishes.paddable is False:
+            return Finding("off", "forbidden"), ()
+        if any("any" in dims for dims in outputs):
+            return Finding("off", "an output has a size that follows the length otherwise"), ()
+        trouble = found.proof.padding if found.proof else None
+        if found.proof is not None and trouble is None:
+            return Finding("proven"), self._shown(axes, found.proof.shown)
+        why = trouble.why if trouble else "there is no program to prove it on"
+        shown = self._shown(axes, masks(axes, found.examples))
+        seen = None
+        if trouble is None or not trouble.sure or self.wishes.paddable is True:
+            seen = padding_counts(self.probe, axes, outputs, found.examples, longest)
+        if self.wishes.paddable is True:
+            if seen is not None:
+                raise ValueError(f"paddable must be False or None for this model: {seen}")
+            return Finding("demanded", f"by the user; not proven: {why}"), ()
+        if trouble is not None and trouble.sure:
+            return Finding("off", why), ()
+        if seen is not None:
+            return Finding("off", f"not proven: {why}; {seen}"), ()
+        return Finding("inferred", f"not proven: {why}; experiments found no influence"), shown
+
+    def _shown(self, axes: Axes, leaves: Sequence[int]) -> tuple[Guard, ...]:
+        names = self.form.leaf_names()
+        return tuple(Shown(i, names[i], axes.dims[i].index("length")) for i in leaves)
+
+    def _describe(self, found: _Found, batching: Finding) -> Capture:
+        axes, exported, examples = found.axes, found.exported, found.examples
+        # The user's own calls are served, however many rows they have.
+        own_rows = max(axes.rows(leaves) for leaves in examples)
+        max_rows = max(self.max_rows, own_rows) if axes.batchable else 1
+        least, most = self._lengths(axes, exported, examples)
+        if exported is not None:
+            max_rows = self._valid_rows(axes, exported, max_rows, examples)
+        padding, guards = self._padding(found, most)
+        paddable = padding.allowed
         grid = ShapeGrid.covering(max_rows, least, most)
+        outputs = found.outputs
         signature = Signature(
-            inputs=_specs(self.form.leaf_names(), self.examples[0], axes.dims),
-            outputs=_specs(_output_names(len(outputs)), self.probe(self.examples[0]), outputs),
+            inputs=_specs(self.form.leaf_names(), examples[0], axes.dims),
+            outputs=_specs(_output_names(len(outputs)), self.probe(examples[0]), outputs),
             batchable=axes.batchable,
             paddable=paddable,
             min_length=1 if paddable else least,
-            device=str(self.examples[0][0].device),
+            device=str(examples[0][0].device),
         )
         weights, graph_hash = hashes(self.model, exported, signature)
-        references = make_references(
-            self.probe, axes, grid, self.examples, self.longest, paddable=paddable
-        )
-        program = exported.program if exported else None
+        longest = self.longest if _fits(self.longest, axes) else examples[-1]
+        references = make_references(self.probe, axes, grid, examples, longest, paddable=paddable)
+        only = self.wishes.lengths
         return Capture(
-            program=program,
-            reason=reason,
+            program=exported.program if exported else None,
+            reason=found.reason,
             signature=signature,
             grid=grid,
             graph_hash=graph_hash,
             weights_version=weights,
             training=self.model.training,
+            batching=batching,
+            padding=padding,
+            guards=guards,
+            lengths=frozenset(only) if only is not None and axes.has_length else None,
             references=references,
             form=self.form,
             result=self.probe.structure,
@@ -140,11 +238,13 @@ class Study:
             leaves = resize(leaves, axes, rows, length)
         return [leaf.detach().contiguous() for leaf in leaves]
 
-    def _lengths(self, axes: Axes, exported: Exported | None) -> tuple[int, int]:
+    def _lengths(
+        self, axes: Axes, exported: Exported | None, examples: Sequence[Sequence[Tensor]]
+    ) -> tuple[int, int]:
         """The shortest and longest length to plan for, which the original itself accepts."""
         if not axes.has_length:
             return 1, 1
-        own = [axes.length(leaves) for leaves in self.examples]
+        own = [axes.length(leaves) for leaves in examples]
         least, most = min(own), max(own)
         bound = exported.length if exported else Range()
         room = 1 << (_LENGTH_ROOM * most - 1).bit_length()
@@ -182,26 +282,42 @@ class Study:
         self.longest = leaves
         return True
 
-    def _valid_rows(self, axes: Axes, exported: Exported, max_rows: int) -> int:
-        length = axes.length(self.examples[0])
+    def _valid_rows(
+        self, axes: Axes, exported: Exported, max_rows: int, examples: Sequence[Sequence[Tensor]]
+    ) -> int:
+        length = axes.length(examples[0])
         wrong = (n for n in range(2, max_rows + 1) if not exported.valid(n, length))
         return next(wrong, max_rows + 1) - 1
 
-    def _runs(self, axes: Axes) -> list[tuple[list[Tensor], list[Tensor]]]:
+    def _runs(
+        self, axes: Axes, examples: Sequence[Sequence[Tensor]]
+    ) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Inputs and outputs of several sizes, to see how output sizes follow."""
-        first = self.examples[0]
+        first = list(examples[0])
         own = axes.length(first)
-        inputs = [list(leaves) for leaves in self.examples]
+        inputs = [list(leaves) for leaves in examples]
         if axes.batchable:
             inputs.append(resize(first, axes, axes.rows(first) + 1, own))
-        if axes.has_length:
-            inputs.append(self.longest)
+        if axes.has_length and len({axes.length(leaves) for leaves in examples}) < 2:
+            inputs.append(resize(first, axes, axes.rows(first), own + 1))
         return [(leaves, self.probe(leaves)) for leaves in inputs]
 
     def _check_dtypes(self) -> None:
         for leaf in (*self.examples[0], *self.probe(self.examples[0])):
             if _dtype(leaf) not in _STORABLE:
                 raise Uncapturable(f"plans cannot hold tensors of dtype {_dtype(leaf)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """A program (None where the trace fixes what must be free), and the examples that fit it."""
+
+    axes: Axes
+    exported: Exported | None
+    examples: list[list[Tensor]]
+    outputs: tuple[tuple[Dim, ...], ...]
+    proof: Proof | None
+    reason: str | None
 
 
 def _fits(leaves: Sequence[Tensor], axes: Axes) -> bool:

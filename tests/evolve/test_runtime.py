@@ -141,9 +141,10 @@ def test_a_model_that_cannot_be_exported_is_served_and_says_why(config: evolve.C
     with evolve.wrap(model, (torch.randn(2, 3),), config=config) as runtime:
         for x in (torch.ones(2, 3), -torch.ones(2, 3)):
             assert same(runtime(x), model(x))
-        reason = runtime.status()["capture"]
-    assert reason != "exported"
-    assert "\n" not in reason
+        captured = runtime.status()["capture"]
+    assert captured["program"] != "exported"
+    assert "\n" not in captured["program"]
+    assert captured["batching"]["status"] == captured["padding"]["status"] == "off"
 
 
 def test_the_model_is_not_changed(mlp: torch.nn.Module, config: evolve.Config) -> None:

@@ -1,0 +1,102 @@
+"""Checks of a request's inputs: what holds for them, its plans were proven for.
+
+A request that violates one is answered by the original model, alone. Each check takes a few
+microseconds on small inputs: numpy looks at what lies on the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Finite", "Guard", "Shown", "Within", "is_finite"]
+
+_FEW = 8192  # numbers whose sum of squares BLAS takes in one thread: half the cost of a search
+
+
+class Guard(Protocol):
+    """A condition on the input leaves of one request, in signature order."""
+
+    def violation(self, leaves: Sequence[Tensor]) -> str | None:
+        """The rule that they break, without their values; None if they keep it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The integers of leaf number ``leaf`` lie between ``least`` and ``most``, both included.
+
+    >>> Within(0, "ids", 0, 9).violation([torch.tensor([3, 10])])
+    'ids must lie between 0 and 9'
+    """
+
+    leaf: int
+    name: str
+    least: int
+    most: int
+
+    def violation(self, leaves: Sequence[Tensor]) -> str | None:
+        leaf = leaves[self.leaf]
+        if leaf.numel() and not self._holds(leaf):
+            return f"{self.name} must lie between {self.least} and {self.most}"
+        return None
+
+    def _holds(self, leaf: Tensor) -> bool:
+        if not leaf.is_cpu:
+            low, high = (int(end) for end in leaf.aminmax())
+            return self.least <= low and high <= self.most
+        array = leaf.numpy()
+        if self.least == 0 and leaf.dtype is torch.int64:
+            # Seen as unsigned, what is negative is larger than everything: one look for two.
+            return bool(np.maximum.reduce(array.view(np.uint64), axis=None) <= self.most)
+        low, high = np.minimum.reduce(array, axis=None), np.maximum.reduce(array, axis=None)
+        return bool(self.least <= low and high <= self.most)
+
+
+@dataclass(frozen=True, slots=True)
+class Finite:
+    """The floating leaf number ``leaf`` holds no NaN and no infinity."""
+
+    leaf: int
+    name: str
+
+    def violation(self, leaves: Sequence[Tensor]) -> str | None:
+        return None if is_finite(leaves[self.leaf]) else f"{self.name} must be finite"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The mask that leaf number ``leaf`` is shows position 0 along dim ``dim`` of every row.
+
+    A row that hides all its keys shares its attention among the padding as well.
+    """
+
+    leaf: int
+    name: str
+    dim: int
+
+    def violation(self, leaves: Sequence[Tensor]) -> str | None:
+        first = leaves[self.leaf].select(self.dim, 0)
+        shown = (first.numpy() == 1).all() if first.is_cpu else (first == 1).all()
+        return None if bool(shown) else f"{self.name} must be 1 at the first position of every row"
+
+
+def is_finite(leaf: Tensor) -> bool:
+    """Whether a floating tensor holds no NaN and no infinity.
+
+    On the CPU numpy looks: torch would wake all cores for it, which the workers need.
+    """
+    if leaf.is_cpu and leaf.dtype in (torch.float32, torch.float64) and leaf.numel():
+        array = leaf.detach().numpy()
+        if array.size <= _FEW and math.isfinite(np.vdot(array, array)):
+            return True
+        # The squares of large numbers overflow: the extremes, which a NaN takes part in, decide.
+        most, least = np.maximum.reduce(array, axis=None), np.minimum.reduce(array, axis=None)
+        return math.isfinite(most) and math.isfinite(least)
+    return bool(torch.isfinite(leaf).all())
