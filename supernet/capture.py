@@ -30,8 +30,8 @@ def capture(
 
     ``examples`` is anything ``Examples.of`` takes; ``max_rows`` the most rows in one batch (more
     if an example has more), ``wishes`` what is forbidden or demanded. A model that cannot be
-    captured is no error: ``program`` is None and ``reason`` says why. Examples that contradict each other, or that the model itself refuses,
-    are a ``ValueError``.
+    captured is no error: ``program`` is None and ``reason`` says why. Examples that contradict
+    each other, or that the model itself refuses, are a ``ValueError``.
 
     >>> import torch
     >>> learned = capture(torch.nn.Linear(4, 2).eval(), (torch.zeros(1, 4),))

@@ -8,5 +8,6 @@ padded places. `proof.prove` reads the outputs.
 - `intervals`: ranges of numbers, and what pointwise operators make of them.
 - `sizes`: a size as a product of rows, length and a number; regrouping dims in a view.
 - `values`: what is known of one tensor.
-- `pointwise`, `shapes`, `reductions`, `products`, `indexing`, `layers`: a rule for each operator.
+- `pointwise`, `views`, `parts`, `constants`, `reductions`, `products`, `indexing`, `layers`: a rule
+  for each operator.
 """

@@ -208,6 +208,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy",
                      "index_fill", "index_put"), _scattered),
     "one_hot": _one_hot,
-    **dict.fromkeys(("nonzero", "masked_select", "unique_dim", "_unique2", "unique_consecutive",
-                     "bincount"), _counted_out),
+    **dict.fromkeys(("nonzero", "masked_select", "masked_scatter", "unique_dim", "_unique2",
+                     "unique_consecutive", "bincount"), _counted_out),
 }  # fmt: skip

@@ -18,7 +18,9 @@ from supernet.dataflow.intervals import ANY, UNBOUNDED, Interval
 from supernet.dataflow.sizes import Dim, Size, size_of
 from supernet.dataflow.values import Span, Trouble, Value, follows, places, worst
 
-__all__ = ["Call", "Rule", "interpret", "top"]
+__all__ = ["UNRULED", "Call", "Rule", "interpret", "top"]
+
+UNRULED = "has no rule"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +148,7 @@ class _Walk:
         rule = self._rules.get(node.target._schema.name)
         if rule is None and torch.Tag.pointwise in node.target.tags:
             rule = self._rules["pointwise"]
-        return top(call, "has no rule", sure=False) if rule is None else rule(call)
+        return top(call, UNRULED, sure=False) if rule is None else rule(call)
 
     def _nested(self, node: fx.Node, arguments: Sequence[Any]) -> Any:
         """A graph that is merely wrapped (no_grad, autocast); others are unknown."""
@@ -159,7 +161,7 @@ class _Walk:
                     walk = _Walk(inner, self._named, self._rules)
                     return tuple(walk.run(arguments[index + 1 :]))
         call = Call(node, str(node.target), dict(enumerate(arguments)), self._named)  # type: ignore[arg-type]
-        return top(call, "has no rule", sure=False)
+        return top(call, UNRULED, sure=False)
 
 
 def top(call: Call, what: str, *, sure: bool) -> Any:

@@ -275,9 +275,9 @@ _ne = _compare(_opposite(_equal))
 _tanh, _sigmoid = _bounded(-1.0, 1.0), _bounded(0.0, 1.0)
 
 _RULES: dict[str, Rule] = {
-    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "true_divide": _div, "multiply": _mul,
-    "subtract": _sub, "rsub": lambda a, b: _sub(b, a), "neg": _neg, "negative": _neg,
-    "abs": _abs, "absolute": _abs, "square": lambda a: _pow(a, Interval.at(2.0)), "pow": _pow,
+    "add": _add, "sub": _sub, "mul": _mul, "div": _div, "true_divide": _div, "divide": _div,
+    "multiply": _mul, "subtract": _sub, "rsub": lambda a, b: _sub(b, a),
+    "neg": _neg, "negative": _neg, "abs": _abs, "absolute": _abs, "square": lambda a: _pow(a, Interval.at(2.0)), "pow": _pow,
     "exp": _exp, "expm1": _monotone(math.expm1), "log": _log, "sqrt": _sqrt, "rsqrt": _rsqrt,
     "log1p": lambda a: _log(_add(a, TRUE)), "reciprocal": _reciprocal,
     "relu": _monotone(lambda x: max(x, 0.0)), "relu6": _monotone(lambda x: min(max(x, 0.0), 6.0)),
@@ -297,7 +297,8 @@ _RULES: dict[str, Rule] = {
     "clamp_min": lambda a, b: _max(a, b), "clamp_max": lambda a, b: _min(a, b),
     "where": _where, "masked_fill": _masked_fill,
     "lt": _lt, "ge": _ge, "gt": lambda a, b: _lt(b, a), "le": lambda a, b: _ge(b, a),
-    "less": _lt, "greater": lambda a, b: _lt(b, a), "eq": _eq, "ne": _ne, "not_equal": _ne,
+    "less": _lt, "greater": lambda a, b: _lt(b, a), "greater_equal": _ge,
+    "less_equal": lambda a, b: _ge(b, a), "eq": _eq, "ne": _ne, "not_equal": _ne,
     "logical_and": _and, "logical_or": _or, "logical_not": _not,
     "logical_xor": lambda a, b: BIT, "isnan": _is_nan, "isfinite": lambda a: BIT,
     "isinf": lambda a: BIT, "dropout": _same, "feature_dropout": _same, "alpha_dropout": _same,

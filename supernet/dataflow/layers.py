@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from supernet.dataflow import indexing, products, reductions, shapes
+from supernet.dataflow import constants, indexing, parts, products, reductions, views
 from supernet.dataflow.interpreter import Call, Rule, top
 from supernet.dataflow.intervals import ANY, UNBOUNDED, Interval
 from supernet.dataflow.pointwise import entrywise
@@ -102,13 +102,15 @@ _ENTRYWISE = (
     "softplus", "nan_to_num", "floor_divide", "remainder", "fmod", "isnan", "isinf", "isfinite",
     "log_sigmoid", "hardtanh", "celu", "selu", "elu", "threshold", "bitwise_left_shift",
     "bitwise_right_shift", "__lshift__", "__rshift__", "lerp", "addcmul", "addcdiv", "logical_xor",
+    "multiply", "subtract", "divide", "true_divide", "negative", "absolute", "greater", "less",
+    "greater_equal", "less_equal", "not_equal", "clip", "sign", "fix", "float_power",
 )  # fmt: skip
 
 RULES: Mapping[str, Rule] = {
     **{f"aten::{name}": entrywise for name in (*_KEPT, *_ENTRYWISE)},
     **{
         f"aten::{name}": rule
-        for room in (shapes, reductions, products, indexing)
+        for room in (views, parts, constants, reductions, products, indexing)
         for name, rule in room.RULES.items()
     },
     **dict.fromkeys(("aten::gru_cell", "aten::lstm_cell", "aten::rnn_tanh_cell",

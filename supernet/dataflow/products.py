@@ -10,9 +10,9 @@ from supernet.dataflow.interpreter import Call, Rule, top
 from supernet.dataflow.intervals import ANY, FALSE, UNBOUNDED, ZERO, Interval, pointwise
 from supernet.dataflow.pointwise import combine
 from supernet.dataflow.reductions import GAP, hidden
-from supernet.dataflow.shapes import moved_axes
 from supernet.dataflow.sizes import Dim, Odd
 from supernet.dataflow.values import Span, Trouble, Value, follows, places, worst
+from supernet.dataflow.views import moved_axes
 
 __all__ = ["RULES", "contract"]
 
@@ -295,7 +295,46 @@ def _is_boolean(call: Call) -> bool:
     return isinstance(made, torch.Tensor) and made.dtype is torch.bool
 
 
+def _distances(call: Call) -> Any:
+    """Of every vector [P, M] to every other [R, M]."""
+    batch = "bcdefghij"[: len(call["x1"].dims) - 2]
+    return contract(call, [(call["x1"], batch + "pm"), (call["x2"], batch + "rm")], batch + "pr")
+
+
+def _spectrum(call: Call) -> Any:
+    """Fourier transforms over dims of a fixed size."""
+    value: Value = call["self"].plain()
+    axes = [axis % len(value.dims) for axis in call["dim"]]
+    coupled = moved = None
+    if any(follows(value.dims[axis], "rows") for axis in axes):
+        coupled = call.trouble("sums over the rows of the batch")
+    if any(follows(value.dims[axis], "length") for axis in axes):
+        moved = call.trouble("sums over the padding")
+    made = call.dims()
+    dims = tuple(made[axis] if axis in axes else dim for axis, dim in enumerate(value.dims))
+    return Value(
+        dims, value.rows, UNBOUNDED, UNBOUNDED,
+        (Span(UNBOUNDED, UNBOUNDED),) * len(places(dims, "length")),
+        coupled=worst([value.coupled, coupled]), moved=worst([value.moved, moved]),
+    )  # fmt: skip
+
+
+def _sampled(call: Call) -> Any:
+    """``grid_sampler``: an image [B, C, H, W] read where [B, H, W, 2] says."""
+    image, grid = call["input"].plain(), call["grid"].plain()
+    symbolic = any(not isinstance(f, int) for v in (image, grid) for dim in v.dims[1:] for f in dim)
+    if symbolic or image.dims[0] != grid.dims[0]:
+        return top(call, "samples rows or lengths that lie differently", sure=False)
+    own = "same" if image.rows == grid.rows == "same" else "own"
+    return Value(
+        (image.dims[0], *call.dims()[1:]), own, UNBOUNDED, UNBOUNDED,  # type: ignore[arg-type]
+        coupled=worst([image.coupled, grid.coupled]), moved=worst([image.moved, grid.moved]),
+    )  # fmt: skip
+
+
 RULES: dict[str, Rule] = {
+    "_cdist_forward": _distances, "cdist": _distances, "grid_sampler_2d": _sampled,
+    "grid_sampler": _sampled, "_fft_r2c": _spectrum, "_fft_c2r": _spectrum, "_fft_c2c": _spectrum,
     "matmul": _matmul, "mm": _matmul, "bmm": _matmul, "mv": _matmul, "dot": _matmul,
     "linear": _linear, "addmm": _plus_product, "baddbmm": _plus_product, "addmv": _plus_product,
     "einsum": _einsum, "convolution": _convolution,
@@ -309,7 +348,8 @@ RULES: dict[str, Rule] = {
          "upsample_nearest3d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d",
          "upsample_trilinear3d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa",
          "_upsample_bicubic2d_aa", "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d",
-         "reflection_pad2d", "replication_pad1d", "replication_pad2d", "channel_shuffle",
+         "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d",
+         "replication_pad3d", "channel_shuffle",
          "im2col", "col2im", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
          "glu", "avg_pool2d"), _pooled),
     "scaled_dot_product_attention": _attention,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
 
-from supernet.dataflow.interpreter import interpret
+from supernet.dataflow.interpreter import UNRULED, interpret
 from supernet.dataflow.intervals import ANY, BIT, TRUE, ZERO, Interval
 from supernet.dataflow.layers import RULES
 from supernet.dataflow.values import Place, Span, Trouble, Value, follows, places, worst
@@ -45,7 +45,11 @@ def prove(
     Raises nothing: what the analysis itself cannot do is a reason like any other.
     """
     try:
-        return _proven(_functional(program), dims, dtypes, outputs, named)
+        proof = _proven(_functional(program), dims, dtypes, outputs, named)
+        if any(t is not None and t.why.endswith(UNRULED) for t in (proof.rows, proof.padding)):
+            # Composite operators are made of ones that have a rule; taking all apart takes long.
+            return _proven(_functional(program, core=True), dims, dtypes, outputs, named)
+        return proof
     except Exception as error:  # an operator used in a way that its rule did not foresee
         trouble = Trouble(f"the graph cannot be analysed: {type(error).__name__}: {error}", False)
         return Proof(trouble, trouble)
@@ -84,17 +88,26 @@ def _proven(
     return Proof(rows, padding)
 
 
-def _functional(program: ExportedProgram) -> ExportedProgram:
-    """The same without in-place operators, whose results other names would see."""
+def _functional(program: ExportedProgram, *, core: bool = False) -> ExportedProgram:
+    """The same without in-place operators, whose results other names would see; with ``core`` in
+    core ATen operators alone."""
+    if not core and not any(_mutates(node) for node in _nodes(program)):
+        return program
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        made: ExportedProgram = program.run_decompositions(None if core else {})
+    return made
+
+
+def _nodes(program: ExportedProgram) -> Iterator[torch.fx.Node]:
     for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            schema = getattr(node.target, "_schema", None)
-            if schema is not None and schema.is_mutable:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # torch's own deprecations
-                    made: ExportedProgram = program.run_decompositions({})
-                return made
-    return program
+        if isinstance(module, torch.fx.GraphModule):
+            yield from module.graph.nodes
+
+
+def _mutates(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _input(dims: Sequence[Dim], dtype: torch.dtype, *, shown: bool) -> Value:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from supernet.capture import Capture, Wishes, capture
+from supernet.dataflow.layers import RULES
 from supernet.errors import OutsideCapture
 from tests.supernet.models import Wrapped, noise, seeded
 
@@ -163,6 +164,18 @@ CASES = {
     "a small coupled output beside a large one": Case(
         of(lambda m, x: torch.cat([1e6 * x, 1e-6 * x.sum(0, keepdim=True).expand_as(x)], 1)),
         ROWS, OFF,
+    ),
+    "a Fourier transform over features": Case(
+        of(lambda m, x: torch.fft.fft(m.mix(x)).real), ROWS, PROVEN
+    ),
+    "a Fourier transform over everything": Case(
+        of(lambda m, x: x + 1e-9 * torch.fft.fft2(x).real), ROWS, OFF
+    ),
+    "distances to what was learned": Case(
+        of(lambda m, x: torch.cdist(x, m.mix.weight)), ROWS, PROVEN
+    ),
+    "distances to each other": Case(
+        of(lambda m, x: torch.cdist(x, x).amin(1)), (noise(1, 8),), OFF
     ),
     "a norm over everything, seldom": Case(
         of(lambda m, x: x / x.norm().clamp(min=1e4)), ROWS, OFF, why="norm"
@@ -354,6 +367,34 @@ def test_a_mask_that_hides_the_first_position_is_answered_by_the_original() -> N
     assert guard.violation([ids, mask]) is None
     mask[1, 0] = 0
     assert "must be 1 at the first position" in str(guard.violation([ids, mask]))
+
+
+NO_RULE = {
+    "as_strided": "reads memory, not dims",
+    "_embedding_bag": "sums over bags that another tensor cuts",
+    "_pdist_forward": "is of every pair of rows",
+    "_local_scalar_dense": "is no tensor",
+    "resize_": "changes memory, and is made functional first",
+    "empty_strided": "has contents of no meaning",
+}
+"""Core operators of which nothing is known, so that experiments decide."""
+
+
+def test_every_core_operator_has_a_rule() -> None:
+    unruled = set()
+    for name in dir(torch.ops.aten):
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads() if hasattr(packet, "overloads") else ():
+            operator = getattr(packet, overload)
+            tags = operator.tags
+            if torch.Tag.core not in tags or torch.Tag.pointwise in tags:
+                continue
+            random = torch.Tag.nondeterministic_seeded in tags
+            if random or name.startswith("sym_") or name.endswith("backward"):
+                continue
+            if operator._schema.name not in RULES:
+                unruled.add(name)
+    assert unruled == set(NO_RULE)
 
 
 @pytest.mark.parametrize("pool", ["max", "none", "last"])
