@@ -1,4 +1,4 @@
-"""About eighty architectures, small and with random weights: how a user would call each.
+"""About ninety architectures, small and with random weights: how a user would call each.
 
 All from the `transformers` package, whose code other people wrote without evolve in mind.
 """
@@ -65,7 +65,8 @@ _COMMON: dict[str, dict[str, Any]] = {
         "conv_kernel": (8, 8), "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
     },
 }  # fmt: skip
-_COMMON["decoder"] = _COMMON["bare"] = _COMMON["words"]
+_COMMON["bare"] = _COMMON["words"]
+_COMMON["decoder"] = {**_COMMON["words"], "num_key_value_heads": 4}
 
 
 def _words(architecture: Architecture) -> Iterator[dict[str, Any]]:
@@ -126,8 +127,11 @@ _GPT2 = (("n_embd", 32), ("n_layer", 2), ("n_head", 4), ("n_positions", 64))
 ARCHITECTURES: tuple[Architecture, ...] = (
     *_all("words", "Bert", "Roberta", "XLMRoberta", "Electra", "MPNet", "Camembert", "Ernie",
           "MegatronBert", "RoFormer", "Splinter", "Data2VecText", "IBert", "Albert", "LayoutLM",
-          "RoCBert", "BertGeneration", "ConvBert", "SqueezeBert", "Nystromformer", "ModernBert",
-          "XLMRobertaXL", "RobertaPreLayerNorm", "Xmod"),
+          "RoCBert", "ConvBert", "Nystromformer", "ModernBert", "XLMRobertaXL",
+          "RobertaPreLayerNorm"),
+    *_all("words", "SqueezeBert", embedding_size=32),
+    *_all("words", "Xmod", languages=["en_XX"], default_language="en_XX"),
+    Architecture("BertGeneration", "words", "BertGenerationEncoder"),
     *_all("words", "DistilBert", dim=32, hidden_dim=64, n_layers=2, n_heads=4),
     *_all("words", "Deberta", "DebertaV2"),
     *_all("words", "RemBert", input_embedding_size=32, output_embedding_size=32),
@@ -162,7 +166,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture("Mpt", "decoder", "MptForCausalLM", tuple(_SETTINGS["MPT"].items())),
     *_all("image", "ViT", "DeiT", "Beit", "Dinov2", "ViTMSN", "CLIPVision", "Data2VecVision",
-          "SiglipVision", "Ijepa", "ViTMAE", "Yolos"),
+          "SiglipVision", "ViTMAE"),
     *_all("pyramid", "ResNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]),
     *_all("pyramid", "RegNet", embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
           groups_width=8),
@@ -178,9 +182,5 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *_all("pyramid", "Segformer", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1],
           num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16),
     *_all("pyramid", "PoolFormer", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1]),
-    *_all("pyramid", "Cvt", embed_dim=[8, 8, 16], num_heads=[1, 1, 2], depth=[1, 1, 1]),
-    *_all("pyramid", "Pvt", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], image_size=64),
-    *_all("pyramid", "Bit", embedding_size=8, hidden_sizes=[32, 32], depths=[1, 1]),
-    *_all("pyramid", "EfficientFormer", hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1])[:0],
     *_all("sound", "Wav2Vec2", "Hubert", "WavLM", "UniSpeech"),
 )  # fmt: skip

@@ -151,6 +151,8 @@ def _gather(call: Call) -> Any:
 
 def _scattered(call: Call) -> Any:
     """Written along one dim of a fixed size, everything else side by side."""
+    if not isinstance(call.get("index"), Value):
+        return top(call, "writes at several places", sure=False)
     value, index = call["self"].plain(), call["index"].plain()
     source = call.get("src", call.get("source"))
     axis = call["dim"] % max(len(value.dims), 1)

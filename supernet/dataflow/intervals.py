@@ -277,7 +277,8 @@ _tanh, _sigmoid = _bounded(-1.0, 1.0), _bounded(0.0, 1.0)
 _RULES: dict[str, Rule] = {
     "add": _add, "sub": _sub, "mul": _mul, "div": _div, "true_divide": _div, "divide": _div,
     "multiply": _mul, "subtract": _sub, "rsub": lambda a, b: _sub(b, a),
-    "neg": _neg, "negative": _neg, "abs": _abs, "absolute": _abs, "square": lambda a: _pow(a, Interval.at(2.0)), "pow": _pow,
+    "neg": _neg, "negative": _neg, "abs": _abs, "absolute": _abs,
+    "square": lambda a: _pow(a, Interval.at(2.0)), "pow": _pow,
     "exp": _exp, "expm1": _monotone(math.expm1), "log": _log, "sqrt": _sqrt, "rsqrt": _rsqrt,
     "log1p": lambda a: _log(_add(a, TRUE)), "reciprocal": _reciprocal,
     "relu": _monotone(lambda x: max(x, 0.0)), "relu6": _monotone(lambda x: min(max(x, 0.0), 6.0)),
