@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,41 @@ from profiler.units import host_database
 
 OUT = Path("out/bench")
 PACKAGES = ("evolve-runtime", "torch", "onnxruntime", "openvino", "numpy", "numba", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure that was promised: `python -m benchmarks --verdict` names those that fall short.
+
+    Stands among the figures of a benchmark's JSON as an object that holds `value`, `target`,
+    `at_most` and `holds`. A value that is not a number never holds.
+
+    >>> Figure(0.5, 1).holds, Figure(3.0, 4.0, at_most=False).holds
+    (True, False)
+    """
+
+    value: float
+    target: float
+    at_most: bool = True
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value is on the promised side of the target."""
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        verdict = "holds" if self.holds else "falls short"
+        return f"{self.value:.4g} ({sign} {self.target:g}: {verdict})"
+
+    def to_json(self) -> dict[str, Any]:
+        """What a benchmark's JSON holds of it."""
+        return {
+            "value": self.value,
+            "target": self.target,
+            "at_most": self.at_most,
+            "holds": self.holds,
+        }
 
 
 def summary(samples: np.ndarray[Any, Any] | list[float]) -> dict[str, float]:
@@ -51,7 +87,7 @@ def interleaved(
 
 
 def publish(name: str, question: str, rows: Mapping[str, Any], **settings: Any) -> None:
-    """Prints a table and saves `out/bench/NAME.json`."""
+    """Prints a table and saves `out/bench/NAME.json`. What was promised is a `Figure`."""
     table = Table(title=question, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -62,7 +98,10 @@ def publish(name: str, question: str, rows: Mapping[str, Any], **settings: Any) 
     record = {
         "benchmark": name,
         "question": question,
-        "figures": dict(rows),
+        "figures": {
+            key: value.to_json() if isinstance(value, Figure) else value
+            for key, value in rows.items()
+        },
         "settings": settings,
         "fingerprint": host_database().fingerprints()[0].to_json(),
         "versions": {"python": platform.python_version()}
