@@ -29,7 +29,8 @@ ENTRY_ERROR = 0.05  # of the column's usual share; a neighbour's value is far ab
 ROUNDING = 64.0  # times what the perturbed models differ by
 SMALLEST = 1e-35  # below, engines that flush denormal numbers to zero are right too
 USUAL = 0.9  # quantile of a column's share over the requests
-_NUDGES = (1 + 3 * 2.0**-23, 1 - 5 * 2.0**-23)  # relative to a unit in the last place of float32
+# By units in the last place of float32. Several: two sums may well cancel exactly once.
+_NUDGES = tuple(1 + units * 2.0**-23 for units in (3, -5, 7, -2))
 
 Floats: TypeAlias = NDArray[np.float64]
 _LOOKS: Mapping[str, Callable[[Floats], NDArray[np.bool_]]] = {
