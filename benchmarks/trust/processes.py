@@ -61,14 +61,14 @@ def _chunk(
 ) -> list[Result]:
     results: list[Result] = []
     while len(results) < len(job.entries) and time.monotonic() < until:
-        found = _process(replace(job, entries=job.entries[len(results) :]), until, program)
-        for result in found:
-            told(result)
-        results += found
+        left = replace(job, entries=job.entries[len(results) :])
+        results += _process(left, until, told, program)
     return results
 
 
-def _process(job: Job, until: float, program: Sequence[str]) -> list[Result]:
+def _process(
+    job: Job, until: float, told: Callable[[Result], None], program: Sequence[str]
+) -> list[Result]:
     """What one process came to: a result for each model that it began, at least one."""
     with (
         tempfile.TemporaryFile() as errors,
@@ -79,21 +79,25 @@ def _process(job: Job, until: float, program: Sequence[str]) -> list[Result]:
         assert process.stdin is not None
         process.stdin.write(job.to_json())
         process.stdin.close()
-        results, open_entry, finished = _heard(process, until)
+        results, open_entry, finished = _heard(process, until, told)
         stopped = not finished and time.monotonic() > until
         status = _status(process)
         errors.seek(0)
         last_words = errors.read()[-600:].decode(errors="replace").strip()
     if open_entry is not None and not stopped:
         results.append(Result(open_entry, None, True, status, last_words))
+        told(results[-1])
     elif finished and status != 0:  # everything was answered, and then it died
         results[-1] = replace(results[-1], died=True, status=status, last_words=last_words)
+        told(results[-1])
     if not results and not stopped:
         raise RuntimeError(f"the process ended with {status} before any model: {last_words}")
     return results
 
 
-def _heard(process: subprocess.Popen[str], until: float) -> tuple[list[Result], Entry | None, bool]:
+def _heard(
+    process: subprocess.Popen[str], until: float, told: Callable[[Result], None]
+) -> tuple[list[Result], Entry | None, bool]:
     """Results told by a process, the model that it had begun but not ended, and whether all is
     done. A process that says nothing for too long, or is still at it after ``until``, is killed."""
     results: list[Result] = []
@@ -115,6 +119,7 @@ def _heard(process: subprocess.Popen[str], until: float) -> tuple[list[Result], 
         elif "ended" in event:
             assert entry is not None
             results.append(Result(entry, event["ended"]))
+            told(results[-1])
             entry = None
         else:
             finished = True

@@ -20,26 +20,26 @@ from benchmarks.trust.judge import Raised, asked
 from benchmarks.trust.processes import Result, run
 from benchmarks.trust.serve import Setting, serve
 
-# Each stands for a kind of fault; served by the original, since builds take a while.
-QUICK = (
-    "coupled/alarm, sometimes",
-    "coupled/capacity of experts, sometimes",
-    "coupled/flag beside",
-    "coupled/detections",
-    "independent/steps as rows",
-    "padded/multiplied, max",
-    "padded/mean of kept",
-    "padded/text CNN",
-    "integer/hashed ids",
-    "errors/embedding",
-    "errors/raises SystemExit",
-    "nonfinite/masked policy",
-    "stateful/counter",
-    "stateful/latch",
-    "stateful/Python's generator",
-    "stateful/cache as an argument",
-    "moving/state loaded",
-)
+# Each stands for a kind, most at a seed that was once answered wrong; served by the original,
+# since builds take a while.
+QUICK = {
+    "coupled/alarm, sometimes": 2,
+    "coupled/capacity of experts, sometimes": 2,
+    "coupled/flag beside": 1,
+    "coupled/detections": 1,
+    "independent/steps as rows": 1,
+    "padded/multiplied, max": 1,
+    "padded/amax": 7,
+    "padded/recurrent": 7,
+    "errors/embedding": 1,
+    "errors/raises SystemExit": 1,
+    "nonfinite/masked policy": 1,
+    "stateful/counter": 1,
+    "stateful/latch": 1,
+    "stateful/Python's generator": 1,
+    "stateful/cache as an argument": 1,
+    "moving/state loaded": 1,
+}
 SERVED = 40
 
 
@@ -95,9 +95,9 @@ def test_corpus_follows_from_its_seed() -> None:
     assert again == first[7]
 
 
-@pytest.mark.parametrize("name", QUICK)
-def test_served_right(name: str, tmp_path: Path) -> None:
-    outcome = serve(FAMILIES[name].case(1, SERVED), Setting(tmp_path, ()))
+@pytest.mark.parametrize(("name", "seed"), QUICK.items(), ids=QUICK)
+def test_served_right(name: str, seed: int, tmp_path: Path) -> None:
+    outcome = serve(FAMILIES[name].case(seed, SERVED), Setting(tmp_path, ()))
     assert outcome.unserved == ""
     assert outcome.requests == SERVED
     assert outcome.wrong == ()
