@@ -183,7 +183,7 @@ def vary(leaves: Sequence[Tensor], seed: int, boldness: int = 1) -> list[Tensor]
         if leaf.is_floating_point() or leaf.is_complex():
             flat = flat[torch.randperm(flat.numel(), generator=rng)]
             flat = flat * (scale if boldness == 2 else abs(scale))
-        elif boldness:
+        elif boldness and flat.numel():
             pool = torch.cat([flat, flat.new_tensor([0, 1])]) if boldness == 2 else flat
             flat = pool[torch.randint(pool.numel(), flat.shape, generator=rng)]
         varied.append(flat.reshape(leaf.shape).to(leaf.dtype).to(leaf.device))

@@ -7,18 +7,24 @@ process while it lasts (docs/decisions/0003).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from profiler.shapes import ShapeGrid
-from supernet.calls import CallForm, Example
+from supernet.axes import vary
+from supernet.backends.eager import EagerPlan
+from supernet.calls import Example
 from supernet.captured import Capture, Examples, Flat
-from supernet.errors import OutsideCapture, Uncapturable
-from supernet.probe import Probe, one_line
+from supernet.errors import BadExample, NeedsGradients, OutsideCapture, Uncapturable
+from supernet.examples import take_examples
+from supernet.probe import Probe, agree
+from supernet.reasons import explained, one_line
 from supernet.signature import Signature
 from supernet.study import Study, Wishes, hashes
+from supernet.weights import check_weights
 
 __all__ = ["Capture", "Examples", "Flat", "OutsideCapture", "Wishes", "capture"]
 
@@ -50,54 +56,77 @@ def capture(
     model = getattr(model, "_orig_mod", model)  # what torch.compile was given
     calls = Examples.of(examples).items
     try:
-        form, leaves = _take_apart(model, calls)
+        return _captured(model, calls, max_rows, wishes)
+    except BadExample:
+        raise
+    except NeedsGradients as why:
+        return dataclasses.replace(_original_only(model, str(why)), needs_gradients=True)
     except Uncapturable as why:
         return _original_only(model, str(why))
-    try:
-        probe = Probe(model, form)
-        _answer_examples(probe, leaves)
-        probe.check_pure(leaves[0])
-        return Study(model, form, probe, leaves, max_rows, wishes).capture()
-    except Uncapturable as why:
-        return _original_only(model, str(why))
+    except Exception as error:  # whatever a model's code, or torch about it, may raise
+        return _original_only(model, explained(error))
 
 
-def _take_apart(model: nn.Module, calls: Sequence[Example]) -> tuple[CallForm, list[list[Tensor]]]:
-    form, first = CallForm.of(model.forward, calls[0])
-    if not first:
-        raise Uncapturable("the example holds no tensor")
-    leaves = [first]
-    for index, call in enumerate(calls[1:], 1):
+def _captured(
+    model: nn.Module, calls: Sequence[Example], max_rows: int, wishes: Wishes | None
+) -> Capture:
+    check_weights(model)
+    form, leaves, notes = take_examples(model, calls)
+    probe = Probe(model, form)
+    smallest = min(leaves, key=lambda example: sum(leaf.numel() for leaf in example))
+    probe.observe(smallest)
+    _answer_examples(model, probe, leaves)
+    probe.check_pure(smallest, _others(probe, smallest))
+    learned = Study(model, form, probe, leaves, max_rows, wishes).capture()
+    probe.check_kept(smallest)
+    _check_program(learned)
+    reason = "; ".join(filter(None, (*notes, learned.reason))) or None
+    return dataclasses.replace(learned, reason=reason)
+
+
+def _others(probe: Probe, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Other contents that the model takes, of the same sizes."""
+    for boldness in (1, 0):
+        varied = vary(leaves, seed=1, boldness=boldness)
         try:
-            leaves.append(form.leaves(call.args, call.kwargs))
-        except OutsideCapture as why:
-            raise ValueError(f"example_inputs[{index}] must be called as the first: {why}") from why
-    for index, example in enumerate(leaves):
-        for tensor, other, name in zip(example, first, form.leaf_names(), strict=True):
-            where = f"example_inputs[{index}]: {name}"
-            if tensor.numel() == 0:
-                raise ValueError(f"{where} must not be empty, got shape {tuple(tensor.shape)}")
-            if (tensor.dtype, tensor.ndim) != (other.dtype, other.ndim):
-                raise ValueError(
-                    f"{where} must have dtype {other.dtype} and {other.ndim} dimensions as in "
-                    f"the first example, got {tensor.dtype} and {tensor.ndim}"
-                )
-            if tensor.device != first[0].device:
-                raise Uncapturable(f"{name} is on {tensor.device}, others on {first[0].device}")
-    return form, leaves
+            probe.answer(varied)
+        except Uncapturable:
+            raise
+        except Exception:  # e.g. floats that must add up to one
+            continue
+        return varied
+    return leaves
 
 
-def _answer_examples(probe: Probe, examples: Sequence[Sequence[Tensor]]) -> None:
+def _answer_examples(model: nn.Module, probe: Probe, examples: Sequence[Sequence[Tensor]]) -> None:
     for index, leaves in enumerate(examples):
         try:
             probe(leaves)
         except Uncapturable:
             raise
         except Exception as error:
-            raise ValueError(
+            if probe.fails_for_want_of_gradients(leaves):
+                raise NeedsGradients(explained(error)) from error
+            raise BadExample(
                 f"example_inputs[{index}] must be a call the model accepts; it raised "
                 f"{one_line(error)}"
             ) from error
+
+
+def _check_program(learned: Capture) -> None:
+    """``Uncapturable`` unless the program still answers as the original did meanwhile.
+
+    What the trace took for a constant (a global, a number made by NumPy) may have moved on.
+    """
+    if learned.program is None:
+        return
+    plan = EagerPlan(learned.program)
+    for reference in sorted(learned.references, key=lambda r: r.shape.tokens)[:2]:
+        if not agree(plan.run([leaf.clone() for leaf in reference.inputs]), reference.outputs):
+            raise Uncapturable(
+                "the exported program answers otherwise than the model: something outside of the "
+                "tensors, or NumPy in the forward, decides the answer"
+            )
 
 
 def _original_only(model: nn.Module, reason: str) -> Capture:

@@ -70,6 +70,7 @@ class Capture:
     ``batching`` and ``padding`` say what may be done with requests, and how that is known;
     ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
     within the grid).
+    ``needs_gradients``: the original must be called with gradients on, or it raises.
     """
 
     program: ExportedProgram | None
@@ -86,6 +87,7 @@ class Capture:
     references: tuple[Reference, ...] = ()
     form: CallForm | None = None
     result: Structure | None = None
+    needs_gradients: bool = False
     _checks: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = field(init=False, repr=False)
     _on_cpu: bool = field(init=False, repr=False)
 

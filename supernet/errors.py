@@ -5,6 +5,8 @@
     SupernetError
     ├── OutsideCapture      a call the plans were not made for: the original answers it
     ├── Uncapturable        a value or a model that no plan can stand for
+    │   └── NeedsGradients  a forward that fails under no_grad: the original answers with them
+    ├── BadExample          an example that no call of the model can be (a ValueError too)
     ├── BuildFailed         the backend could not build, load or run the plan
     ├── BuildInterrupted    the build process was killed from outside
     └── CacheError
@@ -15,11 +17,13 @@
 from __future__ import annotations
 
 __all__ = [
+    "BadExample",
     "BuildFailed",
     "BuildInterrupted",
     "CacheError",
     "CacheFull",
     "CacheUntrusted",
+    "NeedsGradients",
     "OutsideCapture",
     "SupernetError",
     "Uncapturable",
@@ -36,6 +40,14 @@ class OutsideCapture(SupernetError):
 
 class Uncapturable(SupernetError):
     """No plan can stand for this model or value; ``str(error)`` is the one-line reason."""
+
+
+class NeedsGradients(Uncapturable):
+    """The forward takes gradients and relies on its caller to have them switched on."""
+
+
+class BadExample(SupernetError, ValueError):
+    """An example contradicts the others, or the model refuses it."""
 
 
 class BuildFailed(SupernetError):

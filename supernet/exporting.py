@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import sys
 import threading
@@ -21,7 +20,8 @@ from torch.export import ExportedProgram
 from supernet.axes import Axes
 from supernet.calls import CallForm
 from supernet.errors import Uncapturable
-from supernet.probe import one_line
+from supernet.graph_effects import graph_effect
+from supernet.reasons import explained
 from supernet.signature import Dim
 from supernet.structure import take_apart
 
@@ -29,7 +29,6 @@ __all__ = [
     "Exported",
     "FixedByTrace",
     "Range",
-    "digest_tensors",
     "export",
     "graph_text",
     "with_unknown",
@@ -101,9 +100,10 @@ def export(
             try:
                 program = _trace(flat, leaves, free, strict=strict)
             except Exception as error:  # torch.export raises whatever the model's code provokes
-                first = first or one_line(error)
+                first = first or explained(error)
                 continue
-            _check_effects(program)
+            if (effect := graph_effect(program)) is not None:
+                raise Uncapturable(f"the model {effect}")
             bounds = _bounds(program, tried, leaves)
             if isinstance(bounds, str):
                 first, fixed = first or bounds, True
@@ -163,35 +163,6 @@ class _MutedHere:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-def _check_effects(program: ExportedProgram) -> None:
-    signature = program.graph_signature
-    if signature.buffers_to_mutate:
-        raise Uncapturable(f"the model changes its buffer {_first(signature.buffers_to_mutate)}")
-    if signature.user_inputs_to_mutate:
-        raise Uncapturable("the model writes into its inputs")
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            if node.op == "call_function" and _is_random(node):
-                raise Uncapturable(f"the model draws random numbers ({node.target})")
-
-
-def _first(names: dict[str, str]) -> str:
-    return repr(next(iter(names.values())))
-
-
-def _is_random(node: torch.fx.Node) -> bool:
-    """Whether the op draws random numbers with these arguments (dropout at 0 does not)."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    if torch.Tag.nondeterministic_seeded not in target.tags:
-        return False
-    given = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False))
-    given = {a.name: a.default_value for a in target._schema.arguments} | given | dict(node.kwargs)
-    inert = any(given.get(name) is False for name in ("train", "training"))
-    return not (inert or any(given.get(name) == 0 for name in ("p", "dropout_p", "dropout")))
 
 
 def _bounds(
@@ -320,14 +291,3 @@ def graph_text(program: ExportedProgram) -> str:
                 f"{sorted(node.kwargs.items())} {kind}"
             )
     return "\n".join(lines)
-
-
-def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over names, dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}|{plain.dtype}|{tuple(plain.shape)}|".encode())
-        if plain.numel():
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

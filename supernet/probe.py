@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from supernet.calls import CallForm
-from supernet.errors import Uncapturable
+from supernet.effects import Draws, observed, owned, quiet_random, storage_key
+from supernet.errors import OutsideCapture, Uncapturable
+from supernet.reasons import RECOMPUTED, explained, one_line
+from supernet.state import changed, state_of, version
 from supernet.structure import Structure, take_apart
+
+_Answer: TypeAlias = tuple[list[Tensor], Structure]
 
 __all__ = ["Probe", "agree", "one_line", "structural_copy", "tolerance"]
 
@@ -37,7 +39,7 @@ def structural_copy(model: nn.Module, *, share_buffers: bool = True) -> nn.Modul
     try:
         return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     except Exception as error:  # a lock, a file or a generator held by the model
-        raise Uncapturable(f"the model cannot be copied: {one_line(error)}") from error
+        raise Uncapturable(f"the model cannot be copied: {explained(error)}") from error
 
 
 class Probe:
@@ -48,11 +50,16 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, form: CallForm) -> None:
-        self._model = structural_copy(model, share_buffers=False)
         self._original = model
         self._form = form
         self._known: dict[tuple[int, ...], tuple[tuple[Tensor, ...], list[Tensor]]] = {}
+        self._draws = Draws()
         self.structure: Structure | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._model = structural_copy(self._original, share_buffers=False)
+        self._state = self._unused = state_of(self._model)
 
     def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """Flat outputs; ``Uncapturable`` if they are not built as the first answer was.
@@ -70,54 +77,128 @@ class Probe:
             self._known[key] = (tuple(leaves), outputs)  # held, so that no id is used again
         return self._known[key][1]
 
-    def answer(self, leaves: Sequence[Tensor]) -> tuple[list[Tensor], Structure]:
+    def answer(self, leaves: Sequence[Tensor], seed: int | None = None) -> _Answer:
         """Flat outputs and the structure that held them."""
-        return self._answer([leaf.detach().clone() for leaf in leaves])
+        return self._answer(self._model, _own(leaves), seed)
 
-    def check_pure(self, leaves: Sequence[Tensor]) -> None:
-        """``Uncapturable`` unless the same input gives the same answer and changes nothing."""
-        first = self(leaves)
-        before = _state(self._model)
-        given = [leaf.detach().clone() for leaf in leaves]
-        second, structure = self._answer(given, seed=1)
-        self._check_inputs_kept(given, leaves)
-        self._check_state_kept(before)
-        if structure != self.structure or not agree(second, first):
+    def observe(self, leaves: Sequence[Tensor]) -> None:
+        """``Uncapturable`` if this call writes to what outlives it, draws, or asks for the time.
+
+        The first call of all: a write is stopped before it could reach the user's tensors.
+        """
+        given = _own(leaves)
+        named = owned(self._original) | owned(self._model)
+        named |= {key: "writes into its inputs" for key in map(storage_key, given) if key}
+        try:
+            with observed(named):
+                self._answer(self._model, given)
+        except Uncapturable as why:
+            raise Uncapturable(f"{why}{self._remedy()}") from why
+        except Exception:  # a model that cannot be watched, or not be called: that shows next
+            self._begin()
+
+    def fails_for_want_of_gradients(self, leaves: Sequence[Tensor]) -> bool:
+        """Whether a call that raised under ``no_grad`` works with gradients on."""
+        args, kwargs = self._form.arguments(_own(leaves))
+        self._begin()
+        try:
+            with quiet_random(Draws()), torch.enable_grad():
+                self._model(*args, **kwargs)
+        except Exception:
+            return False
+        return True
+
+    def check_pure(self, leaves: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+        """``Uncapturable`` unless each input has one answer, whatever came before and is drawn.
+
+        ``others``: other contents of the same sizes. What a first call set up for good (a table
+        of positions) is no state if an unused copy, asked in another order, answers the same.
+        """
+        known = [self.answer(leaves), self.answer(others)]
+        for seed, (asked, answer) in enumerate(zip((leaves, others), known, strict=True)):
+            before = state_of(self._model)
+            given = _own(asked)
+            self._check_same(self._answer(self._model, given, seed), answer)
+            self._check_inputs_kept(given, asked)
+            self._check_state_kept(before)
+        self._state = state_of(self._model)
+        if changed(self._unused, self._state) is not None:
+            unused = structural_copy(self._original, share_buffers=False)
+            for asked, answer in ((others, known[1]), (leaves, known[0])):
+                self._check_same(self._answer(unused, _own(asked)), answer)
+
+    def check_kept(self, leaves: Sequence[Tensor]) -> None:
+        """``Uncapturable`` if any call so far drew random numbers or left a state that matters."""
+        if self._draws.drawn is not None:
+            raise Uncapturable(
+                f"the model draws random numbers ({self._draws.drawn}){self._remedy()}"
+            )
+        if changed(self._state, now := state_of(self._model)) is None:
+            return
+        self._check_same(self.answer(leaves), (self(leaves), self.structure))
+        self._check_state_kept(now)
+
+    def _answer(
+        self, model: nn.Module, given: Sequence[Tensor], seed: int | None = None
+    ) -> _Answer:
+        args, kwargs = self._form.arguments(given)
+        with quiet_random(self._draws, seed), torch.no_grad():
+            outputs, structure = take_apart(model(*args, **kwargs), "result")
+            self._check_arguments_kept(args, kwargs, given)
+            return [output.detach().clone() for output in outputs], structure
+
+    def _check_same(self, got: _Answer, want: tuple[list[Tensor], Structure | None]) -> None:
+        if got[1] != want[1] or not agree(got[0], want[0]):
             raise Uncapturable(
                 "the same input gives different answers (it draws random numbers or keeps a "
                 f"state){self._remedy()}"
             )
 
-    def _answer(
-        self, given: Sequence[Tensor], seed: int | None = None
-    ) -> tuple[list[Tensor], Structure]:
-        args, kwargs = self._form.arguments(given)
-        with _quiet_random(), torch.no_grad():
-            if seed is not None:
-                torch.manual_seed(seed)
-            outputs, structure = take_apart(self._model(*args, **kwargs), "result")
-            return [output.detach().clone() for output in outputs], structure
+    def _check_arguments_kept(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], given: Sequence[Tensor]
+    ) -> None:
+        """A cache that the model extends for its caller would stay as it was under a plan."""
+        try:
+            after = self._form.leaves(args, kwargs)
+        except OutsideCapture as why:
+            raise Uncapturable(f"the model changes its arguments: afterwards {why}") from why
+        if any(a is not b for a, b in zip(after, given, strict=True)):
+            raise Uncapturable("the model replaces tensors in its arguments")
 
     def _check_inputs_kept(self, given: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
         for leaf, kept in zip(given, leaves, strict=True):
-            if leaf.shape != kept.shape or not torch.equal(
-                leaf.nan_to_num(), kept.detach().nan_to_num()
-            ):
+            same = leaf.shape == kept.shape and _equal(leaf, kept.detach())
+            if not same or (version(leaf) or 0) > 0:
                 raise Uncapturable("the model writes into its inputs")
 
     def _check_state_kept(self, before: dict[str, Any]) -> None:
         own = dict(self._model.named_buffers())
         for name, buffer in self._original.named_buffers():
-            if not torch.equal(buffer.nan_to_num(), own[name].nan_to_num()):
+            if name not in own or not _equal(buffer, own[name]):
                 raise Uncapturable(f"the model changes its buffer {name!r}{self._remedy()}")
-        for name, value in _state(self._model).items():
-            if before.get(name, value) != value:
-                raise Uncapturable(f"the model changes its attribute {name!r}")
+        if (path := changed(before, state_of(self._model))) is not None:
+            kind = "buffer" if path in own else "attribute"
+            names = {name for name, _ in self._original.named_parameters()}
+            if f"{path}_g" in names or f"{path}_orig" in names:
+                raise Uncapturable(f"the weight {path!r} {RECOMPUTED}")
+            raise Uncapturable(f"the model changes its {kind} {path!r}{self._remedy()}")
 
     def _remedy(self) -> str:
         if any(module.training for module in self._original.modules()):
             return "; it is in training mode, call model.eval() before wrapping it"
         return ""
+
+
+def _own(leaves: Sequence[Tensor]) -> list[Tensor]:
+    return [leaf.detach().clone() for leaf in leaves]
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Equal with NaN equal to itself; True for kinds that torch cannot compare."""
+    try:
+        return torch.equal(a.nan_to_num(), b.nan_to_num())
+    except (NotImplementedError, RuntimeError):
+        return True
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -128,13 +209,6 @@ def tolerance(dtype: torch.dtype) -> float:
 def agree(got: Sequence[Tensor], want: Sequence[Tensor]) -> bool:
     """Whether two lists of outputs are equal but for rounding."""
     return len(got) == len(want) and all(_close(a, b) for a, b in zip(got, want, strict=True))
-
-
-def one_line(error: BaseException, limit: int = 160) -> str:
-    """An exception as one short line that begins with its kind."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _close(got: Tensor, want: Tensor) -> bool:
@@ -148,30 +222,3 @@ def _close(got: Tensor, want: Tensor) -> bool:
         return False
     a, b = (torch.where(t.isfinite(), t, torch.zeros_like(t)) for t in (a, b))
     return float((a - b).norm()) <= tolerance(got.dtype) * float(b.norm())
-
-
-def _state(model: nn.Module) -> dict[str, Any]:
-    """What a forward pass could change unseen: plain attributes and tensor versions."""
-    state: dict[str, Any] = {}
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            where = f"{path}.{name}" if path else name
-            if isinstance(value, (bool, int, float, str)):
-                state[where] = value
-            elif isinstance(value, Tensor):
-                state[where] = (id(value), value._version) if value.is_leaf else None
-    for name, parameter in model.named_parameters():
-        state[name] = parameter._version
-    return state
-
-
-@contextmanager
-def _quiet_random() -> Iterator[None]:
-    """Leave every global random generator as it was found."""
-    python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)

@@ -21,7 +21,6 @@ from supernet.exporting import (
     Exported,
     FixedByTrace,
     Range,
-    digest_tensors,
     export,
     graph_text,
     with_unknown,
@@ -31,6 +30,7 @@ from supernet.guards import Guard, Shown
 from supernet.probe import Probe, structural_copy
 from supernet.references import make_references
 from supernet.signature import Dim, Signature, TensorSpec
+from supernet.weights import digest_tensors, held
 
 __all__ = ["Study", "Wishes", "hashes"]
 
@@ -349,7 +349,7 @@ def _dtype(tensor: Tensor) -> str:
 def hashes(
     model: nn.Module, exported: Exported | None, signature: Signature | None
 ) -> tuple[str, str]:
-    state = [*model.named_parameters(), *model.named_buffers()]
+    state = list(held(model))
     if exported is not None:
         constants = exported.program.constants.items()
         state.extend((name, value) for name, value in constants if isinstance(value, Tensor))
