@@ -11,7 +11,7 @@ import torch
 from evolve.errors import EvolveError
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
-from supernet.structure import take_apart
+from supernet.structure import detached, take_apart
 
 if TYPE_CHECKING:
     from profiler.shapes import Shape
@@ -39,8 +39,9 @@ class Original:
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`model(*args, **kwargs)`, whatever it returns or raises."""
-        with torch.no_grad():
-            return self._model(*args, **kwargs)
+        with torch.set_grad_enabled(self._capture.needs_gradients):
+            answer = self._model(*args, **kwargs)
+        return detached(answer) if self._capture.needs_gradients else answer
 
     def run(self, leaves: Sequence[torch.Tensor]) -> Answer:
         """One stacked batch of input leaves → output leaves, both in signature order."""

@@ -88,7 +88,7 @@ def infer_axes(
                 varying.setdefault(sizes, []).append((index, dim))
     note = "" if batchable else "rows of a batch depend on each other, so requests run singly"
     if len(varying) > 1:
-        note = (
+        note = f"{note}; " * bool(note) + (
             f"{len(varying)} groups of dimensions vary independently in the examples; "
             "only one length is supported, so each keeps the size of the first example"
         )

@@ -18,7 +18,7 @@ from supernet.axes import vary
 from supernet.backends.eager import EagerPlan
 from supernet.calls import Example
 from supernet.captured import Capture, Examples, Flat
-from supernet.errors import BadExample, NeedsGradients, OutsideCapture, Uncapturable
+from supernet.errors import WrongArgument, NeedsGradients, OutsideCapture, Uncapturable
 from supernet.examples import take_examples
 from supernet.probe import Probe, agree
 from supernet.reasons import explained, one_line
@@ -57,7 +57,7 @@ def capture(
     calls = Examples.of(examples).items
     try:
         return _captured(model, calls, max_rows, wishes)
-    except BadExample:
+    except WrongArgument:
         raise
     except NeedsGradients as why:
         return dataclasses.replace(_original_only(model, str(why)), needs_gradients=True)
@@ -107,7 +107,7 @@ def _answer_examples(model: nn.Module, probe: Probe, examples: Sequence[Sequence
         except Exception as error:
             if probe.fails_for_want_of_gradients(leaves):
                 raise NeedsGradients(explained(error)) from error
-            raise BadExample(
+            raise WrongArgument(
                 f"example_inputs[{index}] must be a call the model accepts; it raised "
                 f"{one_line(error)}"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import random
 import sys
@@ -48,7 +49,7 @@ def observed(named: Mapping[int, str]) -> Iterator[None]:
     before = sys.getprofile()
     # Compiled parts run as they are written: torch.compile cannot trace below a watch, and would
     # remember that it failed.
-    with torch.compiler.set_stance("force_eager"), watch:
+    with torch.compiler.set_stance("force_eager"), _no_collection(), watch:
         sys.setprofile(_profile(moments))
         try:
             yield
@@ -60,6 +61,18 @@ def observed(named: Mapping[int, str]) -> Iterator[None]:
         raise Uncapturable(
             f"the model's answer may change from call to call: it calls {moments[0]}"
         )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Callbacks of the garbage collector would look like the model's own doing."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def owned(model: nn.Module) -> dict[int, str]:

@@ -6,7 +6,7 @@
     ├── OutsideCapture      a call the plans were not made for: the original answers it
     ├── Uncapturable        a value or a model that no plan can stand for
     │   └── NeedsGradients  a forward that fails under no_grad: the original answers with them
-    ├── BadExample          an example that no call of the model can be (a ValueError too)
+    ├── WrongArgument       an example or a demand that the model refuses (a ValueError too)
     ├── BuildFailed         the backend could not build, load or run the plan
     ├── BuildInterrupted    the build process was killed from outside
     └── CacheError
@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 __all__ = [
-    "BadExample",
+    "WrongArgument",
     "BuildFailed",
     "BuildInterrupted",
     "CacheError",
@@ -46,8 +46,8 @@ class NeedsGradients(Uncapturable):
     """The forward takes gradients and relies on its caller to have them switched on."""
 
 
-class BadExample(SupernetError, ValueError):
-    """An example contradicts the others, or the model refuses it."""
+class WrongArgument(SupernetError, ValueError):
+    """An example contradicts the others, or the model refuses it, or what is demanded of it."""
 
 
 class BuildFailed(SupernetError):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.calls import CallForm, Example
-from supernet.errors import BadExample, OutsideCapture, Uncapturable
+from supernet.errors import WrongArgument, OutsideCapture, Uncapturable
 from supernet.probe import structural_copy
 from supernet.reasons import one_line
 
@@ -48,7 +48,7 @@ def _check_taken(model: nn.Module, call: Example, index: int, why: OutsideCaptur
         with torch.no_grad():
             copied(*copy.deepcopy(call.args), **copy.deepcopy(dict(call.kwargs)))
     except Exception as error:
-        raise BadExample(
+        raise WrongArgument(
             f"example_inputs[{index}] must be called as the first ({why}), or in another way that "
             f"the model accepts; it raised {one_line(error)}"
         ) from error
@@ -59,7 +59,7 @@ def _check_like_first(
 ) -> None:
     for tensor, other, name in zip(leaves, first, names, strict=True):
         if (tensor.dtype, tensor.ndim) != (other.dtype, other.ndim):
-            raise BadExample(
+            raise WrongArgument(
                 f"example_inputs[{index}]: {name} must have dtype {other.dtype} and {other.ndim} "
                 f"dimensions as in the first example, got {tensor.dtype} and {tensor.ndim}"
             )
@@ -81,7 +81,9 @@ def _of_one_kind(
     for index, leaves in enumerate(examples):
         if all(leaf.numel() == 0 for leaf in leaves):
             shape = tuple(leaves[0].shape)
-            raise BadExample(f"example_inputs[{index}]: one tensor must not be empty, got {shape}")
+            raise WrongArgument(
+                f"example_inputs[{index}]: one tensor must not be empty, got {shape}"
+            )
         empty = tuple(tuple(size == 0 for size in leaf.shape) for leaf in leaves)
         kinds.setdefault(empty, []).append(leaves)
     most = max(kinds.values(), key=len)  # the first of those equally many

@@ -33,11 +33,6 @@ RECOMPUTED = (
 # The first that matches is told.
 _REASONS = (
     _Reason(
-        r"DynamicCache|EncoderDecoderCache|StaticCache",
-        "the model returns or takes a key-value cache ({cache}), which plans cannot hold",
-        "pass use_cache=False in the example",
-    ),
-    _Reason(
         r"Only Tensors created explicitly by the user.*deepcopy",
         "it holds a result of earlier calculations with its gradient, such as a weight that "
         "torch.nn.utils.weight_norm computes anew in every call",
@@ -64,7 +59,8 @@ _REASONS = (
     _Reason(
         r"does not require grad and does not have a grad_fn|requires_grad",
         "the model computes gradients in its forward, which plans cannot",
-        "it needs none to be served; wrap the part without gradients to have it captured",
+        "nothing needs to be done for the original to serve, with gradients on; wrap the part "
+        "without them to have that captured",
     ),
     _Reason(
         r"cannot pickle '([\w. ]+)' object",
@@ -86,7 +82,7 @@ def explained(error: BaseException) -> str:
     for reason in _REASONS:
         if (match := re.search(reason.pattern, whole)) is not None:
             found = match.group(1) if match.lastindex else match.group(0)
-            words = reason.words.format(cache=match.group(0), found=found)
+            words = reason.words.format(found=found)
             return f"{words}{_place(error)}; {reason.remedy}"
     return said
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree  # the one registry third-party output
 
 from supernet.errors import OutsideCapture, Uncapturable
 
-__all__ = ["TENSOR", "Structure", "take_apart"]
+__all__ = ["TENSOR", "Structure", "detached", "take_apart"]
 
 _Kind: TypeAlias = Literal["tensor", "constant", "sequence", "named", "mapping", "fields", "node"]
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, slice, range, enum.Enum)
@@ -108,6 +108,15 @@ def take_apart(value: Any, where: str = "value") -> tuple[list[torch.Tensor], St
     return leaves, _walk(value, leaves, where, 0)
 
 
+def detached(value: Any) -> Any:
+    """The same without gradients; the very same where it cannot be taken apart."""
+    try:
+        leaves, structure = take_apart(value)
+    except Uncapturable:
+        return value
+    return structure.rebuild([leaf.detach() for leaf in leaves])
+
+
 def _walk(value: Any, leaves: list[torch.Tensor], where: str, depth: int) -> Structure:
     if depth > 32:
         raise Uncapturable(f"{where} is nested more than 32 levels deep")
@@ -120,9 +129,11 @@ def _walk(value: Any, leaves: list[torch.Tensor], where: str, depth: int) -> Str
         return TENSOR
     kind = _kind(value)
     if kind is None:
+        name = type(value).__name__
+        remedy = "; pass use_cache=False in the example" if name.endswith("Cache") else ""
         raise Uncapturable(
-            f"{where} is of type {type(value).__name__}, which cannot be taken apart into "
-            "tensors and constants"
+            f"{where} is of type {name}, which cannot be taken apart into tensors and "
+            f"constants{remedy}"
         )
     if kind == "constant":
         return Structure("constant", type(value), value)

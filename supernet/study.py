@@ -15,7 +15,7 @@ from supernet.axes import Axes, check_constants, infer_axes, output_dims, resize
 from supernet.calls import CallForm
 from supernet.captured import Capture
 from supernet.dataflow.proof import Proof, prove
-from supernet.errors import Uncapturable
+from supernet.errors import Uncapturable, WrongArgument
 from supernet.experiments import masks, padding_counts, rows_meet
 from supernet.exporting import (
     Exported,
@@ -100,7 +100,7 @@ class Study:
         check_constants(self.probe, self.examples[0])
         axes = infer_axes(self.probe, self.examples, batchable=self.wishes.batchable is not False)
         if self.wishes.batchable is True and not axes.batchable:
-            raise ValueError(
+            raise WrongArgument(
                 "batchable must be False or None for this model: its rows were seen to depend on "
                 "each other, or its inputs do not share their first dimension"
             )
@@ -130,6 +130,10 @@ class Study:
         examples = [leaves for leaves in self.examples if _fits(leaves, axes)]
         if not examples:
             raise Uncapturable(f"no example has the size that the trace fixed: {notes[-1]}")
+        shortest = 1
+        if exported is not None and axes.has_length:
+            examples, shortest, note = self._narrowed(axes, exported, examples)
+            notes.append(note)
         outputs = output_dims(axes, self._runs(axes, examples))
         proof = None
         if exported is not None:
@@ -137,7 +141,28 @@ class Study:
             dtypes = [leaf.dtype for leaf in examples[0]]
             proof = prove(exported.program, axes.dims, dtypes, outputs, exported.named)
         reason = "; ".join(filter(None, notes)) or None
-        return _Found(axes, exported, examples, outputs, proof, reason)
+        return _Found(axes, exported, examples, outputs, proof, reason, shortest)
+
+    def _narrowed(
+        self, axes: Axes, exported: Exported, examples: list[list[Tensor]]
+    ) -> tuple[list[list[Tensor]], int, str]:
+        """The examples that the program stands for, the shortest length it does, and a note.
+
+        Where the model's code takes another path from some length on, these are the lengths
+        around the one that was traced.
+        """
+        traced, rows = axes.length(self._sample(axes)), 2 if axes.batchable else 1
+        most = max(map(axes.length, examples))
+        odd = [n for n in range(1, most + 1) if not exported.valid(rows, n)]
+        shortest = max((n for n in odd if n < traced), default=0) + 1
+        longest = min((n for n in odd if n >= traced), default=most + 1) - 1
+        inside = [e for e in examples if shortest <= axes.length(e) <= longest]
+        if not inside:
+            raise Uncapturable(f"the model's code takes another path at length {traced}")
+        if len(inside) == len(examples):
+            return inside, shortest, ""
+        note = f"the model's code takes another path at lengths other than {shortest}-{longest}"
+        return inside, shortest, note
 
     def _rows(self, found: _Found) -> Finding:
         """Whether requests may share a batch."""
@@ -175,7 +200,7 @@ class Study:
             seen = padding_counts(self.probe, axes, outputs, found.examples, longest)
         if self.wishes.paddable is True:
             if seen is not None:
-                raise ValueError(f"paddable must be False or None for this model: {seen}")
+                raise WrongArgument(f"paddable must be False or None for this model: {seen}")
             return Finding("demanded", f"by the user; not proven: {why}"), ()
         if trouble is not None and trouble.sure:
             return Finding("off", why), ()
@@ -189,6 +214,7 @@ class Study:
 
     def _describe(self, found: _Found, batching: Finding) -> Capture:
         axes, exported, examples = found.axes, found.exported, found.examples
+        self.longest = examples[-1]
         # The user's own calls are served, however many rows they have.
         own_rows = max(axes.rows(leaves) for leaves in examples)
         max_rows = max(self.max_rows, own_rows) if axes.batchable else 1
@@ -204,7 +230,7 @@ class Study:
             outputs=_specs(_output_names(len(outputs)), self.probe(examples[0]), outputs),
             batchable=axes.batchable,
             paddable=paddable,
-            min_length=1 if paddable else least,
+            min_length=found.shortest if paddable else least,
             device=str(examples[0][0].device),
         )
         weights, graph_hash = hashes(self.model, exported, signature)
@@ -255,9 +281,6 @@ class Study:
             rows = 2 if axes.batchable else 1
             wrong = (n for n in range(most + 1, longest + 1) if not exported.valid(rows, n))
             longest = next(wrong, longest + 1) - 1
-            odd = [n for n in range(least, most + 1) if not exported.valid(rows, n)]
-            if odd:
-                raise Uncapturable(f"the model's code takes another path at length {odd[0]}")
         return least, self._accepted(axes, most, longest)
 
     def _accepted(self, axes: Axes, known: int, longest: int) -> int:
@@ -318,6 +341,7 @@ class _Found:
     outputs: tuple[tuple[Dim, ...], ...]
     proof: Proof | None
     reason: str | None
+    shortest: int = 1  # below, the model's code takes another path than the program
 
 
 def _fits(leaves: Sequence[Tensor], axes: Axes) -> bool:

@@ -209,7 +209,8 @@ NO_PROGRAM = {
         r"draws random numbers.*model\.eval\(\)",
     ),
     "batch norm in training": (
-        lambda: nn.BatchNorm1d(8).train(), (noise(4, 8),), r"buffer 'num_batches_tracked'.*model\.eval",
+        lambda: nn.BatchNorm1d(8).train(), (noise(4, 8),),
+        r"buffer 'num_batches_tracked'.*model\.eval",
     ),
     "randomness": (
         lambda: Wrapped(lambda m, x: x + torch.rand_like(x)).eval(), (noise(2, 8),), "random",

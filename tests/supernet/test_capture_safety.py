@@ -55,7 +55,7 @@ def test_a_module_that_cannot_be_copied_is_said_so() -> None:
     model = nn.Linear(2, 2)
     model.lock = open(__file__)  # noqa: SIM115 - what a careless model might hold
     with model.lock:
-        with pytest.raises(Uncapturable, match="cannot be copied: it holds an object of type _io.Tex"):
+        with pytest.raises(Uncapturable, match="cannot be copied: it holds an object of"):
             structural_copy(model)
         assert capture(model, (noise(1, 2),)).program is None
 
