@@ -18,7 +18,7 @@ from supernet.axes import vary
 from supernet.backends.eager import EagerPlan
 from supernet.calls import Example
 from supernet.captured import Capture, Examples, Flat
-from supernet.errors import WrongArgument, NeedsGradients, OutsideCapture, Uncapturable
+from supernet.errors import NeedsGradients, OutsideCapture, Uncapturable, WrongArgument
 from supernet.examples import take_examples
 from supernet.probe import Probe, agree
 from supernet.reasons import explained, one_line
@@ -75,7 +75,7 @@ def _captured(
     probe = Probe(model, form)
     smallest = min(leaves, key=lambda example: sum(leaf.numel() for leaf in example))
     probe.observe(smallest)
-    _answer_examples(model, probe, leaves)
+    _answer_examples(probe, leaves)
     probe.check_pure(smallest, _others(probe, smallest))
     learned = Study(model, form, probe, leaves, max_rows, wishes).capture()
     probe.check_kept(smallest)
@@ -98,15 +98,18 @@ def _others(probe: Probe, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
     return leaves
 
 
-def _answer_examples(model: nn.Module, probe: Probe, examples: Sequence[Sequence[Tensor]]) -> None:
+def _answer_examples(probe: Probe, examples: Sequence[Sequence[Tensor]]) -> None:
     for index, leaves in enumerate(examples):
         try:
             probe(leaves)
         except Uncapturable:
             raise
         except Exception as error:
-            if probe.fails_for_want_of_gradients(leaves):
+            if probe.copy_takes_with_gradients(leaves):
                 raise NeedsGradients(explained(error)) from error
+            if probe.original_takes(leaves):
+                why = f"a copy of the model does not run: {explained(error)}"
+                raise Uncapturable(why) from error
             raise WrongArgument(
                 f"example_inputs[{index}] must be a call the model accepts; it raised "
                 f"{one_line(error)}"
@@ -130,7 +133,10 @@ def _check_program(learned: Capture) -> None:
 
 
 def _original_only(model: nn.Module, reason: str) -> Capture:
-    weights, graph_hash = hashes(model, None, None)
+    try:
+        weights, graph_hash = hashes(model, None, None)
+    except Exception:  # weights of a kind that cannot be read: no plan will be kept for them
+        weights = graph_hash = type(model).__qualname__
     return Capture(
         program=None,
         reason=reason,

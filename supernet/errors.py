@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 __all__ = [
-    "WrongArgument",
     "BuildFailed",
     "BuildInterrupted",
     "CacheError",
@@ -27,6 +26,7 @@ __all__ = [
     "OutsideCapture",
     "SupernetError",
     "Uncapturable",
+    "WrongArgument",
 ]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.calls import CallForm, Example
-from supernet.errors import WrongArgument, OutsideCapture, Uncapturable
+from supernet.errors import OutsideCapture, Uncapturable, WrongArgument
 from supernet.probe import structural_copy
 from supernet.reasons import one_line
 

@@ -97,13 +97,22 @@ class Probe:
         except Exception:  # a model that cannot be watched, or not be called: that shows next
             self._begin()
 
-    def fails_for_want_of_gradients(self, leaves: Sequence[Tensor]) -> bool:
+    def copy_takes_with_gradients(self, leaves: Sequence[Tensor]) -> bool:
         """Whether a call that raised under ``no_grad`` works with gradients on."""
-        args, kwargs = self._form.arguments(_own(leaves))
         self._begin()
+        with torch.enable_grad():
+            return self._takes(self._model, leaves)
+
+    def original_takes(self, leaves: Sequence[Tensor]) -> bool:
+        """Whether the user's own module accepts what its copy raised at."""
+        with torch.no_grad():
+            return self._takes(self._original, leaves)
+
+    def _takes(self, model: nn.Module, leaves: Sequence[Tensor]) -> bool:
+        args, kwargs = self._form.arguments(_own(leaves))
         try:
-            with quiet_random(Draws()), torch.enable_grad():
-                self._model(*args, **kwargs)
+            with quiet_random(Draws()):
+                model(*args, **kwargs)
         except Exception:
             return False
         return True

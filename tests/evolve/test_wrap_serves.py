@@ -24,6 +24,19 @@ class Uncopyable(nn.Linear):
         raise RuntimeError("there is only one")
 
 
+class Bound(nn.Linear):
+    """Knows the very modules that it was made with."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self._made_as = id(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if id(self) != self._made_as:
+            raise RuntimeError("not the module that was made")
+        return super().forward(x)
+
+
 class Variadic(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -130,6 +143,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "a lock": lambda: _with(lambda m, x: m.a(x), lock=threading.Lock()),
     "a generator": lambda: _with(lambda m, x: m.a(x), items=(i for i in range(3))),
     "no copy": lambda: Uncopyable(8, 8),
+    "a copy that does not run": Bound,
     "uninitialised": lambda: nn.Sequential(nn.LazyLinear(4)),
     "compiled": lambda: torch.compile(nn.Linear(8, 8), backend="eager"),  # type: ignore[return-value]
     "data parallel": lambda: nn.DataParallel(nn.Linear(8, 8)),

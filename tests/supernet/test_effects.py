@@ -221,7 +221,7 @@ def _scratch(m: Any, x: Tensor) -> Tensor:
     y = m.a(x).view(-1, 8)
     y[:, :2].clamp_(0, 1)
     total = torch.zeros(8)
-    total += y.sum(1, keepdim=True).expand(-1, 8)[0] * 0
+    total += 0.5
     return functional.dropout(y, 0.1, training=False).relu_() + total
 
 
