@@ -50,10 +50,11 @@ class Patterns:
         """Called once, on the brain's thread."""
         from supernet.errors import BuildInterrupted
         from supernet.patterns import find_demand
+        from supernet.stored import find
 
         try:
             cache = self._open_cache(lambda entry, why: self._say(f"{entry} was discarded: {why}"))
-            folder = cache.entry("captures", self._capture.graph_hash)
+            folder = find(cache, self._capture)
             if folder is None:
                 raise FileNotFoundError("the stored capture is gone")
             points = find_demand(cache, folder, self._device, cancelled=self._stop.is_set)

@@ -21,7 +21,16 @@ from supernet.fidelity import METRICS, Limit
 from supernet.pausing import Pauses
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
-from supernet.reports import CONDITIONS, failed, judged, report_name
+from supernet.reports import (
+    CONDITIONS,
+    failed,
+    is_judged,
+    is_timed,
+    joined,
+    judged,
+    report_name,
+)
+from supernet.stored import StoredCapture
 
 __all__ = ["BuildLimits", "build_plan", "compare_plans", "find_fusions", "known_plans"]
 
@@ -80,11 +89,11 @@ def build_plan(
     up at any moment; only for one thread, whose costs are processor time. Raises ``CacheFull``
     where the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
     """
-    name = report_name(spec, device)
+    name, capture = report_name(spec, device), StoredCapture.read(capture_dir)
     known = cache.report(name)
     if known is not None and known.get("failure"):
         return failed(spec, limits.limit, str(known["failure"]))
-    if known is not None and (plan := _from_report(cache, spec, limits, known)) is not None:
+    if known is not None and (plan := _from_report(cache, capture, spec, limits, known)):
         return plan
     for attempt in range(_TRIES):
         try:
@@ -92,7 +101,7 @@ def build_plan(
                 step = _step(
                     cache, capture_dir, spec, limits, on_progress, cancelled, pauses, table, scratch
                 )
-                found = _make(cache, spec, step)
+                found = _make(cache, capture, limits, step, known)
             break
         except BuildInterrupted as error:
             if cancelled() or attempt + 1 == _TRIES:
@@ -106,7 +115,6 @@ def build_plan(
             return failed(spec, limits.limit, str(verdict))
         except BuildFailed as error:
             return failed(spec, limits.limit, str(error))
-    found = {**found, "up_to_ms": limits.up_to_ms}
     cache.put_report(name, {"spec": spec.to_json(), "device": device, "failure": None, **found})
     plan = judged(cache, spec, limits.limit, found)
     if plan.state is PlanState.QUARANTINED:
@@ -131,7 +139,8 @@ def find_fusions(
     Raises ``BuildFailed`` where the search fails, ``BuildInterrupted`` once ``cancelled()``,
     ``CacheFull`` where the disk has no room.
     """
-    asked = f"{base.artifact_key} {base.threads} {device} {limits.metric}<={limits.max_error}"
+    on = f"{device} {capture_dir.name}"
+    asked = f"{base.artifact_key} {base.threads} {on} {limits.metric}<={limits.max_error}"
     name = f"{MEMO}search-{hashlib.sha256(f'{asked} {CONDITIONS}'.encode()).hexdigest()[:20]}"
     known = cache.report(name)
     if known is None:
@@ -163,7 +172,7 @@ def compare_plans(
     Raises ``BuildFailed`` where it fails, ``BuildInterrupted`` once ``cancelled()``.
     """
     names = sorted(report_name(plan.spec, device) for plan in plans)
-    asked = f"{names} {limits.metric} {limits.up_to_ms}"
+    asked = f"{names} {limits.metric} {limits.up_to_ms} {StoredCapture.read(capture_dir).grid}"
     done = f"{MEMO}compared-{hashlib.sha256(asked.encode()).hexdigest()[:20]}"
     if len(plans) > 1 and cache.report(done) is None:
         compare_s = min(limits.compare_s, limits.budget_s / 2)  # the rest is for loading them
@@ -203,13 +212,32 @@ class _Verdict(BuildFailed):
     """A failure that would be the same next time: kept."""
 
 
-def _make(cache: ArtifactCache, spec: PlanSpec, step: Step) -> dict[str, Any]:
-    """Build unless the artifact is there, then check it; the evidence."""
+def _make(
+    cache: ArtifactCache,
+    capture: StoredCapture,
+    limits: BuildLimits,
+    step: Step,
+    known: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Build unless the artifact is there, then check it; the evidence, with what is ``known``.
+
+    Roundings were chosen to be within the limit on other batches than the capture's: where they are
+    not within it on these, they are chosen again.
+    """
+    spec = PlanSpec.from_json(step.job["spec"])
+    if known is not None and cache.entry("plans", spec.artifact_key) is not None:
+        is_new = not is_judged(known, capture)
+        times = not is_timed(known, capture, limits.up_to_ms)
+        found = joined(known, _run(cache, step, "check", times=times), capture, limits.up_to_ms)
+        plan = judged(cache, spec, limits.limit, found)
+        if plan.state is PlanState.ADMITTED or not (spec.limit and is_new):
+            return found
+        cache.discard("plans", spec.artifact_key, f"on other examples, {plan.reason}")
     if cache.entry("plans", spec.artifact_key) is None:
         _run(cache, step, "build")
         if cache.entry("plans", spec.artifact_key) is None:
             raise BuildFailed("the artifact just built cannot be read back")
-    return _run(cache, step, "check")
+    return joined(None, _run(cache, step, "check"), capture, limits.up_to_ms)
 
 
 def _step(
@@ -234,9 +262,9 @@ def _step(
     )  # fmt: skip
 
 
-def _run(cache: ArtifactCache, step: Step, name: str) -> dict[str, Any]:
+def _run(cache: ArtifactCache, step: Step, name: str, *, times: bool = True) -> dict[str, Any]:
     try:
-        outcome = run_step(step, name)
+        outcome = run_step(step, name, {} if times else {"times": False})
     finally:
         cache.sweep()  # a process that was killed could not tidy up
     failure = outcome.get("failed")
@@ -249,14 +277,15 @@ def _run(cache: ArtifactCache, step: Step, name: str) -> dict[str, Any]:
 
 
 def _from_report(
-    cache: ArtifactCache, spec: PlanSpec, limits: BuildLimits, report: Mapping[str, Any]
-) -> Plan | None:
-    """The plan as remembered; None where something must be built or measured again."""
+    cache: ArtifactCache, capture: StoredCapture, spec: PlanSpec, limits: BuildLimits,
+    report: Mapping[str, Any],
+) -> Plan | None:  # fmt: skip
+    """The plan as remembered; None where something must be built, judged or measured again."""
     plan = judged(cache, spec, limits.limit, report)
     if plan.state is PlanState.QUARANTINED:
         return plan
-    timed = plan.costs_ms and report["up_to_ms"] >= limits.up_to_ms
-    return plan if timed and plan.artifact is not None else None
+    is_known = is_judged(report, capture) and is_timed(report, capture, limits.up_to_ms)
+    return plan if is_known and plan.artifact is not None else None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 ::
 
     ROOT/                     0700, ours, or it is refused
-      captures/<graph hash>/  the program, its signature, batches with the original's answers
+      captures/<graph hash>/  the exported program
+      references/<key>/       its signature, batches with the original's answers, the grid
       onnx/<graph hash>/      the program as ONNX, shared by the engines that read it
       plans/<artifact key>/   what a backend built
       kernels/<key>/          our kernels, compiled for this machine
@@ -37,7 +38,7 @@ __all__ = ["MEMO", "ArtifactCache"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MEMO = "memo-"  # begins the name of a report that is about no plan
-_KINDS = ("captures", "kernels", "onnx", "plans", "reports")
+_KINDS = ("captures", "kernels", "onnx", "plans", "references", "reports")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_ROOM = 1 << 20
 
@@ -96,7 +97,7 @@ class ArtifactCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def stored(self, capture: Capture) -> Path:
-        """The folder of a capture that has a program, written there unless it already is."""
+        """The folder of a capture's batches, written with its program unless they are there."""
         from supernet.stored import store
 
         return store(self, capture)

@@ -21,7 +21,7 @@ from profiler.shapes import Shape
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed
 from supernet.process import Step, run_step
-from supernet.stored import PROGRAM, StoredCapture
+from supernet.stored import StoredCapture
 
 __all__ = ["demand", "find_demand"]
 
@@ -65,7 +65,7 @@ def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[
     from supernet.fusion.graph import OpGraph
     from supernet.fusion.memory import extract_memory_pattern
 
-    program = load_program(capture.folder / PROGRAM)
+    program = load_program(capture.program)
     for shape in knots(capture.grid):
         graph = OpGraph.of(program, capture.signature, shape)
         found = extract_memory_pattern(graph, device)

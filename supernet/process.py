@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from supernet import heap
@@ -27,6 +28,7 @@ _HELD_POLL_S = 0.005
 _GRACE_S = 10.0
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LONGEST_LINE = 300
+_NO_MORE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -51,14 +53,15 @@ class Step:
         self.deadline_s = self.pauses.running_s() + self.budget_s
 
 
-def run_step(step: Step, name: str) -> dict[str, Any]:
+def run_step(step: Step, name: str, more: Mapping[str, Any] = _NO_MORE) -> dict[str, Any]:
     """The last record the process printed; ``{"failed": reason, "kind": …}`` if it failed.
 
-    Kinds: "full" (disk), "verdict" (the backend refused), "crash" (died of a signal of its own),
-    "error" and "timeout". Raises ``BuildInterrupted`` when somebody killed it.
+    ``more`` is added to the job. Kinds: "full" (disk), "verdict" (the backend refused), "crash"
+    (died of a signal of its own), "error" and "timeout". Raises ``BuildInterrupted`` when somebody
+    killed it.
     """
     job = step.scratch / f"{name}.json"
-    job.write_text(json.dumps({**step.job, "step": name}), encoding="utf-8")
+    job.write_text(json.dumps({**step.job, "step": name, **more}), encoding="utf-8")
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", step.module, str(job)],

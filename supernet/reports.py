@@ -1,10 +1,14 @@
-"""What was found out about a plan, as the cache keeps it, and what a limit makes of that."""
+"""What was found out about a plan, as the cache keeps it, and what a limit makes of that.
+
+A verdict holds for the batches it was reached on: a report lists their keys, and one of other
+batches is joined to it. What a plan got wrong once it stays guilty of.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape
 from supernet.cache import ArtifactCache
@@ -12,7 +16,19 @@ from supernet.fidelity import Limit
 from supernet.microbatches import Microbatches
 from supernet.plans import Plan, PlanSpec, PlanState
 
-__all__ = ["CONDITIONS", "costs_to_json", "failed", "judged", "report_name"]
+if TYPE_CHECKING:
+    from supernet.stored import StoredCapture
+
+__all__ = [
+    "CONDITIONS",
+    "costs_to_json",
+    "failed",
+    "is_judged",
+    "is_timed",
+    "joined",
+    "judged",
+    "report_name",
+]
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
 CONDITIONS = "heap kept, up to a limit, warm, in microbatches, after a large batch"
@@ -43,6 +59,45 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
         reason=f"{limit.metric} error {error:.2g} {verb} the limit {limit.most:g}{about}",
     )
+
+
+def is_judged(report: Mapping[str, Any], capture: StoredCapture) -> bool:
+    """Whether the plan was judged by the batches of this very capture."""
+    return capture.key in report.get("judged", ())
+
+
+def is_timed(report: Mapping[str, Any], capture: StoredCapture, up_to_ms: float) -> bool:
+    """Whether all that is to be timed on the capture's grid was tried, as far as ``up_to_ms``."""
+    tried = {(rows, length) for rows, length in report.get("shapes", ())}
+    wanted = {(shape.rows, shape.length) for shape in capture.grid.probe_shapes()}
+    return bool(report["costs_ms"]) and report["up_to_ms"] >= up_to_ms and wanted <= tried
+
+
+def joined(
+    before: Mapping[str, Any] | None,
+    found: Mapping[str, Any],
+    capture: StoredCapture,
+    up_to_ms: float,
+) -> dict[str, Any]:
+    """The report of what was ``found`` on ``capture``, and ``before`` about the same files.
+
+    Errors are the worst of both; timings those found, or, where none were taken, those before.
+    """
+    shapes = {(shape.rows, shape.length) for shape in capture.grid.probe_shapes()}
+    report = {**found, "judged": [capture.key], "up_to_ms": up_to_ms}
+    if before is not None:
+        report["judged"] = sorted({capture.key, *before.get("judged", ())})
+        report["examples"] = found["examples"] + before["examples"]
+        report["errors"] = {
+            metric: [max(pair) for pair in zip(errors, before["errors"][metric], strict=True)]
+            for metric, errors in found["errors"].items()
+        }
+        report["memory_mib"] = max(found["memory_mib"], before["memory_mib"])
+        if is_timed(before, capture, up_to_ms):
+            kept = ("costs_ms", "microbatches", "up_to_ms")
+            report |= {name: before[name] for name in kept}
+            shapes |= {(rows, length) for rows, length in before["shapes"]}
+    return {**report, "shapes": sorted(map(list, shapes))}
 
 
 def failed(spec: PlanSpec, limit: Limit, reason: str) -> Plan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from supernet.cache import MEMO, ArtifactCache
 from supernet.signature import Signature
-from supernet.stored import PROGRAM, StoredCapture
+from supernet.stored import StoredCapture
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -33,7 +33,7 @@ class StoredSource:
     def program(self) -> ExportedProgram:
         from supernet.backends.eager import load_program
 
-        return load_program(self._capture.folder / PROGRAM)
+        return load_program(self._capture.program)
 
     def references(self) -> list[tuple[Sequence[Any], Sequence[Any]]]:
         return [(batch.inputs, batch.outputs) for batch in self._capture.batches("torch")]
@@ -51,7 +51,7 @@ class StoredSource:
         return self._kept("kernels", key, make)
 
     def remembered(self, name: str, make: Callable[[], Any]) -> Any:
-        key = hashlib.sha256(f"{name} {self._capture.graph_hash}".encode()).hexdigest()
+        key = hashlib.sha256(f"{name} {self._capture.key}".encode()).hexdigest()
         memo = f"{MEMO}{key[:32]}"
         known = self._cache.report(memo)
         if known is None:

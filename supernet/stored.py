@@ -1,7 +1,13 @@
-"""A capture on disk: all that a build process needs, and nothing of the user's code."""
+"""A capture on disk: all that a build process needs, and nothing of the user's code.
+
+The program lies under its graph's hash, once. What it is judged on, batches with the original's
+answers, and the grid to time it on follow from the examples, and lie under a key of their own: the
+same model wrapped with other examples is the same program, and another question.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +21,12 @@ from supernet.signature import Signature
 if TYPE_CHECKING:
     from supernet.capture import Capture
 
-__all__ = ["PROGRAM", "StoredBatch", "StoredCapture", "store"]
+__all__ = ["StoredBatch", "StoredCapture", "find", "newest", "store"]
 
-PROGRAM = "program.pt2"
+_PROGRAM = "program.pt2"
 _RECORD = "capture.json"
 _TENSORS = "references.safetensors"
+_GRAPH = 24  # of a graph's hash, which begins the key of its batches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +40,10 @@ class StoredBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredCapture:
-    """Signature and grid of a stored capture; programs and batches are read when asked for."""
+    """Signature and grid of a stored capture; programs and batches are read when asked for.
+
+    ``folder`` is what `store` gave. Its name, ``key``, is another where the batches are.
+    """
 
     folder: Path
     graph_hash: str
@@ -52,6 +62,15 @@ class StoredCapture:
             shapes=tuple(Shape(int(rows), int(length)) for rows, length in record["shapes"]),
         )
 
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    @property
+    def program(self) -> Path:
+        """The file of the exported program."""
+        return self.folder.parents[1] / "captures" / self.graph_hash / _PROGRAM
+
     def batches(self, arrays: str) -> tuple[StoredBatch, ...]:
         """The reference batches as ``"numpy"`` arrays (torch is not imported) or ``"torch"``."""
         tensors = _load(self.folder / _TENSORS, arrays)
@@ -66,15 +85,89 @@ class StoredCapture:
 
 
 def store(cache: ArtifactCache, capture: Capture) -> Path:
-    """Put a capture that has a program into the cache, once; its folder there."""
+    """Put a capture that has a program into the cache, once; the folder of its batches there."""
     if capture.program is None:
         raise ValueError(f"capture must have a program to be stored, got none: {capture.reason}")
-    found = cache.entry("captures", capture.graph_hash)
-    if found is not None:
-        return found
-    from safetensors.torch import save_file
+    if cache.entry("captures", capture.graph_hash) is None:
+        from supernet.backends.eager import save_program
 
-    from supernet.backends.eager import save_program
+        with cache.adding("captures", capture.graph_hash) as folder:
+            save_program(capture.program, folder / _PROGRAM)
+    found = find(cache, capture)
+    if found is None:
+        key = (
+            _key(capture) if cache.entry("references", _key(capture)) is None else _own_key(capture)
+        )
+        with cache.adding("references", key) as folder:
+            _write_batches(capture, folder)
+        found = cache.entry("references", key)
+    if found is None or cache.entry("captures", capture.graph_hash) is None:
+        raise OSError(f"the capture just stored in {cache.root} cannot be read back")
+    return found
+
+
+def find(cache: ArtifactCache, capture: Capture) -> Path | None:
+    """The folder that `store` gave for this capture, None if it is not stored.
+
+    Found by the batches' inputs: the original's answers to them are the same, but for rounding, in
+    every process. Where they are not (its code changed, and the program did not), it is another.
+    """
+    folder = cache.entry("references", _key(capture))
+    if folder is not None and not _answers_agree(folder, capture):
+        folder = cache.entry("references", _own_key(capture))
+    return folder
+
+
+def newest(cache: ArtifactCache, graph_hash: str) -> Path | None:
+    """The folder last stored of any capture of this graph; None if there is none."""
+    if cache.entry("captures", graph_hash) is None:
+        return None
+    kept = (cache.root / "references").glob(f"{graph_hash[:_GRAPH]}-*")
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        folder = cache.entry("references", path.name)
+        if folder is not None:
+            return folder
+    return None
+
+
+def _key(capture: Capture) -> str:
+    """The same for the same graph, grid and inputs of the batches."""
+    from supernet.exporting import digest_tensors
+
+    inputs = digest_tensors(
+        (f"{n}.{i}", tensor)
+        for n, reference in enumerate(capture.references)
+        for i, tensor in enumerate(reference.inputs)
+    )
+    asked = f"{capture.graph_hash} {capture.grid.to_json()} {inputs}"
+    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
+
+
+def _own_key(capture: Capture) -> str:
+    """The same for the very same answers, too."""
+    from supernet.exporting import digest_tensors
+
+    outputs = digest_tensors(
+        (f"{n}.{i}", tensor)
+        for n, reference in enumerate(capture.references)
+        for i, tensor in enumerate(reference.outputs)
+    )
+    asked = f"{_key(capture)} {outputs}"
+    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
+
+
+def _answers_agree(folder: Path, capture: Capture) -> bool:
+    from supernet.probe import agree
+
+    stored = StoredCapture.read(folder).batches("torch")
+    return all(
+        agree([own.detach().cpu() for own in reference.outputs], batch.outputs)
+        for reference, batch in zip(capture.references, stored, strict=True)
+    )
+
+
+def _write_batches(capture: Capture, folder: Path) -> None:
+    from safetensors.torch import save_file
 
     tensors = {}
     for n, reference in enumerate(capture.references):
@@ -88,14 +181,8 @@ def store(cache: ArtifactCache, capture: Capture) -> Path:
         "grid": capture.grid.to_json(),
         "shapes": _pairs([reference.shape for reference in capture.references]),
     }
-    with cache.adding("captures", capture.graph_hash) as folder:
-        save_program(capture.program, folder / PROGRAM)
-        save_file(tensors, str(folder / _TENSORS))
-        (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-    stored = cache.entry("captures", capture.graph_hash)
-    if stored is None:
-        raise OSError(f"the capture just stored in {cache.root} cannot be read back")
-    return stored
+    save_file(tensors, str(folder / _TENSORS))
+    (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
 def _own(tensor: Any) -> Any:

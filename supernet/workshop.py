@@ -44,7 +44,7 @@ _NICENESS = 10
 @dataclass(frozen=True, slots=True)
 class Job:
     """One step to do. ``table`` maps backend names to ``module:attribute``; ``reports`` names those
-    of the plans to compare."""
+    of the plans to compare; ``times`` is False where a plan to check was timed before."""
 
     step: str
     cache: str
@@ -56,6 +56,7 @@ class Job:
     metric: str
     max_error: float
     reports: Sequence[str] = ()
+    times: bool = True
 
     @staticmethod
     def read(path: Path) -> Job:
@@ -174,8 +175,8 @@ def _timed(
     errors: Mapping[str, list[float]],
     say: Say,
 ) -> Timed:
-    if not errors[job.metric][0] <= job.max_error:
-        return Timed()  # it will never serve: no need to time it
+    if not job.times or not errors[job.metric][0] <= job.max_error:
+        return Timed()  # it was timed before, or will never serve
     say({"stage": "measuring", "share": 0.0})
     return measure(
         plan,

@@ -159,9 +159,9 @@ def explanation(
 
 
 def _capture(cache: ArtifactCache, graph: str) -> StoredCapture:
-    from supernet.stored import StoredCapture
+    from supernet.stored import StoredCapture, newest
 
-    folder = cache.entry("captures", graph)
+    folder = newest(cache, graph)
     if folder is None:
         raise EvolveError(
             f"the capture of graph {graph[:8]} must be in the cache {cache.root}, got none; serve "
@@ -203,11 +203,10 @@ def _story(
     from supernet.backends.eager import load_program
     from supernet.fusion.account import read
     from supernet.fusion.onednn import unavailable
-    from supernet.stored import PROGRAM
 
     if (why := unavailable()) is not None:
         raise EvolveError(f"fused plans must be explained where they can run, got {why}")
-    program = load_program(capture.folder / PROGRAM)
+    program = load_program(capture.program)
     return Story(plans, *read(folder, program, capture.signature, plans[0].spec.fusion, shape))
 
 

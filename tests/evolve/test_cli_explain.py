@@ -29,7 +29,7 @@ from supernet.fusion.account import read
 from supernet.fusion.regions import Regions
 from supernet.fusion.rounding import Rounding
 from supernet.plans import Plan, PlanSpec, PlanState
-from supernet.stored import PROGRAM, StoredCapture
+from supernet.stored import StoredCapture, newest
 from tests.supernet.contract import make_spec
 
 if (why := onednn.unavailable()) is not None:
@@ -61,6 +61,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlanSpec, Pla
     assert plan.state is PlanState.ADMITTED, plan.reason
     put(cache, eager, costs_ms=[[s.rows, s.length, 2 * ms] for s, ms in plan.costs_ms.items()])
     return cache.root, fused, eager
+
+
+def captured(cache: ArtifactCache, spec: PlanSpec) -> StoredCapture:
+    folder = newest(cache, spec.graph_hash)
+    assert folder is not None
+    return StoredCapture.read(folder)
 
 
 @pytest.fixture
@@ -178,7 +184,7 @@ def test_the_json_leaves_no_region_out(
 ) -> None:
     argv = [fused.graph_hash[:4], "--explain", "--cache", cache.root, "--json"]
     told = json.loads(run(capsys, *argv)[1])
-    grid = StoredCapture.read(cache.root / "captures" / fused.graph_hash).grid
+    grid = captured(cache, fused).grid
     assert told["shape"] == [4, min(max(32, grid.lengths[0]), grid.lengths[-1])]
     assert told["memory_gb_per_s"] is None
     assert told["plot"] is None
@@ -321,9 +327,9 @@ def test_several_that_match_are_named_far_enough() -> None:
 def test_what_a_model_calls_its_modules_cannot_harm_a_terminal(
     cache: ArtifactCache, fused: PlanSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    learned = StoredCapture.read(cache.root / "captures" / fused.graph_hash)
+    learned = captured(cache, fused)
     folder = cache.root / "plans" / fused.artifact_key
-    program = load_program(learned.folder / PROGRAM)
+    program = load_program(learned.program)
     regions, accounts = read(folder, program, learned.signature, fused.fusion, Shape(4, 6))
     odd = tuple(replace(account, layer="[red]\x1b[31m") for account in accounts)
     plan = Plan(fused, PlanState.ADMITTED, error=1e-6)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from supernet.backends import base
 from supernet.build import BuildLimits, build_plan, known_plans
@@ -23,6 +23,7 @@ from supernet.cache import ArtifactCache
 from supernet.capture import capture
 from supernet.errors import BuildInterrupted, CacheFull
 from supernet.plans import Plan, PlanSpec, PlanState
+from supernet.stored import StoredCapture, find
 from tests.supernet import doubles
 from tests.supernet.models import noise
 
@@ -204,6 +205,115 @@ def test_a_higher_limit_times_again_and_a_lower_one_does_not(build: Build) -> No
     again = build("Doubling", replace(LIMITS, up_to_ms=1.0), on_progress=lambda *a: told.append(""))
     assert again.costs_ms == longer.costs_ms
     assert not told
+
+
+class Clipped(nn.Module):
+    """Doubles, but for what is over 100: small examples don't show it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x > 100, -x, 2 * x)
+
+
+def stored_examples(cache: ArtifactCache, *examples: Tensor, max_rows: int = 4) -> Path:
+    return cache.stored(capture(Clipped(), [(x,) for x in examples], max_rows=max_rows))
+
+
+SMALL, LARGE = torch.linspace(-1, 1, 8)[None], torch.linspace(-1, 999, 8)[None]
+
+
+def test_a_verdict_holds_for_the_examples_it_was_reached_on(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+    few = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
+    assert (few.state, few.error) == (PlanState.ADMITTED, 0.0)
+    told: list[str] = []
+    wider = build_plan(
+        cache, stored_examples(cache, LARGE), spec("Doubling"), LIMITS,
+        lambda stage, _: told.append(stage), table=TABLE,
+    )  # fmt: skip
+    assert "verifying" in told
+    assert "building" not in told, "the files are the same"
+    assert "measuring" not in told, "nor do other numbers take other time"
+    assert wider.state is PlanState.QUARANTINED
+    assert wider.error is not None
+    assert wider.error > 1.0, "it answers 2x where the model answers -x"
+    monkeypatch.setattr("supernet.build.run_step", None)  # what failed once, failed
+    again = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
+    assert (again.state, again.reason) == (wider.state, wider.reason)
+
+
+def test_every_set_of_examples_is_judged_once(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+    folders = [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
+    assert folders[0] != folders[1]
+    assert len(list((cache.root / "captures").iterdir())) == 1, "one program"
+    plans = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
+    assert [plan.state for plan in plans] == 2 * [PlanState.ADMITTED]
+    assert plans[0].costs_ms == plans[1].costs_ms
+    monkeypatch.setattr("supernet.build.run_step", None)
+    assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
+    again = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
+    assert again == [plans[1], plans[1]]
+
+
+def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+
+    def build(max_rows: int) -> set[int]:
+        folder = stored_examples(cache, SMALL, max_rows=max_rows)
+        costs = build_plan(cache, folder, spec("Doubling"), LIMITS, table=TABLE).costs_ms
+        return {shape.rows for shape in costs}
+
+    assert build(2) == {1, 2}
+    assert build(8) == {1, 2, 4, 8}
+    assert build(2) == {1, 2, 4, 8}
+    monkeypatch.setattr("supernet.build.run_step", None)
+    assert build(8) == build(2) == {1, 2, 4, 8}
+
+
+def test_other_answers_to_the_same_examples_are_another_capture(cache: ArtifactCache) -> None:
+    learned = capture(Clipped(), (LARGE,), max_rows=4)
+    folder = cache.stored(learned)
+    off = replace(
+        learned,
+        references=tuple(
+            replace(one, outputs=tuple(-answer for answer in one.outputs))
+            for one in learned.references
+        ),
+    )
+    noisy = replace(
+        learned,
+        references=tuple(
+            replace(one, outputs=tuple(answer * (1 + 1e-7) for answer in one.outputs))
+            for one in learned.references
+        ),
+    )
+    assert find(cache, off) is None
+    other = cache.stored(off)
+    assert other != folder
+    assert (find(cache, off), find(cache, learned), find(cache, noisy)) == (other, folder, folder)
+    told = StoredCapture.read(other).batches("torch")
+    assert torch.equal(told[0].outputs[0], -learned.references[0].outputs[0])
+
+
+def test_a_mix_is_chosen_again_where_other_examples_go_over_the_limit(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+    mix = replace(spec("Fitting"), precision="mixed", limit="relative_l2<=0.005")
+    for examples in (SMALL, 50 * SMALL):
+        told: list[str] = []
+        plan = build_plan(
+            cache, stored_examples(cache, examples), mix, LIMITS,
+            lambda stage, _, told=told: told.append(stage), table=TABLE,
+        )  # fmt: skip
+        assert plan.state is PlanState.ADMITTED, plan.reason
+        assert "building" in told
 
 
 def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -> None:

@@ -167,7 +167,7 @@ def cache(built: tuple[Path, list[Plan]], tmp_path: Path) -> ArtifactCache:
 
 
 def capture_in(cache: ArtifactCache) -> Path:
-    (folder,) = (cache.root / "captures").iterdir()
+    (folder,) = (cache.root / "references").iterdir()
     return folder
 
 
