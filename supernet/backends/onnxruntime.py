@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -101,7 +102,7 @@ def _quantise(model: Path, out: Path, *, saturates: bool) -> None:
         quiet.setLevel(logging.ERROR)  # it advises a preprocessing that torch.onnx has done
         try:
             quantize_dynamic(
-                str(model),
+                _ready_to_quantise(model),
                 str(out),
                 op_types_to_quantize=list(_QUANTISED),
                 per_channel=True,
@@ -113,6 +114,29 @@ def _quantise(model: Path, out: Path, *, saturates: bool) -> None:
             quiet.setLevel(level)
     if not _has_integer_products(out):
         raise BuildFailed("nothing to quantise: the model has no matrix product with fixed weights")
+
+
+def _ready_to_quantise(path: Path) -> Any:
+    """The ONNX model, weights included, as the quantiser can take it.
+
+    It turns every ``Gemm`` with a transposed weight into a ``MatMul`` and transposes the weight in
+    its place: the shape that the exporter noted of it must not stay, and nobody else may use it.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    noted = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(noted)
+    uses = Counter(name for node in graph.node for name in node.input)
+    for number, node in enumerate(graph.node):
+        if node.op_type == "Gemm" and uses[node.input[1]] > 1 and node.input[1] in weights:
+            own = graph.initializer.add()
+            own.CopyFrom(weights[node.input[1]])
+            own.name = node.input[1] = f"{own.name}_of_{number}"
+    return model
 
 
 def _has_integer_products(path: Path) -> bool:

@@ -157,6 +157,43 @@ def test_int8_is_close_but_not_the_same(decoder: tuple[Capture, Path]) -> None:
     assert 1e-6 < error("relative_l2", run(plan, reference.inputs), reference.outputs) < 0.2
 
 
+@pytest.mark.parametrize(
+    ("model", "example", "products"),
+    [
+        (lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), noise(2, 8), 2),
+        (
+            lambda: nn.Sequential(
+                nn.Conv2d(3, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                nn.Linear(32, 20),
+            ),
+            noise(2, 3, 8, 8), 1,
+        ),
+        (lambda: nn.Linear(8, 16, bias=False), noise(2, 8), 1),
+        (lambda: Wrapped(lambda m, x: m.a(m.a(x)), a=nn.Linear(16, 16)), noise(2, 16), 2),
+        (
+            lambda: Wrapped(
+                lambda m, x: m.a(x @ m.a.weight), a=nn.Linear(16, 16)
+            ),
+            noise(2, 16), 2,
+        ),
+    ],
+)  # fmt: skip
+def test_int8_of_two_dimensions_is_built_and_close(
+    model: Callable[[], nn.Module], example: torch.Tensor, products: int, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    learned, spec, out = _build(
+        capture(seeded(model), (example,), max_rows=4), "onnxruntime", tmp_path, "int8"
+    )
+    nodes = [node.op_type for node in onnx.load(str(out / "model.onnx")).graph.node]
+    assert nodes.count("MatMulInteger") == products
+    assert "Gemm" not in nodes
+    plan = load_plan(out, spec)
+    for reference in learned.references:
+        off = error("relative_l2", run(plan, reference.inputs), reference.outputs)
+        assert 1e-6 < off < 0.02, reference.shape
+
+
 def test_int8_without_products_to_quantise_is_refused(tmp_path: Path) -> None:
     learned = capture(Wrapped(lambda m, x: x * 2 + 1), (noise(1, 8),))
     with pytest.raises(BuildFailed, match="nothing to quantise"):
