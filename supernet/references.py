@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from profiler.shapes import Shape, ShapeGrid
-from supernet.axes import Axes, pad, resize, vary
+from supernet.axes import Axes, pad, resize
 from supernet.errors import Uncapturable
+from supernet.inputs import MaskForm, invented, mask_forms
 from supernet.probe import Probe
 
 __all__ = ["Reference", "make_references"]
@@ -41,7 +42,8 @@ def make_references(
 ) -> tuple[Reference, ...]:
     """Batches spread over the grid: the examples, one row, full batches, both ends of the lengths.
 
-    Batches of padded rows are included where padding is legal, since that is what is served.
+    Batches of padded rows are included where padding is legal, since that is what is served. What
+    is invented looks like the examples: masks stay masks.
     """
     made: list[Reference] = []
     rows = size = 0
@@ -71,30 +73,34 @@ def _candidates(
 ) -> Iterator[Sequence[Tensor]]:
     """Most telling first, because later ones are left out where memory or time would be."""
     first, last = examples[0], examples[-1]
-    own = axes.length(first)
+    own, forms = axes.length(first), mask_forms(examples)
     yield from examples[:8]
     if longest is not last:
-        yield longest
+        drawn = invented(longest, forms, seed=0)
+        yield [a if form is None else b for a, b, form in zip(longest, drawn, forms, strict=True)]
     if axes.batchable:
-        yield resize(_rows(first, axes, grid.max_rows), axes, grid.max_rows, own)
-        yield resize(vary(first, seed=1), axes, 1, own)
+        yield resize(_rows(first, axes, forms, grid.max_rows), axes, grid.max_rows, own)
+        yield resize(invented(first, forms, seed=1), axes, 1, own)
         if paddable and len(examples) > 1:
             mixed = [resize(leaves, axes, 1, axes.length(leaves)) for leaves in examples[:8]]
             top = grid.pad(max(axes.length(leaves) for leaves in examples))
             padded = [pad(leaves, axes, top) for leaves in mixed]
             yield [torch.cat(same) for same in zip(*padded, strict=True)]
-        yield resize(_rows(last, axes, 3), axes, min(3, grid.max_rows), axes.length(last))
+        three = min(3, grid.max_rows)
+        yield resize(_rows(last, axes, forms, three), axes, three, axes.length(last))
     else:
-        yield vary(first, seed=1)
-        yield vary(last, seed=0)
+        yield invented(first, forms, seed=1)
+        yield invented(last, forms, seed=0)
     if axes.has_length:
         for length in {grid.lengths[0], grid.lengths[len(grid.lengths) // 2]} - {own}:
-            yield resize(vary(last, seed=length), axes, 1, length)
+            yield invented(resize(last, axes, 1, length), forms, seed=length)
 
 
-def _rows(leaves: Sequence[Tensor], axes: Axes, rows: int) -> list[Tensor]:
+def _rows(
+    leaves: Sequence[Tensor], axes: Axes, forms: Sequence[MaskForm | None], rows: int
+) -> list[Tensor]:
     """The first example and variations of it, stacked to at least ``rows`` rows."""
     parts = [list(leaves)]
     while sum(axes.rows(part) for part in parts) < rows:
-        parts.append(vary(leaves, seed=len(parts) % 3))
+        parts.append(invented(leaves, forms, seed=len(parts)))
     return [torch.cat(same) for same in zip(*parts, strict=True)]
