@@ -22,6 +22,7 @@ from supernet.calls import CallForm
 from supernet.errors import Uncapturable
 from supernet.graph_effects import graph_effect
 from supernet.reasons import explained
+from supernet.recurrent import any_length
 from supernet.signature import Dim
 from supernet.structure import take_apart
 
@@ -129,7 +130,7 @@ def _free(dims: Iterable[Any]) -> dict[int, Any]:
 def _trace(
     flat: _Flat, leaves: tuple[Tensor, ...], free: list[dict[int, Any]], *, strict: bool
 ) -> ExportedProgram:
-    with _silence(), torch.no_grad():
+    with _silence(), torch.no_grad(), any_length():
         return torch.export.export(flat, leaves, dynamic_shapes=(tuple(free),), strict=strict)
 
 

@@ -22,6 +22,7 @@ import torch
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
 from supernet.fusion.native import compiler
 from supernet.plans import PlanSpec
+from supernet.recurrent import any_length
 from supernet.signature import Signature
 
 if TYPE_CHECKING:
@@ -109,7 +110,11 @@ def _compile(program: ExportedProgram, package: Path, options: Mapping[str, Any]
         "cpp.dynamic_threads": True,
         "compile_threads": 1,
     }
-    with warnings.catch_warnings(), torch.no_grad():  # with gradients it freezes nothing
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        any_length(),
+    ):  # with gradients it freezes nothing
         warnings.simplefilter("ignore")
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(package), inductor_configs={**shared, **options}

@@ -31,9 +31,11 @@ def export_onnx(program: ExportedProgram, signature: Signature, folder: Path) ->
     """``model.onnx`` in ``folder``, weights beside it so that processes can share their pages."""
     import torch
 
+    from supernet.recurrent import any_length
+
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), any_length():
         warnings.simplefilter("ignore")  # the exporter warns about its own dependencies
         quiet.setLevel(logging.ERROR)
         try:

@@ -33,6 +33,7 @@ from supernet.fusion.kernels import (
 )
 from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding
+from supernet.recurrent import any_length
 
 __all__ = ["Lowered", "bind", "drop_unused_tensors", "functional", "lower", "products"]
 
@@ -61,7 +62,7 @@ def functional(program: ExportedProgram) -> ExportedProgram:
     )
     if not mutates:
         return program
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), any_length():
         warnings.simplefilter("ignore")  # torch warns about its own pytree
         pure: ExportedProgram = program.run_decompositions({})
     return pure

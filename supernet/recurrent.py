@@ -1,0 +1,71 @@
+"""Recurrent layers whose length stays free while a program is traced.
+
+Torch describes what ``aten.lstm.input`` and its kin give by unrolling them, step by step, which
+fixes the length at the sample's. Only the shapes of the results are asked for, and these are known
+without. torch/_decomp/decompositions.py, ``lstm_impl``
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+
+__all__ = ["any_length"]
+
+_KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
+_LOCK = threading.RLock()  # the kernels are the whole process's
+
+
+@contextmanager
+def any_length() -> Iterator[None]:
+    """While it lasts, traces keep LSTM, GRU and RNN layers whole and their lengths free.
+
+    Nothing that runs is changed: the kernels replaced are those that only tracing asks.
+    """
+    aten = torch.ops.aten
+    replaced = {
+        aten.lstm.input: _lstm, aten.gru.input: _gru,
+        aten.rnn_tanh.input: _gru, aten.rnn_relu.input: _gru,
+    }  # fmt: skip
+    with _LOCK:
+        before = {op: dict(op.py_kernels) for op in replaced}
+        try:
+            for op, shapes in replaced.items():
+                _set_kernels(op, {**before[op], **dict.fromkeys(_KEYS, shapes)})
+            yield
+        finally:
+            for op, kernels in before.items():
+                _set_kernels(op, kernels)
+
+
+def _set_kernels(op: Any, kernels: dict[DispatchKey, Callable[..., Any]]) -> None:
+    op.py_kernels.clear()
+    op.py_kernels.update(kernels)
+    op._dispatch_cache.clear()
+
+
+def _lstm(
+    x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    hidden, cell = state
+    return _outputs(x, hidden, bidirectional), torch.empty_like(hidden), torch.empty_like(cell)
+
+
+def _gru(
+    x: Tensor, hidden: Tensor, weights: Sequence[Tensor], has_biases: bool, layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _outputs(x, hidden, bidirectional), torch.empty_like(hidden)
+
+
+def _outputs(x: Tensor, hidden: Tensor, bidirectional: bool) -> Tensor:
+    """Of the last layer at every step, both directions side by side."""
+    directions = 2 if bidirectional else 1
+    return x.new_empty((*x.shape[:-1], directions * hidden.shape[-1]))
