@@ -8,6 +8,7 @@
     │   └── NeedsGradients  a forward that fails under no_grad: the original answers with them
     ├── WrongArgument       an example or a demand that the model refuses (a ValueError too)
     ├── BuildFailed         the backend could not build, load or run the plan
+    │   └── OperatorMissing an operator of some library is not defined in the building process
     ├── BuildInterrupted    the build process was killed from outside
     └── CacheError
         ├── CacheFull       no room left on the disk; nothing half-written is left behind
@@ -23,6 +24,7 @@ __all__ = [
     "CacheFull",
     "CacheUntrusted",
     "NeedsGradients",
+    "OperatorMissing",
     "OutsideCapture",
     "SupernetError",
     "Uncapturable",
@@ -52,6 +54,10 @@ class WrongArgument(SupernetError, ValueError):
 
 class BuildFailed(SupernetError):
     """A backend could not build, load or run a plan."""
+
+
+class OperatorMissing(BuildFailed):
+    """The program calls an operator that another process cannot define."""
 
 
 class BuildInterrupted(SupernetError):

@@ -61,11 +61,10 @@ def find_demand(
 
 def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[Shape, Demand]]:
     """Shape by shape. Of a device that was never measured nobody knows the balance: no work."""
-    from supernet.backends.eager import load_program
     from supernet.fusion.graph import OpGraph
     from supernet.fusion.memory import extract_memory_pattern
 
-    program = load_program(capture.program)
+    program = capture.program()
     for shape in knots(capture.grid):
         graph = OpGraph.of(program, capture.signature, shape)
         found = extract_memory_pattern(graph, device)

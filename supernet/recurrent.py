@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import DispatchKey
+from torch.export import ExportedProgram
 
-__all__ = ["any_length"]
+__all__ = ["any_length", "is_recurrent"]
 
 _KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
 _LOCK = threading.RLock()  # the kernels are the whole process's
@@ -26,13 +27,10 @@ _LOCK = threading.RLock()  # the kernels are the whole process's
 def any_length() -> Iterator[None]:
     """While it lasts, traces keep LSTM, GRU and RNN layers whole and their lengths free.
 
-    Nothing that runs is changed: the kernels replaced are those that only tracing asks.
+    Nothing that runs is changed: the kernels replaced are those that only tracing asks. A compiler
+    that takes them for the layers' arithmetic, as TorchInductor does, must not run meanwhile.
     """
-    aten = torch.ops.aten
-    replaced = {
-        aten.lstm.input: _lstm, aten.gru.input: _gru,
-        aten.rnn_tanh.input: _gru, aten.rnn_relu.input: _gru,
-    }  # fmt: skip
+    replaced = _shapes()
     with _LOCK:
         before = {op: dict(op.py_kernels) for op in replaced}
         try:
@@ -42,6 +40,20 @@ def any_length() -> Iterator[None]:
         finally:
             for op, kernels in before.items():
                 _set_kernels(op, kernels)
+
+
+def is_recurrent(program: ExportedProgram) -> bool:
+    """Whether such a layer is in the program."""
+    return any(node.target in _shapes() for node in program.graph.nodes)
+
+
+def _shapes() -> dict[Any, Callable[..., Any]]:
+    """By layer, the function that makes results of its shapes."""
+    aten = torch.ops.aten
+    return {
+        aten.lstm.input: _lstm, aten.gru.input: _gru,
+        aten.rnn_tanh.input: _gru, aten.rnn_relu.input: _gru,
+    }  # fmt: skip
 
 
 def _set_kernels(op: Any, kernels: dict[DispatchKey, Callable[..., Any]]) -> None:

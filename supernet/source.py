@@ -31,9 +31,7 @@ class StoredSource:
         return self._capture.signature
 
     def program(self) -> ExportedProgram:
-        from supernet.backends.eager import load_program
-
-        return load_program(self._capture.program)
+        return self._capture.program()
 
     def references(self) -> list[tuple[Sequence[Any], Sequence[Any]]]:
         return [(batch.inputs, batch.outputs) for batch in self._capture.batches("torch")]

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.cache import ArtifactCache
+from supernet.operators import custom_operators, define
 from supernet.signature import Signature
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from supernet.capture import Capture
 
 __all__ = ["StoredBatch", "StoredCapture", "find", "newest", "store"]
@@ -43,6 +46,7 @@ class StoredCapture:
     """Signature and grid of a stored capture; programs and batches are read when asked for.
 
     ``folder`` is what `store` gave. Its name, ``key``, is another where the batches are.
+    ``operators``: those that a library defines, and in which module.
     """
 
     folder: Path
@@ -50,6 +54,7 @@ class StoredCapture:
     signature: Signature
     grid: ShapeGrid
     shapes: tuple[Shape, ...]
+    operators: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def read(folder: Path) -> StoredCapture:
@@ -60,16 +65,19 @@ class StoredCapture:
             signature=Signature.from_json(record["signature"]),
             grid=ShapeGrid.from_json(record["grid"]),
             shapes=tuple(Shape(int(rows), int(length)) for rows, length in record["shapes"]),
+            operators={str(name): str(at) for name, at in record["operators"].items()},
         )
 
     @property
     def key(self) -> str:
         return self.folder.name
 
-    @property
-    def program(self) -> Path:
-        """The file of the exported program."""
-        return self.folder.parents[1] / "captures" / self.graph_hash / _PROGRAM
+    def program(self) -> ExportedProgram:
+        """The exported program (imports torch, and what defines its operators)."""
+        from supernet.backends.eager import load_program
+
+        define(self.operators)
+        return load_program(self.folder.parents[1] / "captures" / self.graph_hash / _PROGRAM)
 
     def batches(self, arrays: str) -> tuple[StoredBatch, ...]:
         """The reference batches as ``"numpy"`` arrays (torch is not imported) or ``"torch"``."""
@@ -99,7 +107,7 @@ def store(cache: ArtifactCache, capture: Capture) -> Path:
             _key(capture) if cache.entry("references", _key(capture)) is None else _own_key(capture)
         )
         with cache.adding("references", key) as folder:
-            _write_batches(capture, folder)
+            _write_batches(capture, capture.program, folder)
         found = cache.entry("references", key)
     if found is None or cache.entry("captures", capture.graph_hash) is None:
         raise OSError(f"the capture just stored in {cache.root} cannot be read back")
@@ -166,7 +174,7 @@ def _answers_agree(folder: Path, capture: Capture) -> bool:
     )
 
 
-def _write_batches(capture: Capture, folder: Path) -> None:
+def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {}
@@ -179,6 +187,7 @@ def _write_batches(capture: Capture, folder: Path) -> None:
         "graph_hash": capture.graph_hash,
         "signature": capture.signature.to_json(),
         "grid": capture.grid.to_json(),
+        "operators": custom_operators(program),
         "shapes": _pairs([reference.shape for reference in capture.references]),
     }
     save_file(tensors, str(folder / _TENSORS))

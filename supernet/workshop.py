@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from supernet import heap
 from supernet.backends.base import ABOUT, Backend, backend, load_plan
 from supernet.cache import ArtifactCache
-from supernet.errors import BuildFailed, CacheFull
+from supernet.errors import BuildFailed, CacheFull, OperatorMissing
 from supernet.fidelity import METRICS, Limit, judge, tier_of
+from supernet.operators import write_operators
 from supernet.pausing import wake_with_parent
 from supernet.plans import Plan, PlanSpec
 from supernet.reports import costs_to_json, judged
@@ -76,6 +77,8 @@ def main(argv: list[str]) -> int:
         _STEPS[job.step](job, say)
     except CacheFull as error:
         say({"failed": str(error), "kind": "full"})
+    except OperatorMissing as error:  # says nothing about next time
+        say({"failed": str(error), "kind": "error"})
     except BuildFailed as error:
         say({"failed": str(error), "kind": "verdict"})
     except Exception as error:
@@ -92,6 +95,7 @@ def _build(job: Job, say: Say) -> None:
     source = StoredSource(cache, capture, say)
     with cache.adding("plans", spec.artifact_key) as out:
         _backend(job, spec).build(source, spec, out)
+        write_operators(capture.operators, out)
     say({"done": True})
 
 
@@ -108,7 +112,7 @@ def _check(job: Job, say: Say) -> None:
     before_mib = _used_mib(device)
     artifact = Path(job.cache) / "plans" / spec.artifact_key
     with _blamed("it cannot be loaded"):
-        plan = engine.load(artifact, spec)
+        plan = load_plan(artifact, spec, table=dict(job.table))
     heap.give_back()  # as a worker does
     errors, inputs = _verified(plan, capture, say)
     # As in a worker that has run the largest of these batches: without all the answers that were
@@ -245,7 +249,7 @@ def _blamed(what: str) -> Iterator[None]:
     """Turn whatever an engine raises into the plan's own failure."""
     try:
         yield
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, OperatorMissing):
         raise
     except Exception as error:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -200,13 +200,12 @@ def _story(
     folder = cache.entry("plans", plans[0].spec.artifact_key)
     if folder is None or capture is None or shape is None:
         return Story(plans)
-    from supernet.backends.eager import load_program
     from supernet.fusion.account import read
     from supernet.fusion.onednn import unavailable
 
     if (why := unavailable()) is not None:
         raise EvolveError(f"fused plans must be explained where they can run, got {why}")
-    program = load_program(capture.program)
+    program = capture.program()
     return Story(plans, *read(folder, program, capture.signature, plans[0].spec.fusion, shape))
 
 

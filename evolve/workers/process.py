@@ -137,7 +137,7 @@ def _pair() -> tuple[Connection, int]:
 def _environment(threads: int) -> dict[str, str]:
     """The parent's environment, its import path, and the thread counts of the maths libraries."""
     root = str(Path(evolve.__file__).resolve().parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join(dict.fromkeys([root, *filter(None, sys.path)]))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     given = heap.environment(os.environ)
     return {**given, "PYTHONPATH": path, **{name: str(n) for name, n in counts.items()}}

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
+from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
 from supernet.plans import PlanSpec
-from supernet.recurrent import any_length
+from supernet.recurrent import is_recurrent
 from supernet.signature import Signature
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class AotiBackend:
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         torch.set_num_threads(spec.threads)
+        if source.signature.has_length and is_recurrent(source.program()):
+            raise BuildFailed("AOTInductor unrolls recurrent layers, for one length only")
         packed = source.signature.device == "cpu" and _freezes(source, out / _FILE)
         if not packed:
             _compile(source.program(), out / _FILE, {})
@@ -110,11 +113,7 @@ def _compile(program: ExportedProgram, package: Path, options: Mapping[str, Any]
         "cpp.dynamic_threads": True,
         "compile_threads": 1,
     }
-    with (
-        warnings.catch_warnings(),
-        torch.no_grad(),
-        any_length(),
-    ):  # with gradients it freezes nothing
+    with warnings.catch_warnings(), torch.no_grad():  # with gradients it freezes nothing
         warnings.simplefilter("ignore")
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(package), inductor_configs={**shared, **options}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from supernet.microbatches import Microbatched, Microbatches
+from supernet.operators import define, read_operators
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -156,7 +157,10 @@ def load_plan(
 
     ``artifact`` is a folder from ``ArtifactCache``, which has checked its hashes.
     """
-    plan = backend(spec.backend, table).load(artifact, spec)
+    engine = backend(spec.backend, table)
+    if engine.needs_torch:
+        define(read_operators(artifact))
+    plan = engine.load(artifact, spec)
     return plan if microbatches is None else Microbatched(plan, microbatches)
 
 

@@ -20,7 +20,6 @@ from evolve.cli.explained import show
 from profiler.fingerprint import DeviceFingerprint, Rate, fingerprint
 from profiler.shapes import Shape
 from profiler.units import FingerprintDatabase
-from supernet.backends.eager import load_program
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import capture
@@ -329,7 +328,7 @@ def test_what_a_model_calls_its_modules_cannot_harm_a_terminal(
 ) -> None:
     learned = captured(cache, fused)
     folder = cache.root / "plans" / fused.artifact_key
-    program = load_program(learned.program)
+    program = learned.program()
     regions, accounts = read(folder, program, learned.signature, fused.fusion, Shape(4, 6))
     odd = tuple(replace(account, layer="[red]\x1b[31m") for account in accounts)
     plan = Plan(fused, PlanState.ADMITTED, error=1e-6)

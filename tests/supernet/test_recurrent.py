@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from supernet.backends.base import backend
 from supernet.capture import capture
+from supernet.errors import BuildFailed
 from supernet.fidelity import error
 from supernet.recurrent import any_length
 from tests.supernet.contract import MemorySource, make_spec, run
@@ -84,6 +85,12 @@ def test_engines_answer_at_every_length(name: str, engine: str, tmp_path: Path) 
     for reference in learned.references:
         off = error("relative_l2", run(plan, reference.inputs), reference.outputs)
         assert off < 1e-4, reference.shape
+
+
+def test_what_would_unroll_them_is_refused(tmp_path: Path) -> None:
+    learned = capture(tagger("GRU"), [(ids(1, 5),), (ids(1, 9),)], max_rows=4)
+    with pytest.raises(BuildFailed, match="unrolls recurrent layers"):
+        backend("aoti").build(MemorySource(learned, tmp_path), make_spec(learned, "aoti"), tmp_path)
 
 
 def test_what_runs_meanwhile_and_afterwards_is_as_ever() -> None:
