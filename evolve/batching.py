@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evolve.queueing import Request
     from supernet.signature import Dim, Signature, TensorSpec
 
-__all__ = ["all_finite", "split", "stack"]
+__all__ = ["all_finite", "crop", "pad", "split", "stack"]
 
 _FEW = 8192  # numbers whose sum of squares BLAS takes in one thread: half the cost of a search
 
@@ -35,7 +35,7 @@ def stack(requests: Sequence[Request], signature: Signature, length: int) -> lis
         return [leaf.contiguous() for leaf in requests[0].leaves]
     if len(requests) == 1:
         return [
-            _pad_leaf(leaf, spec, length)
+            pad(leaf, spec, length)
             for leaf, spec in zip(requests[0].leaves, signature.inputs, strict=True)
         ]
     rows = sum(request.rows for request in requests)
@@ -45,8 +45,9 @@ def stack(requests: Sequence[Request], signature: Signature, length: int) -> lis
     ]
 
 
-def _pad_leaf(leaf: torch.Tensor, spec: TensorSpec, length: int) -> torch.Tensor:
-    """One call instead of three: it counts where a single caller waits."""
+def pad(leaf: torch.Tensor, spec: TensorSpec, length: int) -> torch.Tensor:
+    """`leaf` with zeros at the end of each length dimension; itself where it needs none."""
+    # One call instead of three: it counts where a single caller waits.
     room: list[int] = []  # torch wants (before, after) from the last dimension to the first
     for dim, size in zip(reversed(spec.dims), reversed(leaf.shape), strict=True):
         room += (0, length - size if dim == "length" else 0)
@@ -93,7 +94,14 @@ def split(
     for request in requests:
         answers.append(
             [
-                _crop(leaf, spec, at, request, owned=len(requests) == 1 and not lent)
+                crop(
+                    leaf,
+                    spec,
+                    at,
+                    request.rows,
+                    request.length,
+                    owned=len(requests) == 1 and not lent,
+                )
                 for leaf, spec in zip(outputs, signature.outputs, strict=True)
             ]
         )
@@ -117,15 +125,16 @@ def _check(outputs: Sequence[torch.Tensor], signature: Signature, rows: int, len
             )
 
 
-def _crop(
-    leaf: torch.Tensor, spec: TensorSpec, at: int, request: Request, *, owned: bool
+def crop(
+    leaf: torch.Tensor, spec: TensorSpec, at: int, rows: int, length: int, *, owned: bool = False
 ) -> torch.Tensor:
+    """`rows` of a batch from `at` on, cut to `length`; copied unless `owned` and whole."""
     part = leaf
     for index, dim in enumerate(spec.dims):
         if dim == "rows":
-            part = part.narrow(index, at, request.rows)
+            part = part.narrow(index, at, rows)
         elif dim == "length":
-            part = part.narrow(index, 0, request.length)
+            part = part.narrow(index, 0, length)
     # A copy, so that one kept answer does not keep its whole batch in memory.
     return part if owned and "length" not in spec.dims else part.clone()
 

@@ -82,10 +82,14 @@ class Workshop:
         reasons = {name: unavailable(name, self.capture) for name in asked}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
+    @property
+    def cache_root(self) -> Path:
+        """Where the cache is, or will be."""
+        return self.config.cache_dir or Path(platformdirs.user_cache_dir("evolve"))
+
     def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:
         """The cache; raises `CacheError` or `OSError` where its folder can't be used."""
-        root = self.config.cache_dir or Path(platformdirs.user_cache_dir("evolve"))
-        return ArtifactCache(root, on_discard)
+        return ArtifactCache(self.cache_root, on_discard)
 
     def limits(self) -> BuildLimits:
         return BuildLimits(

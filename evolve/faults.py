@@ -8,6 +8,7 @@
 | its worker was killed from outside (SIGKILL, SIGTERM: a person, the OOM killer) | the plan \
 stays; the third time it is quarantined |
 | no answer within the hang timeout | quarantined at once |
+| the watch found an answer of it wrong (`evolve.judge`) | quarantined at once |
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from supernet.plans import PlanState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,10 +79,21 @@ class Faults:
         if worker_gone:
             self._replace(lane, str(fault))
         if blamed and known:
-            self._library.quarantine(plan, str(fault))
-            self._journal.append(
-                "plan", plan, before={"state": "admitted"}, after={"state": "quarantined"},
-                reason=f"{fault}; the original model answered its requests",
-            )  # fmt: skip
-            self._refresh()
-            self._unload(plan)
+            self._take_out(plan, str(fault), f"{fault}; the original model answered its requests")
+
+    def convict(self, plan: str, why: str) -> bool:
+        """Takes out a plan whose answers were found to be wrong; False where it is out already."""
+        found = self._library.get(plan)
+        if found is None or found.state is PlanState.QUARANTINED:
+            return False
+        self._take_out(plan, why, f"{why}; the original model answers in its place")
+        return True
+
+    def _take_out(self, plan: str, why: str, reason: str) -> None:
+        self._library.quarantine(plan, why)
+        self._journal.append(
+            "plan", plan, before={"state": "admitted"}, after={"state": "quarantined"},
+            reason=reason,
+        )  # fmt: skip
+        self._refresh()
+        self._unload(plan)

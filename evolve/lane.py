@@ -18,10 +18,13 @@ from supernet.structure import take_apart
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evolve.liberties import Licence
     from evolve.original import Original
     from evolve.queueing import Request
+    from evolve.samples import Sample
     from evolve.scheduler import Batch, Scheduler
     from evolve.tally import Tally
+    from evolve.watch import Watch
     from evolve.workers.base import Answer, Worker
     from supernet.capture import Capture
 
@@ -37,6 +40,8 @@ class Serving:
     capture: Capture
     tally: Tally
     on_fault: Callable[[Lane, str, PlanFault, bool], None]
+    licence: Licence
+    watch: Watch
 
 
 class Lane:
@@ -83,16 +88,19 @@ class Lane:
         """
         tables = self._serving.scheduler.tables
         plan = tables.fastest(request.rows, request.cell, self.resident())
-        length = tables.padded_length(plan, (request,))
+        length = request.length
+        if self._serving.licence.now.padding:
+            length = tables.padded_length(plan, (request,))
         predicted_ms = tables.cost_of(plan, request.rows, request.cell)
         if request.outside is None:
             try:
-                (leaves,) = self._run_batch(plan, (request,), length, predicted_ms)
+                (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
                 answer = self._serving.capture.rebuild(leaves)
             except Exception as error:
                 self._recover(plan, (request,), error)
             else:
                 self._serving.tally.ended(request)
+                self._serving.watch.offer(samples)
                 return answer
         else:
             self._answer_alone((request,))
@@ -107,22 +115,31 @@ class Lane:
         if requests[0].outside is not None:
             self._answer_alone(requests)
             return
+        parts = self._serving.licence.now.apart(requests, batch.length)
+        for members, length in parts:
+            self._serve_part(batch.plan, members, length, batch.predicted_ms / len(parts))
+
+    def _serve_part(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> None:
         try:
-            answers = self._run_batch(batch.plan, requests, batch.length, batch.predicted_ms)
+            answers, samples = self._run_batch(plan, requests, length, predicted_ms)
         except Exception as error:
-            self._recover(batch.plan, requests, error)
+            self._recover(plan, requests, error)
             return
         for request, leaves in zip(requests, answers, strict=True):
             self._finish(request, leaves)
+        self._serving.watch.offer(samples)
 
     def _run_batch(
         self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
-    ) -> list[list[Any]]:
-        """Each request's output leaves. Notes what the batch cost this lane, from stacking to
-        splitting, the way to the worker and back included."""
+    ) -> tuple[list[list[Any]], list[Sample]]:
+        """Each request's output leaves, and what the watch kept of them. Notes what the batch cost
+        this lane, from stacking to splitting, the way to the worker and back included."""
         signature = self._serving.capture.signature
         began_s = time.perf_counter()
-        answer = self.compute(plan, stack(requests, signature, length))
+        inputs = stack(requests, signature, length)
+        answer = self.compute(plan, inputs)
         answers = split(answer.leaves, requests, signature, length, lent=answer.lent)
         elapsed_ms = (time.perf_counter() - began_s) * 1e3
         rows = tokens = 0
@@ -131,7 +148,8 @@ class Lane:
             tokens += request.rows * request.length
         changed, self._last_plan = plan != self._last_plan, plan
         self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
-        return answers
+        samples = self._serving.watch.sample(plan, requests, inputs, length, answers, elapsed_ms)
+        return answers, samples
 
     def compute(self, plan: str, inputs: Sequence[Any]) -> Answer:
         """Input leaves through `plan` on this lane's worker; raises `PlanFault`."""

@@ -54,6 +54,14 @@ class Original:
             torch.cuda.synchronize(outputs[0].device)
         return Answer(outputs, (self._clock() - began) * 1e3)
 
+    def version(self) -> tuple[object, ...]:
+        """Equal as long as nobody moves the weights or switches between training and eval."""
+        weights = [
+            (id(tensor), None if tensor.is_inference() else tensor._version)
+            for tensor in self._model.parameters()
+        ]
+        return (self._model.training, *weights)
+
     def timings(self) -> dict[Shape, float]:
         """Milliseconds per captured example, smallest first, within about half a second in all."""
         timed: dict[Shape, float] = {}

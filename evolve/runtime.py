@@ -82,6 +82,7 @@ class Runtime:
         self.parts.controller.start()
         self.parts.brain.start()
         self.parts.retraining.start()
+        self._serving.watch.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -141,12 +142,8 @@ class Runtime:
                 args, kwargs, [], 1, 1, 0, next(self._alone), now_ms, deadline_ms,
                 refusable=False, outside=str(reason),
             )  # fmt: skip
-        signature = capture.signature
-        if not signature.batchable:
-            group = next(self._alone)
-        else:
-            # Lengths that can't be padded share a batch only with their equals.
-            group = 0 if signature.paddable else -flat.length
+        # Lengths that can't be padded share a batch only with their equals.
+        group = self._serving.licence.now.group(flat.length, next(self._alone))
         cell = capture.grid.cell(flat.length)
         return Request(
             args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
@@ -194,7 +191,8 @@ class Runtime:
 
         `flops` holds what requests really cost in arithmetic (`profiler.FlopsReading`); None
         until `evolve profile` has measured this machine's peak. `switch_ms`: what the first batch
-        after a change of plan takes beside the plan, as seen so far.
+        after a change of plan takes beside the plan, as seen so far. `watch`: how many live answers
+        were compared with the original's, and what was turned off since they differed.
         """
         queue, _, busy = self._serving.scheduler.depth()
         tally = self._serving.tally
@@ -216,6 +214,10 @@ class Runtime:
             "rows_by_plan": tally.plan_rows(),
             "switch_ms": tally.window.switch_ms,
             "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
+            "watch": {
+                **self._serving.watch.status(),
+                "withdrawn": dict(self._serving.licence.withdrawn),
+            },
             "plans": {plan.spec.key: plan.state.value for plan in self.parts.library.plans()},
             "journal_fault": self.parts.journal.fault,
         }
@@ -231,6 +233,7 @@ class Runtime:
             self._closed = True
         self.parts.brain.stop()
         self.parts.retraining.stop()
+        self._serving.watch.stop()
         self.parts.controller.stop()
         for request in self._serving.scheduler.close():
             if request.future.set_running_or_notify_cancel():
@@ -238,6 +241,7 @@ class Runtime:
         self.parts.fleet.close(CLOSE_TIMEOUT_S)
         self.parts.brain.join(CLOSE_TIMEOUT_S)
         self.parts.retraining.join(CLOSE_TIMEOUT_S)
+        self._serving.watch.join(CLOSE_TIMEOUT_S)
         self.parts.journal.append("runtime", "runtime", reason="closed")
         self.parts.journal.close()
 

@@ -28,6 +28,7 @@ from evolve.scheduler import Scheduler, Tables
 from evolve.slo import SLO
 from evolve.tally import Tally
 from evolve.traffic import Traffic
+from evolve.watching import make_watch
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.base import Policy
@@ -179,8 +180,13 @@ def _assemble(
         limit=config.queue_limit, rate_per_s=window.arrival_per_s, now_ms=lambda: clock() * 1e3,
         on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
     )  # fmt: skip
-    # A lane tells of a fault only once it runs, when `faults` below exists.
-    serving = Serving(scheduler, original, captured, tally, lambda *heard: faults.heard(*heard))
+    workshop = Workshop(captured, device, slo, config.plans, threads)
+    # A lane tells of a fault, and the watch of a wrong answer, only once they run: when `faults`
+    # below exists.
+    licence, watch = make_watch(workshop, original, library, journal, pauses, lambda: faults)
+    serving = Serving(
+        scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence, watch
+    )
 
     def worker_said(worker: str, what: str) -> None:
         journal.append("worker", worker, reason=what)
@@ -195,12 +201,15 @@ def _assemble(
             "plan", plan, before={"state": before}, after={"state": after}, reason=reason
         )
 
-    workshop = Workshop(captured, device, slo, config.plans, threads)
+    def look() -> None:
+        fleet.check()
+        watch.look()
+
     patterns = Patterns(captured, device, workshop.open_cache, plan_said)
     controller = Controller(
         scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
         patterns=patterns, policy=policy, initial=DEFAULT_CHOICE,
-        period_s=config.tick_ms / 1e3, clock=clock, check=fleet.check,
+        period_s=config.tick_ms / 1e3, clock=clock, check=look,
         pads=captured.signature.paddable,
     )  # fmt: skip
     faults = Faults(

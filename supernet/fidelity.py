@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Fidelity", "Limit", "error", "judge", "tier_of"]
+__all__ = ["METRICS", "Fidelity", "Limit", "as_array", "as_floats", "error", "judge", "tier_of"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -73,12 +73,12 @@ def error(metric: str, got: Sequence[Any], reference: Sequence[Any]) -> float:
     0.1
     """
     measure = _measure(metric)
-    pairs = [(_array(a), _array(b)) for a, b in zip(got, reference, strict=False)]
+    pairs = [(as_array(a), as_array(b)) for a, b in zip(got, reference, strict=False)]
     if len(got) != len(reference) or any(
         a.shape != b.shape or a.dtype != b.dtype for a, b in pairs
     ):
         return float("inf")
-    floats = [(_wide(a), _wide(b)) for a, b in pairs if b.dtype.kind in "fc"]
+    floats = [(as_floats(a), as_floats(b)) for a, b in pairs if b.dtype.kind in "fc"]
     if any(not np.array_equal(np.isfinite(a), np.isfinite(b)) for a, b in floats):
         return float("inf")
     finite = [
@@ -144,7 +144,8 @@ def _scale(pairs: Sequence[tuple[Floats, Floats]]) -> float:
     return float(np.sqrt(sum(float(np.square(b).sum()) for _, b in pairs)))
 
 
-def _array(value: Any) -> NDArray[Any]:
+def as_array(value: Any) -> NDArray[Any]:
+    """A numpy array of the same values; of bfloat16, which numpy does not have, as float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # numpy has no such dtype
@@ -153,7 +154,8 @@ def _array(value: Any) -> NDArray[Any]:
     return np.asarray(value)
 
 
-def _wide(values: NDArray[Any]) -> Floats:
+def as_floats(values: NDArray[Any]) -> Floats:
+    """In float64; complex numbers get a last dim for their two parts."""
     if values.dtype.kind == "c":
         return np.stack([values.real, values.imag], axis=-1).astype(np.float64)
     return values.astype(np.float64)

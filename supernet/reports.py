@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONDITIONS",
+    "condemn",
     "costs_to_json",
     "failed",
     "is_judged",
@@ -103,6 +104,12 @@ def joined(
 def failed(spec: PlanSpec, limit: Limit, reason: str) -> Plan:
     """A plan that could not be built, or not be run."""
     return Plan(spec, PlanState.QUARANTINED, metric=limit.metric, reason=reason)
+
+
+def condemn(cache: ArtifactCache, spec: PlanSpec, device: str, reason: str) -> None:
+    """Have no later start build or admit a plan that was found wrong while it served."""
+    record = {"spec": spec.to_json(), "device": device, "failure": reason}
+    cache.put_report(report_name(spec, device), record)
 
 
 def costs_to_json(costs_ms: Mapping[Shape, float]) -> list[list[float]]:

@@ -140,7 +140,7 @@ def newest(cache: ArtifactCache, graph_hash: str) -> Path | None:
 
 def _key(capture: Capture) -> str:
     """The same for the same graph, grid and inputs of the batches."""
-    from supernet.exporting import digest_tensors
+    from supernet.weights import digest_tensors
 
     inputs = digest_tensors(
         (f"{n}.{i}", tensor)
@@ -153,7 +153,7 @@ def _key(capture: Capture) -> str:
 
 def _own_key(capture: Capture) -> str:
     """The same for the very same answers, too."""
-    from supernet.exporting import digest_tensors
+    from supernet.weights import digest_tensors
 
     outputs = digest_tensors(
         (f"{n}.{i}", tensor)

@@ -1,0 +1,89 @@
+"""The watch of one runtime, made and introduced to what it may turn off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from evolve.correction import Correction
+from evolve.judge import Judge
+from evolve.liberties import Liberties, Licence, Memory
+from evolve.live_error import LiveErrors
+from evolve.watch import Watch, Watched
+from supernet.fidelity import Limit
+from supernet.reports import condemn
+
+if TYPE_CHECKING:
+    from evolve.brain import Workshop
+    from evolve.faults import Faults
+    from evolve.journal import Journal
+    from evolve.judge import Verdict
+    from evolve.liberties import Liberty
+    from evolve.original import Original
+    from evolve.samples import Sample
+    from supernet.cache import ArtifactCache
+    from supernet.capture import Capture
+    from supernet.pausing import Pauses
+    from supernet.plans import PlanLibrary
+
+__all__ = ["make_watch"]
+
+
+def make_watch(
+    workshop: Workshop,
+    original: Original,
+    library: PlanLibrary,
+    journal: Journal,
+    pauses: Pauses,
+    faults: Callable[[], Faults],
+) -> tuple[Licence, Watch]:
+    """What lanes may do with requests, and who has it taken back.
+
+    `faults` is asked for only when something was found. What earlier runs of the same model had
+    to withdraw is withdrawn from the start, and the journal says so.
+    """
+    captured = workshop.capture
+
+    def open_cache() -> ArtifactCache:
+        return workshop.open_cache(lambda entry, why: None)
+
+    signature = captured.signature
+    granted = Liberties(batching=signature.batchable, padding=signature.paddable)
+    memory = Memory(workshop.cache_root, open_cache, captured.graph_hash)
+    licence = Licence(granted, memory)
+    for liberty, why in licence.withdrawn.items():
+        journal.append(
+            "runtime", liberty, after={"state": "off"}, reason=f"found in an earlier run: {why}"
+        )
+    first_version = original.version()
+
+    def stay_out(plan: str, why: str) -> None:
+        found = library.get(plan)
+        # A plan of the old weights is wrong for the new ones, and right once they come back.
+        if found is not None and original.version() == first_version:
+            condemn(open_cache(), found.spec, workshop.device.key, why)
+
+    def act(sample: Sample, verdict: Verdict) -> None:
+        Correction(licence, faults(), journal, stay_out)(sample, verdict)
+
+    def said(what: str) -> None:
+        journal.append("runtime", "watch", reason=what)
+
+    def idle() -> bool:
+        pauses.resume()
+        return not pauses.is_held
+
+    limit = Limit(workshop.slo.metric, workshop.slo.max_error)
+    watch = Watch(
+        Judge(original, signature, library, LiveErrors(limit)),
+        Watched(_is_watched(captured, "batching"), _is_watched(captured, "padding")),
+        act=act, said=said,
+        idle=idle, weights=original.version,
+    )  # fmt: skip
+    return licence, watch
+
+
+def _is_watched(captured: Capture, liberty: Liberty) -> bool:
+    """All but what was proven on the captured graph."""
+    finding = getattr(captured, liberty, None)
+    return finding is None or bool(finding.watched)
