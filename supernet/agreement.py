@@ -26,8 +26,11 @@ _ROUNDING = {"float64": 1e-9, "complex128": 1e-9, "float16": 2e-2, "bfloat16": 5
 _SINGLE = 1e-4
 _NOISE_FACTOR = 8.0  # times the noise of many times the real rounding: no accident exceeds that
 
-Noise = Sequence["NDArray[np.float64] | None"]
-"""Per output, how far each element moves by rounding; None where even the shape does."""
+_MANY = 4  # values that one whole number takes: any of a crowd may come next
+
+Noise = Sequence["NDArray[Any] | None"]
+"""Per output: of numbers with a fraction how far each moves by rounding, of others the values they
+take, one run after the other; None where even the shape moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +84,23 @@ def difference(
 
 
 def noise_of(runs: Sequence[Sequence[Tensor]], want: Sequence[Tensor]) -> Noise:
-    """How far each element moved in ``runs``, at most; infinitely where it was not finite in one.
-
-    A vector's elements share what the vector moves by: rounding that cancelled in one of them by
-    chance did not in its neighbours.
-    """
-    moved: list[NDArray[np.float64] | None] = []
+    """How the elements of ``want`` moved in ``runs``; infinitely where one was not finite."""
+    moved: list[NDArray[Any] | None] = []
     for index, tensor in enumerate(want):
         outputs = [run[index] if index < len(run) else None for run in runs]
         if any(o is None or o.shape != tensor.shape or o.dtype != tensor.dtype for o in outputs):
             moved.append(None)
             continue
-        base = as_array(tensor)
-        most = np.zeros(as_floats(base).shape)
-        for output in outputs:
-            most = np.maximum(most, _apart(as_array(output), base))
-        moved.append(most)
+        base, arrays = as_array(tensor), [as_array(output) for output in outputs]
+        if base.dtype.kind in "fc":
+            moved.append(np.max([_apart(array, base) for array in arrays], axis=0))
+        else:
+            moved.append(np.stack(arrays))
     return moved
 
 
 def _elements(
-    got: NDArray[Any], want: NDArray[Any], relative: float, moves: NDArray[np.float64] | None
+    got: NDArray[Any], want: NDArray[Any], relative: float, moves: NDArray[Any] | None
 ) -> str | None:
     if not want.size:
         return None
@@ -112,7 +111,7 @@ def _elements(
             allowed = np.maximum(allowed, _NOISE_FACTOR * _spread(moves))
         over = apart > allowed
     else:
-        over = apart > 0 if moves is None else (apart > 0) & (moves == 0)
+        over = (apart > 0) & (True if moves is None else ~_on_the_edge(got, moves))
     if not over.any():
         return None
     # Of what is over, the one that is farthest off.
@@ -124,7 +123,7 @@ def _elements(
 def _apart(got: NDArray[Any], want: NDArray[Any]) -> NDArray[np.float64]:
     """Distance per element; infinite where one is NaN or infinite and the other is not the same."""
     if want.dtype.kind not in "fc":
-        return (got != want).astype(np.float64)
+        return np.asarray(got != want, np.float64)
     a, b = as_floats(got), as_floats(want)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     finite = np.isfinite(a) & np.isfinite(b)
@@ -140,8 +139,16 @@ def _size(want: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.mean(np.square(values), axis=-1, keepdims=True)))
 
 
+def _on_the_edge(got: NDArray[Any], values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where rounding alone makes a whole number what it is in ``got``."""
+    ordered = np.sort(values, axis=0)
+    taken = 1 + np.count_nonzero(ordered[1:] != ordered[:-1], axis=0)
+    return np.asarray((values == got).any(axis=0) | (taken >= _MANY), np.bool_)
+
+
 def _spread(moves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each element's own movement, and at least the root mean square of its vector's."""
+    """Each element's own movement, and at least the root mean square of its vector's: rounding
+    that cancelled in one of them by chance did not in its neighbours."""
     if moves.ndim == 0:
         return moves
     finite = np.where(np.isfinite(moves), moves, 0.0)

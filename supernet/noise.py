@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 from torch.utils._pytree import tree_map
 
 __all__ = ["RUNS", "noisy_answers"]
@@ -71,6 +71,15 @@ class _Disturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._at_least = at_least
         self._seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
+
+    # The inherited pair also sets flags of the whole process, and two threads that overlap leave
+    # them set: an export or `torch.compile` elsewhere would go by them. The stack is the thread's.
+    def __enter__(self) -> _Disturbed:
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        _pop_mode(None)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

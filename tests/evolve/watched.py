@@ -1,0 +1,110 @@
+"""A service without threads: batches run at once, and the watch looks when it is told to."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from evolve.batching import split, stack
+from evolve.judge import Judge, Verdict
+from evolve.live_error import LiveErrors
+from evolve.original import ORIGINAL, Original
+from evolve.queueing import Request
+from evolve.samples import Sample
+from evolve.watch import Watch, Watched
+from supernet.calls import CallForm
+from supernet.fidelity import Limit
+from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState
+from supernet.signature import Signature, TensorSpec
+
+Engine = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+
+
+def signature(
+    inputs: Sequence[Sequence[Any]], outputs: Sequence[Sequence[Any]], **dtypes: str
+) -> Signature:
+    """Of float tensors of these dims; `x0="int64"` gives the first input another dtype."""
+
+    def specs(kind: str, tensors: Sequence[Sequence[Any]]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(f"{kind}{i}", dtypes.get(f"{kind}{i}", "float32"), tuple(dims))
+            for i, dims in enumerate(tensors)
+        )
+
+    return Signature(specs("x", inputs), specs("y", outputs), batchable=True, paddable=True)
+
+
+def plan(error: float = 0.0, backend: str = "staged") -> Plan:
+    spec = PlanSpec("graph", backend, "fp32", 1, "weights", "torch", "1", "isa")
+    return Plan(spec, PlanState.ADMITTED, error=error, artifact=Path("none"))
+
+
+class Service:
+    """Runs what it is given on `engine`, or on the model itself, and is watched.
+
+    `idle` says whether the service has nothing to do; `now_s` is the clock.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        signature: Signature,
+        example: Sequence[torch.Tensor],
+        *,
+        engine: Engine | None = None,
+        error: float = 0.0,
+        limit: Limit = Limit("relative_l2", 0.005),  # noqa: B008 (a frozen value)
+        watched: Watched = Watched(),  # noqa: B008 (a frozen value)
+        seed: int = 0,
+    ) -> None:
+        form, _ = CallForm.of(model.forward, SimpleNamespace(args=tuple(example), kwargs={}))
+        self.original = Original(model, SimpleNamespace(form=form, reason=None))  # type: ignore[arg-type]
+        self.signature, self.engine = signature, engine
+        library, staged = PlanLibrary(), plan(error)
+        library.put(staged)
+        self.plan = ORIGINAL if engine is None else staged.key
+        self.verdicts: list[Verdict] = []
+        self.said: list[str] = []
+        self.idle, self.now_s = True, 0.0
+        self.watch = Watch(
+            Judge(self.original, signature, library, LiveErrors(limit)), watched,
+            act=self._act, said=self.said.append, idle=lambda: self.idle,
+            weights=self.original.version, clock=lambda: self.now_s, rng=random.Random(seed),
+        )  # fmt: skip
+
+    def _act(self, sample: Sample, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+
+    def run(
+        self, *calls: Sequence[torch.Tensor], length: int | None = None, elapsed_ms: float = 1.0
+    ) -> list[list[torch.Tensor]]:
+        """One batch of `calls`, padded to the longest or to `length`; their answers."""
+        requests = [self._request(list(leaves)) for leaves in calls]
+        length = max(r.length for r in requests) if length is None else length
+        inputs = stack(requests, self.signature, length)
+        engine = self.engine or (lambda leaves: self.original.run(leaves).leaves)
+        answers = split(list(engine(inputs)), requests, self.signature, length)
+        self.watch.offer(
+            self.watch.sample(self.plan, requests, inputs, length, answers, elapsed_ms)
+        )
+        return answers
+
+    def _request(self, leaves: list[torch.Tensor]) -> Request:
+        sizes = {
+            dim: size
+            for leaf, spec in zip(leaves, self.signature.inputs, strict=True)
+            for size, dim in zip(leaf.shape, spec.dims, strict=True)
+        }
+        rows, length = sizes.get("rows", 1), sizes.get("length", 1)
+        return Request((), {}, leaves, rows, length, 0, 0, 0.0, 1.0, True)
+
+    def look(self) -> list[str]:
+        """Checks all that waits; what was found, by cause."""
+        while self.watch.step() is not None:
+            pass
+        return [verdict.cause for verdict in self.verdicts]
