@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from evolve.batching import pad
@@ -72,93 +73,52 @@ class Judge:
 
     def check(self, sample: Sample) -> Verdict | None:
         """None where the answer was right; raises `NotJudged` where that can't be said."""
-        inputs = sample.own(self._signature)
-        truth = self._ask(inputs)
-        found = self._spoilt(sample, truth, inputs)
-        return None if found is None else self._blame(sample, truth, inputs, found)
-
-    def _ask(self, inputs: Sequence[Tensor]) -> Outcome:
-        try:
-            return self._original.run(inputs).leaves
-        except BaseException as error:  # whatever the model raises is its answer
-            if _out_of_memory(error):
-                raise NotJudged(one_line(error)) from error
-            return error
-
-    def _spoilt(self, sample: Sample, truth: Outcome, inputs: Sequence[Tensor]) -> str | None:
-        if isinstance(truth, BaseException):
-            return f"an answer was given where the model alone raises {one_line(truth)}"
-        plan = self._library.get(sample.plan)
-        if sample.plan == ORIGINAL or plan is None:
-            found = self._differs(sample.answer, truth, inputs)
-        elif plan.metric == "relative_l2" and tier_of(plan.error) == 0:
-            found = self._differs(sample.answer, truth, inputs, plan.error or 0.0)
-        else:
-            return self._errors.over(sample.plan, sample.answer, truth)
-        return None if found is None else f"a live answer's {found}"
-
-    def _differs(
-        self,
-        got: Sequence[Tensor],
-        truth: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        error: float = 0.0,
-    ) -> Difference | None:
-        """Looked at again beside the model's own noise before it counts."""
-        relative = _EXACT_SLACK * error
-        if difference(got, truth, relative=relative) is None:
+        case = _Case(self._original, sample.own(self._signature))
+        found = self._wrong(sample, case)
+        if found is None:
             return None
-        try:
-            runs = noisy_answers(lambda: self._original.run(inputs).leaves, at_least=error)
-        except Exception:  # an operator that can't be disturbed: only what no rounding does counts
-            return difference(got, truth, relative=_NO_ROUNDING)
-        return difference(got, truth, relative=relative, noise=noise_of(runs, truth))
-
-    def _blame(
-        self, sample: Sample, truth: Outcome, inputs: Sequence[Tensor], found: str
-    ) -> Verdict:
-        def other(outcome: Outcome) -> bool:
-            return self._is_other(outcome, truth, inputs)
-
-        if other(self._ask(inputs)):
+        if not case.steady:
             return Verdict(
                 "model", f"{found}, and the model gives two answers to the same request: it draws "
                 "random numbers or keeps a state",
             )  # fmt: skip
-        spoils = [name for name, outcome in self._experiments(sample, inputs) if other(outcome())]
-        if spoils == ["padding"] or spoils == ["padding", "batching"]:
+        return self._blame(sample, case, found)
+
+    def _wrong(self, sample: Sample, case: _Case) -> str | None:
+        """What is wrong with the answer in the sample, in words."""
+        plan, truth = self._library.get(sample.plan), case.truth
+        if isinstance(truth, BaseException):
+            return f"an answer was given where the model alone raises {one_line(truth)}"
+        if plan is None or sample.plan == ORIGINAL:
+            found = case.difference(sample.answer)
+        elif plan.metric == "relative_l2" and tier_of(plan.error) == 0:
+            found = case.difference(sample.answer, plan.error or 0.0)
+        else:
+            return self._errors.over(sample.plan, sample.answer, truth)
+        return None if found is None else f"a live answer's {found}"
+
+    def _blame(self, sample: Sample, case: _Case, found: str) -> Verdict:
+        if sample.padded and case.is_other(self._padded(sample, case)):
             return Verdict(
                 "padding", f"{found}; so does the model itself, padded from {sample.length} to "
                 f"{sample.ran_length}",
             )  # fmt: skip
-        if spoils:
-            others = "in a batch with others"
-            return Verdict("batching", f"{found}; so does the model itself, {others}")
+        if sample.batched and case.is_other(self._batched(sample, case)):
+            return Verdict("batching", f"{found}; so does the model itself, in a batch with others")
         if sample.plan != ORIGINAL:
             return Verdict("plan", f"{found}; the model itself is right for the same batch")
         cause: Cause = "batching" if sample.batched else "padding"
         return Verdict(cause, f"{found}; by elimination, since it did not happen again")
 
-    def _experiments(
-        self, sample: Sample, inputs: Sequence[Tensor]
-    ) -> list[tuple[str, Callable[[], Outcome]]]:
-        specs = self._signature.inputs
+    def _padded(self, sample: Sample, case: _Case) -> Outcome:
+        wide = [
+            pad(leaf, spec, sample.ran_length)
+            for leaf, spec in zip(case.inputs, self._signature.inputs, strict=True)
+        ]
+        return self._part(sample, case.ask(wide), at=0)
 
-        def padded() -> Outcome:
-            wide = [
-                pad(leaf, spec, sample.ran_length) for leaf, spec in zip(inputs, specs, strict=True)
-            ]
-            return self._part(sample, self._ask(wide), at=0)
-
-        def batched() -> Outcome:
-            return self._part(sample, self._ask(sample.inputs), at=sample.at)
-
-        experiments: list[tuple[str, Callable[[], Outcome]]] = []
-        if sample.padded:
-            experiments.append(("padding", padded))
-        if sample.batched:
-            experiments.append(("batching", batched))
-        return experiments
+    def _batched(self, sample: Sample, case: _Case) -> Outcome:
+        return self._part(sample, case.ask(sample.inputs), at=sample.at)
 
     def _part(self, sample: Sample, outcome: Outcome, at: int) -> Outcome:
         if isinstance(outcome, BaseException):
@@ -168,10 +128,58 @@ class Judge:
         except (RuntimeError, ValueError, IndexError) as error:  # not what the signature promises
             return error
 
-    def _is_other(self, outcome: Outcome, truth: Outcome, inputs: Sequence[Tensor]) -> bool:
-        if isinstance(outcome, BaseException) or isinstance(truth, BaseException):
-            return type(outcome) is not type(truth)
-        return self._differs(outcome, truth, inputs) is not None
+
+class _Case:
+    """One request, asked of the original in several ways; `truth` is its answer to it alone."""
+
+    def __init__(self, original: Original, inputs: Sequence[Tensor]) -> None:
+        self._original = original
+        self.inputs = inputs
+        self.truth = self.ask(inputs)
+
+    def ask(self, inputs: Sequence[Tensor]) -> Outcome:
+        try:
+            return self._original.run(inputs).leaves
+        except BaseException as error:  # whatever the model raises is its answer
+            if _out_of_memory(error):
+                raise NotJudged(one_line(error)) from error
+            return error
+
+    @cached_property
+    def steady(self) -> bool:
+        """Whether the model gives the same answer again, whose noise then tells something."""
+        again = self.ask(self.inputs)
+        if isinstance(again, BaseException) or isinstance(self.truth, BaseException):
+            return type(again) is type(self.truth)
+        return difference(again, self.truth, relative=_NO_ROUNDING) is None
+
+    def is_other(self, outcome: Outcome) -> bool:
+        """Whether `outcome` is not the truth."""
+        if isinstance(outcome, BaseException) or isinstance(self.truth, BaseException):
+            return type(outcome) is not type(self.truth)
+        return self.difference(outcome) is not None
+
+    def difference(self, got: Sequence[Tensor], error: float = 0.0) -> Difference | None:
+        """From the truth, beyond what rounding does, of an engine whose error is known.
+
+        What looks different is looked at again beside the model's own noise, run by run: more
+        runs can only excuse more.
+        """
+        truth, relative = self.truth, _EXACT_SLACK * error
+        assert not isinstance(truth, BaseException)
+        found = difference(got, truth, relative=relative)
+        if found is None or not self.steady:
+            return found
+        runs: list[Sequence[Tensor]] = []
+        try:
+            for run in noisy_answers(lambda: self._original.run(self.inputs).leaves, error):
+                runs.append(run)
+                found = difference(got, truth, relative=relative, noise=noise_of(runs, truth))
+                if found is None:
+                    return None
+        except Exception:  # an operator that can't be disturbed: only what no rounding does counts
+            return difference(got, truth, relative=_NO_ROUNDING)
+        return found
 
 
 def _out_of_memory(error: BaseException) -> bool:

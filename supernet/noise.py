@@ -9,7 +9,7 @@ differs in an answer, is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -44,23 +44,22 @@ _EXACT = frozenset({
 
 
 def noisy_answers(
-    answer: Callable[[], Sequence[Tensor]], *, at_least: float = 0.0, seed: int = 0
-) -> list[Sequence[Tensor]]:
-    """What ``answer``, a run of the model in torch, gives under ``RUNS`` disturbances.
+    answer: Callable[[], Sequence[Tensor]], at_least: float = 0.0
+) -> Iterator[Sequence[Tensor]]:
+    """What ``answer``, a run of the model in torch, gives under ``RUNS`` disturbances, one by one.
 
     Each operand and result of a rounding operator is scaled by 1 ± 16 units in the last place of
     its dtype, or ± ``at_least`` where that is more (an engine that is less exact by design).
 
     >>> x = torch.tensor([0.1, 0.2, 0.3])
-    >>> runs = noisy_answers(lambda: [x.sum(), x.amax()])
+    >>> runs = list(noisy_answers(lambda: [x.sum(), x.amax()]))
     >>> len({float(run[0]) for run in runs}) > 1, {float(run[1]) for run in runs} == {float(x[2])}
     (True, True)
     """
-    answers = []
-    for number in range(RUNS):
-        with torch.no_grad(), _Disturbed(at_least, seed + number):
-            answers.append(answer())
-    return answers
+    for seed in range(RUNS):
+        with torch.no_grad(), _Disturbed(at_least, seed):
+            given = answer()
+        yield given
 
 
 class _Disturbed(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -212,7 +212,7 @@ class Deep(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-        self.layers = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
         self.head = nn.Linear(32, 40)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -248,14 +248,14 @@ def test_a_right_model_is_never_accused(fast: bool, monkeypatch: pytest.MonkeyPa
     try:
         service = Service(model, DEEP, [torch.randn(1, 5, 32)])
         rng = torch.Generator().manual_seed(1)
-        for _ in range(220):
+        for _ in range(130):
             count = int(torch.randint(1, 17, (1,), generator=rng))
             calls = [[_text(rng)] for _ in range(count)]
             service.run(*calls, length=25 if count == 1 else None)
             assert service.look() == [], service.verdicts
     finally:
         torch.backends.mha.set_fastpath_enabled(previous)
-    assert service.watch.status()["checked"] > 1_500
+    assert service.watch.status()["checked"] > 1_000
     assert service.watch.status()["skipped"] == {}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from supernet.agreement import difference, noise_of
-from supernet.noise import noisy_answers
+from supernet.noise import RUNS, noisy_answers
 
 T = torch.tensor
 
@@ -69,7 +69,7 @@ def accused(
     model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, got: torch.Tensor
 ) -> bool:
     want = [model(x)]
-    runs = noisy_answers(lambda: [model(x)])
+    runs = list(noisy_answers(lambda: [model(x)]))
     return difference([got], want, noise=noise_of(runs, want)) is not None
 
 
@@ -136,6 +136,6 @@ def test_nothing_of_the_process_is_touched() -> None:
         seen.append(is_in_torch_dispatch_mode())
         return [torch.ones(3).mean(0, keepdim=True)]
 
-    noisy_answers(model)
+    assert len(list(noisy_answers(model))) == len(seen) == RUNS
     assert torch.equal(state, torch.get_rng_state())
     assert not any(seen)
