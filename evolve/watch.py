@@ -268,7 +268,8 @@ class Watch:
         """Says once when the watch itself stands still; called on every tick."""
         quiet = self._is_quiet()
         if quiet and not self._quiet:
-            self._said("stale: live answers are no longer checked, one check does not end")
+            why = "one check does not end" if self._thread.is_alive() else "its thread ended"
+            self._said(f"stale: live answers are no longer checked, {why}")
         if self._quiet and not quiet:
             self._said("live answers are checked again")
         self._quiet = quiet

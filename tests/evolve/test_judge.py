@@ -243,19 +243,21 @@ def test_a_right_model_is_never_accused(fast: bool, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("evolve.watch.rate", lambda checked: 1.0)
     torch.manual_seed(0)
     model = Deep().eval()
-    previous = torch.backends.mha.get_fastpath_enabled()
+    previous, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
+    torch.set_num_threads(1)
     torch.backends.mha.set_fastpath_enabled(fast)
     try:
         service = Service(model, DEEP, [torch.randn(1, 5, 32)])
         rng = torch.Generator().manual_seed(1)
-        for _ in range(130):
+        for _ in range(260):
             count = int(torch.randint(1, 17, (1,), generator=rng))
             calls = [[_text(rng)] for _ in range(count)]
             service.run(*calls, length=25 if count == 1 else None)
             assert service.look() == [], service.verdicts
     finally:
         torch.backends.mha.set_fastpath_enabled(previous)
-    assert service.watch.status()["checked"] > 1_000
+        torch.set_num_threads(threads)
+    assert service.watch.status()["checked"] > 2_000
     assert service.watch.status()["skipped"] == {}
 
 
