@@ -85,6 +85,8 @@ class Watch:
         self._mib = 0.0
         self._credit_s = 0.0
         self._checked: Counter[tuple[str, str]] = Counter()
+        self._shares: dict[tuple[str, str], float] = {}
+        self._offered = 0
         self._counts: Counter[str] = Counter()
         self._skipped: Counter[str] = Counter()
         self._weights_seen = weights()
@@ -114,14 +116,13 @@ class Watch:
             if not at_stake:
                 return []
             with self._lock:
-                credit_s = self._credit_s + BUSY_SHARE * elapsed_ms / 1e3
-                self._credit_s = min(credit_s, MAX_CREDIT_S)
-                self._counts["offered"] += len(requests)
-                share = max(rate(self._checked[thing]) for thing in at_stake)
-                full = len(self._queue) >= MAX_SAMPLES or self._mib >= MAX_MIB
+                self._offered += len(requests)
+                self._credit_s += BUSY_SHARE * elapsed_ms / 1e3
+            share = max([self._shares.get(thing, 1.0) for thing in at_stake])
             chosen = choose(requests, share, self._rng)
             if not chosen:
                 return []
+            full = len(self._queue) >= MAX_SAMPLES or self._mib >= MAX_MIB
             if full or torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
                 self._skip("busy" if full else "autocast", len(chosen))
                 return []
@@ -151,7 +152,8 @@ class Watch:
         things = [] if plan == ORIGINAL else [(plan, "plan")]
         if self._watched.batching and len(requests) > 1:
             things.append((plan, "batching"))
-        if self._watched.padding and any(request.length < length for request in requests):
+        padded = requests[0].length < length or len(set([r.length for r in requests])) > 1
+        if padded and self._watched.padding:
             things.append((plan, "padding"))
         return things
 
@@ -207,6 +209,7 @@ class Watch:
         if self._idle():
             return True
         with self._lock:
+            self._credit_s = min(self._credit_s, MAX_CREDIT_S)
             return False if self._credit_s > 0 else None
 
     def _next(self) -> Sample | None:
@@ -235,7 +238,9 @@ class Watch:
         with self._lock:
             self._counts["checked"] += 1
             if verdict is None:
-                self._checked.update(self._clean(sample))
+                for thing in self._clean(sample):
+                    self._checked[thing] += 1
+                    self._shares[thing] = rate(self._checked[thing])
                 return
             self._counts["mismatches"] += 1
             self._drop("after a mismatch")
@@ -284,7 +289,7 @@ class Watch:
     def status(self) -> dict[str, Any]:
         """Requests offered and checked, mismatches, and what was skipped and why; JSON-able."""
         with self._lock:
-            counts = {name: self._counts[name] for name in ("offered", "checked", "mismatches")}
+            counts = {name: self._counts[name] for name in ("checked", "mismatches")}
             skipped = {why: n for why, n in self._skipped.items() if n}
             clean: dict[str, dict[str, int]] = {}
             for (plan, thing), n in self._checked.items():
@@ -292,4 +297,7 @@ class Watch:
                     clean.setdefault(plan, {})[thing] = n
             waiting = len(self._queue)
         state = "stale" if self._is_quiet() else "watching"
-        return {**counts, "waiting": waiting, "skipped": skipped, "clean": clean, "state": state}
+        return {
+            "state": state, "offered": self._offered, **counts, "waiting": waiting,
+            "skipped": skipped, "clean": clean,
+        }  # fmt: skip

@@ -100,7 +100,7 @@ def test_the_rate_falls_as_evidence_grows_and_never_to_nothing() -> None:
 
 def test_a_new_plan_is_checked_often_again() -> None:
     one, _ = watch(Wrong([0.0]), [0.0])
-    one._checked["plan", "plan"] = 10**6
+    one._shares["plan", "plan"] = rate(10**6)
     requests = [Request((), {}, ONE, 1, 1, 0, 0, 0.0, 1.0, True)]
     assert sum(len(one.sample("plan", requests, ONE, 1, RIGHT, 1.0)) for _ in range(50)) < 5
     assert all(one.sample("new", requests, ONE, 1, RIGHT, 1.0) for _ in range(20))
