@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import platformdirs
-
+from profiler.places import Place, keeping_place
 from supernet.backends.base import BACKENDS
 from supernet.build import BuildLimits, build_plan, compare_plans, find_fusions
 from supernet.cache import ArtifactCache
-from supernet.errors import BuildFailed, BuildInterrupted
+from supernet.errors import BuildFailed, BuildInterrupted, CacheError
 from supernet.fidelity import Limit
 from supernet.plans import PlanState
 from supernet.proposals import propose, unavailable
@@ -82,14 +81,16 @@ class Workshop:
         reasons = {name: unavailable(name, self.capture) for name in asked}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
-    @property
-    def cache_root(self) -> Path:
-        """Where the cache is, or will be."""
-        return self.config.cache_dir or Path(platformdirs.user_cache_dir("evolve"))
-
     def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:
         """The cache; raises `CacheError` or `OSError` where its folder can't be used."""
-        return ArtifactCache(self.cache_root, on_discard)
+        place = self.place()
+        if place.folder is None:
+            raise CacheError(f"{place.why}; name a folder by plans.cache_dir")
+        return ArtifactCache(place.folder, on_discard)
+
+    def place(self) -> Place:
+        """Where the cache is: as the settings say, else with what is kept for this user."""
+        return Place(self.config.cache_dir) if self.config.cache_dir else keeping_place()
 
     def limits(self) -> BuildLimits:
         return BuildLimits(
@@ -166,6 +167,9 @@ class Brain:
             self._said(backend, "", "left out", reason)
         specs = self._workshop.specs()
         self.progress = Progress(0, len(specs), "", "storing the capture", 0.0)
+        place = self._workshop.place()
+        if place.folder is not None and place.why is not None:
+            self._said("plans", "", "kept elsewhere", f"in {place.folder}: {place.why}")
         cache = self._workshop.open_cache(
             lambda entry, why: self._said(entry, "cached", "discarded", why)
         )

@@ -152,7 +152,7 @@ class Watch:
         things = [] if plan == ORIGINAL else [(plan, "plan")]
         if self._watched.batching and len(requests) > 1:
             things.append((plan, "batching"))
-        padded = requests[0].length < length or len(set([r.length for r in requests])) > 1
+        padded = requests[0].length < length or len({r.length for r in requests}) > 1
         if padded and self._watched.padding:
             things.append((plan, "padding"))
         return things

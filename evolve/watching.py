@@ -49,7 +49,7 @@ def make_watch(
 
     signature = captured.signature
     granted = Liberties(batching=signature.batchable, padding=signature.paddable)
-    memory = Memory(workshop.cache_root, open_cache, captured.graph_hash)
+    memory = Memory(workshop.place().folder, open_cache, captured.graph_hash)
     licence = Licence(granted, memory)
     for liberty, why in licence.withdrawn.items():
         journal.append(

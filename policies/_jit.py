@@ -1,11 +1,12 @@
 """One typed door to numba: compiled once per machine, cached on disk, never stale.
 
-numba keeps its cache in the package's `__pycache__`, or, where that folder cannot be written, in
-the user's own cache folder. Three things it does not do are added here:
+numba keeps its cache in the package's `__pycache__`. Four things it does not do are added here:
 
 - A cached function that calls another one keeps the old code of the callee after the callee's
   file changed. The cache is therefore stamped with a digest of the compiled files around it.
 - A damaged or full disk must not stop serving: the function is then compiled in memory.
+- Where `__pycache__` cannot be written the cache goes where `profiler.places` says: numba would go
+  by the home folder alone, and where there is none make one called `~` in the working folder.
 - Where no cache folder exists at all numba refuses to decorate: again compiled in memory.
 
 The two private attributes of numba that this needs are looked up, not assumed: without them
@@ -14,17 +15,20 @@ nothing is cached.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.extending import intrinsic
+
+from profiler.places import keeping_place, obstacle
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -75,13 +79,35 @@ def jit_long(function: F) -> F:
 def _compile(function: F, *, nogil: bool) -> F:
     plain = numba.njit(error_model="numpy", nogil=nogil)(function)
     try:
-        cached: Any = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
+        with _kept(inspect.getfile(function)):
+            cached: Any = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
         file = cached._cache._cache_file
         file._source_stamp = (file._source_stamp, _digest(inspect.getfile(function)))
         cached._cache._cache_file = _Guarded(file)
     except (RuntimeError, AttributeError, OSError):
         return cast(F, plain)
     return cast(F, cached)
+
+
+@contextlib.contextmanager
+def _kept(source: str) -> Iterator[None]:
+    """Has numba keep what it compiles of `source` in a folder that can be written; or `OSError`."""
+    before, beside = config.CACHE_DIR, Path(source).parent / "__pycache__"
+    if not before and obstacle(beside.absolute()) is not None:
+        config.CACHE_DIR = str(_folder())
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def _folder() -> Path:
+    place = keeping_place()
+    if place.folder is not None:
+        place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if keeping_place() == place:  # nobody else was faster: what lies there is executed
+            return place.folder / "numba"
+    raise OSError(f"no folder to keep compiled functions in: {place.why}")
 
 
 def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from profiler.devices import DeviceProfiler, profilers
 from profiler.fingerprint import DeviceFingerprint
+from profiler.places import keeping_place
 
 _SCHEMA = 1
 
@@ -133,9 +134,11 @@ class FingerprintDatabase:
 
     def _read(self) -> dict[str, DeviceFingerprint]:
         """What the file knows, by slot; empty, with a fault, where it cannot be believed."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return {}
         try:
+            if not self.path.exists():
+                return {}
             data: Any = json.loads(self.path.read_text(encoding="utf-8"))
             if data["version"] != _SCHEMA:
                 raise ValueError(f"version must be {_SCHEMA}, got {data['version']!r}")
@@ -164,11 +167,9 @@ class FingerprintDatabase:
 
 @cache
 def host_database() -> FingerprintDatabase:
-    """The database of this host, in `evolve` of the platform's cache folder; one per process."""
-    import platformdirs
-
-    folder = Path(platformdirs.user_cache_dir("evolve", appauthor=False))
-    return FingerprintDatabase(folder / "fingerprints.json")
+    """The database of this host, where `keeping_place` says, else in memory; one per process."""
+    folder = keeping_place().folder
+    return FingerprintDatabase(None if folder is None else folder / "fingerprints.json")
 
 
 def units() -> tuple[VirtualUnit, ...]:

@@ -17,18 +17,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Set `EVOLVE_TRACEBACK=1` to see one, for a report.
     """
+    from evolve.cli.plain import plain_output
+
+    with plain_output():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     import typer
 
     from evolve.cli.app import app
 
     try:
         status = app(args=argv, prog_name="evolve", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a pipe that was closed is expected
     except typer.Exit as exit_:
         return exit_.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        _drop_stdout()  # `evolve log … | head` has had enough
+    except (BrokenPipeError, SystemExit) as end:
+        # typer makes status 1 of a closed pipe, but `evolve log … | head` has only had enough.
+        if not any(isinstance(one, BrokenPipeError) for one in (end, end.__context__)):
+            raise
+        _drop_stdout()
         return 0
     except Exception as error:
         # Wrong usage (unknown option, missing argument). By what it can do and not by class:

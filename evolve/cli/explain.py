@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from evolve.cli.plain import say
 from evolve.errors import EvolveError
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def explain(
     told = explanation(cache, found, select(found, model), limit=limit, shape=shape)
     drawn = None if plot is None else _drawn(told, plot)
     if json:
-        typer.echo(json_.dumps({"cache": str(cache.root), **as_json(told, drawn)}, indent=2))
+        say(json_.dumps({"cache": str(cache.root), **as_json(told, drawn)}, indent=2))
         return
     show(told)
     if drawn is not None:
-        typer.echo(f"drawn: {drawn}")
+        say(f"drawn: {drawn}")
 
 
 def select(found: Sequence[Plan], model: str) -> tuple[Plan, ...]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evolve.cli.plain import say
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -58,9 +60,9 @@ def log(
         raise typer.Exit(_verify(path))
     filters = _filters(where or [])
     if explain is not None:
-        typer.echo(_explained(path, explain))
+        say(_explained(path, explain))
     elif plot is not None:
-        typer.echo(f"drawn: {_plotted(path, filters, plot)}")
+        say(f"drawn: {_plotted(path, filters, plot)}")
     else:
         _show(path, filters, tail, follow=follow, line=_json_line if json else None)
 
@@ -82,7 +84,7 @@ def _all(path: Path) -> Iterator[Decision]:
 
 
 def _warn(damage: Damage) -> None:
-    typer.echo(f"warning: damaged record left out: {damage}", err=True)
+    say(f"warning: damaged record left out: {damage}", err=True)
 
 
 def _verify(path: Path) -> int:
@@ -93,12 +95,12 @@ def _verify(path: Path) -> int:
         verdict = verify(segment)
         whole = whole and verdict.intact
         span = f", {verdict.first_seq} to {verdict.last_seq}" if verdict.records else ""
-        typer.echo(f"{segment}: {verdict.records} records{span}")
+        say(f"{segment}: {verdict.records} records{span}")
         if verdict.torn_bytes:
-            typer.echo(f"{segment}: {verdict.torn_bytes} bytes of an incomplete record at the end")
+            say(f"{segment}: {verdict.torn_bytes} bytes of an incomplete record at the end")
         for damage in verdict.damage:
-            typer.echo(str(damage))
-    typer.echo("intact" if whole else "NOT intact")
+            say(str(damage))
+    say("intact" if whole else "NOT intact")
     return 0 if whole else 1
 
 
@@ -154,12 +156,12 @@ def _show(
     finally:
         follower.close()
     if not past and not follow:
-        typer.echo("no decision matches" if filters else "the journal is empty", err=True)
+        say("no decision matches" if filters else "the journal is empty", err=True)
 
 
 def _print(console: Console, decision: Decision, line: Callable[[Decision], str] | None) -> None:
     if line:
-        typer.echo(line(decision))
+        say(line(decision))
         return
     text = _row(decision)
     if console.is_terminal:

@@ -8,9 +8,12 @@ __all__ = ["cache_folder"]
 
 
 def cache_folder(given: Path | None) -> Path:
-    """`given`, or `evolve` in the platform's cache folder (as `plans.cache_dir` unset)."""
+    """`given`, or where a runtime keeps its plans with `plans.cache_dir` unset."""
     if given is not None:
         return given.expanduser()
-    import platformdirs
+    from profiler.places import keeping_place
 
-    return Path(platformdirs.user_cache_dir("evolve", appauthor=False))
+    place = keeping_place()
+    if place.folder is None:
+        raise OSError(f"{place.why}; name a folder by --cache")
+    return place.folder

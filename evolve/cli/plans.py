@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evolve.cli.paths import cache_folder
+from evolve.cli.plain import say
 
 if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
@@ -61,11 +62,11 @@ def plans(
         raise typer.BadParameter(f"no plans in {root}; serve a model first", param_hint="MODEL")
     elif json:
         rows = [_row(plan) for plan in found]
-        typer.echo(json_.dumps({"cache": str(root), "plans": rows}, indent=2))
+        say(json_.dumps({"cache": str(root), "plans": rows}, indent=2))
     elif found:
         _print_table(root, found)
     else:
-        typer.echo(f"no plans in {root}; they are built when a wrapped model serves")
+        say(f"no plans in {root}; they are built when a wrapped model serves")
 
 
 def _check(metric: str, model: str | None, *, explain: bool, more: bool) -> None:
@@ -96,7 +97,7 @@ def _store(root: Path) -> ArtifactCache:
 
 
 def _warn(entry: str, reason: str) -> None:
-    typer.echo(f"warning: {entry} was thrown away: {reason}", err=True)
+    say(f"warning: {entry} was thrown away: {reason}", err=True)
 
 
 def _row(plan: Plan) -> dict[str, Any]:

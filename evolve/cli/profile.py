@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from evolve.cli.paths import cache_folder
+from evolve.cli.plain import say
 
 __all__ = ["profile"]
 
@@ -38,6 +39,6 @@ def profile(
     devices = database.fingerprints()
     if json:
         told = describe(devices, units, absent=database.absent, faults=database.faults)
-        typer.echo(json_.dumps(told, indent=2))
+        say(json_.dumps(told, indent=2))
     else:
         screen().print(render(devices, units, absent=database.absent, faults=database.faults))

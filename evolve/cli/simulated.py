@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from evolve.cli.plain import say
+
 if TYPE_CHECKING:
     from policies.base import Policy
     from sims.service import Result, Service
@@ -155,7 +157,7 @@ def print_json(found: Found) -> None:
             for row in rows
         },
     }
-    typer.echo(json_.dumps(told, indent=2))
+    say(json_.dumps(told, indent=2))
 
 
 def print_table(found: Found) -> None:

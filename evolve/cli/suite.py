@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from evolve.cli.plain import say
+
 if TYPE_CHECKING:
     from sims.comparison import Comparison, Row
     from sims.drivers import Entrant
@@ -64,11 +66,11 @@ def run_suite(name: str, asked: Asked, *, out: Path | None, plot: bool, json: bo
     told = {"suite": name, "seconds": asked.seconds, "left_out": left_out, **found.to_json()}
     files = _written(found, told, asked, out, plot=plot) if out is not None else []
     if json:
-        typer.echo(json_.dumps(told, indent=2))
+        say(json_.dumps(told, indent=2))
         return
     _print(found, name, asked, left_out)
     for file in files:
-        typer.echo(f"written: {file}")
+        say(f"written: {file}")
 
 
 def _entrants(names: Sequence[str], service: Service) -> list[Entrant]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evolve.cli.plain import say
+
 if TYPE_CHECKING:
     from policies.train import TrainConfig
 
@@ -77,11 +79,11 @@ def train(
     described = {**policy.card, "presets": policy.presets}
     (out / "MODEL_CARD.md").write_text(to_markdown(described), encoding="utf-8")
     gained = policy.card["results"]
-    typer.echo(
+    say(
         f"exported to {out}: {gained['points over the rule']:+.2f} points of utility over the rule "
         f"({gained['low']:+.2f} to {gained['high']:+.2f}) on {gained['episodes']} unseen episodes"
     )
-    typer.echo(f"compare it: evolve simulate --policies rule,static,{out}")
+    say(f"compare it: evolve simulate --policies rule,static,{out}")
 
 
 def _settings(path: Path | None, steps: int | None, seed: int | None) -> TrainConfig:
