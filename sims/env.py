@@ -14,7 +14,7 @@ from policies.params import RuleParams
 from policies.presets import PRESETS
 from sims import vector
 from sims.domain import LoadDomain
-from sims.gym import REWARD_SCALE, TICK_MS, bounds, single
+from sims.gym import REWARD_SCALE, TICK_MS, bounds, presets_of, single
 from sims.state import no_log
 
 __all__ = ["LoadEnv"]
@@ -58,7 +58,8 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     44 to 47 are the memory pattern (`Service.pattern`) at the mean rows and mean padded length of
     the last second's batches; 0 where there were none or the pattern is not known.
 
-    **Action**, `Discrete(P)`: the preset in force for the next 100 ms. 0 is the default rule.
+    **Action**, `Discrete(P)`: the preset in force for the next 100 ms. 0 is the default rule. Any
+    whole number, an array of one included.
 
     **Reward**: the advantage over the default rule by state reset. From the same state and the
     same arrivals, utility of [action for 100 ms, then default for 100 ms] minus utility of
@@ -106,14 +107,10 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self._end_ms = math.ceil(trace.seconds * 1e3 / TICK_MS) * TICK_MS
         return self._observe(), {}
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         if self._end_ms is None:
             raise RuntimeError("step must come after reset")
-        chosen = int(action)
-        if not 0 <= chosen < len(self.presets):
-            raise ValueError(f"action must be in 0..{len(self.presets) - 1}, got {action}")
+        chosen = int(presets_of(action, 1, len(self.presets))[0])
         gained = vector.advantage(
             self._bank, self._state, self._scratch, self._log, 0, 0, chosen, TICK_MS
         )

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from sims.service import Service
 from sims.state import Bank, State, make_state, no_log
 from sims.traces import Trace
 
-__all__ = ["REWARD_SCALE", "TICK_MS", "LoadGym", "Stepped", "bounds"]
+__all__ = ["REWARD_SCALE", "TICK_MS", "LoadGym", "Stepped", "bounds", "presets_of"]
 
 Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -155,15 +156,10 @@ class LoadGym:
         )
         return seen
 
-    def step(self, actions: Ints) -> Stepped:
-        """One tick of 100 ms everywhere under the presets `actions` int64 [E]."""
+    def step(self, actions: Any) -> Stepped:
+        """One tick of 100 ms everywhere under the presets `actions`, whole numbers [E]."""
         e, d = self.environments, self.low.size
-        chosen = np.ascontiguousarray(actions, np.int64)
-        if chosen.shape != (e,):
-            raise ValueError(f"actions must have shape ({e},), got {chosen.shape}")
-        if chosen.min() < 0 or chosen.max() >= len(self.presets):
-            wrong = chosen[(chosen < 0) | (chosen >= len(self.presets))][0]
-            raise ValueError(f"action must be in 0..{len(self.presets) - 1}, got {wrong}")
+        chosen = presets_of(actions, e, len(self.presets))
         stepped = Stepped(
             np.empty((e, d), np.float32), np.empty(e), np.empty(e, np.bool_),
             np.empty((e, d), np.float32), np.zeros((e, 4)),
@@ -210,6 +206,28 @@ class LoadGym:
         ]
         for one in pending:
             one.result()
+
+
+def presets_of(actions: Any, environments: int, presets: int) -> Ints:
+    """Actions as indices int64 [E]: whole numbers of any numeric type, [E] or [E, 1]; 0-d for one.
+
+    >>> presets_of(np.array([[3], [0]], np.uint8), 2, 15).tolist()
+    [3, 0]
+    """
+    given = np.asarray(actions)
+    shapes = [(environments,), (environments, 1), *([()] if environments == 1 else [])]
+    if given.shape not in shapes:
+        raise ValueError(f"actions must have shape ({environments},), got {given.shape}")
+    if given.dtype.kind not in "iuf":
+        raise ValueError(f"action must be a whole number, got {given.dtype} {given.flat[0]!r}")
+    flat = given.reshape(environments)
+    wrong = ~((flat >= 0) & (flat < presets))  # so that a NaN is wrong, too
+    if wrong.any():
+        raise ValueError(f"action must be in 0..{presets - 1}, got {flat[wrong][0]}")
+    chosen = np.ascontiguousarray(flat, np.int64)
+    if given.dtype.kind == "f" and (chosen != flat).any():
+        raise ValueError(f"action must be a whole number, got {flat[chosen != flat][0]}")
+    return chosen
 
 
 def single(

@@ -15,7 +15,7 @@ _ERRORS = "evolve-ascii"
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line to stdout, or stderr, at once; typer's `echo` takes an ASCII stdout for UTF-8."""
+    """Print a line to stdout, or stderr, at once; typer's `echo` takes ASCII for UTF-8."""
     print(text, file=sys.stderr if err else sys.stdout, flush=True)
 
 

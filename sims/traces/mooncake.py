@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from sims.traces.lines import Batch, Reading, lines, moment, whole_number
+from sims.traces.units import TimeColumn
 
 __all__ = ["json_batches"]
+
+_DATES_FROM = 1e9  # eleven days in ms: a trace that counts from its beginning begins earlier
 
 
 def json_batches(source: Path, reading: Reading) -> Iterator[Batch]:
@@ -24,10 +27,11 @@ def json_batches(source: Path, reading: Reading) -> Iterator[Batch]:
     first_s: float | None = None
     last_s = 0.0
     lengths: list[int] = []
+    column = TimeColumn("ms", dates_from=_DATES_FROM)
     for number, text in enumerate(lines(source), 1):
         where = f"{source.name}:{number}"
-        at_s, length = _request(text, where)
-        at_s = moment(at_s, last_s, where)
+        at, length = _request(text, where)
+        at_s = moment(column.seconds(at, where), last_s, where)
         first_s = at_s if first_s is None else first_s
         if lengths and at_s > last_s:
             stop_s = min(at_s, last_s + reading.quantum_s)
@@ -58,7 +62,7 @@ def _request(text: str, where: str) -> tuple[float, int]:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
         raise ValueError(f"{where}: the timestamp must be milliseconds, got {milliseconds!r}")
     try:
-        at_s = milliseconds / 1e3
+        at = float(milliseconds)
     except OverflowError:
-        at_s = float("inf")
-    return at_s, max(1, whole_number(json.dumps(length), "length", where))
+        at = float("inf")
+    return at, max(1, whole_number(json.dumps(length), "length", where))

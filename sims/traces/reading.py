@@ -32,8 +32,11 @@ def recorded(
 ) -> Trace:
     """Arrivals from a file, which may be packed (.gz); the file's beginning is 0 s.
 
-    - CSV with a header and a column of seconds or ISO-8601 times under a usual name, such as the
-      Azure LLM inference traces as published (TIMESTAMP, ContextTokens, ...).
+    - CSV with a header and a column of times under a usual name, such as the Azure LLM inference
+      traces as published (TIMESTAMP, ContextTokens, ...): ISO-8601, or numbers. Since 1970 they
+      may count seconds, ms, us or ns, which their size tells; from elsewhere they count seconds,
+      or what the column's name ends in (time_ms). A number in another unit than the first is
+      refused.
     - JSON lines as published by Mooncake: `timestamp` in ms, `input_length`. Timestamps there
       are rounded, so arrivals are spread uniformly, by `seed`, from each timestamp to the next
       or for `quantum_s`, whichever is less. 0 leaves them as they are.

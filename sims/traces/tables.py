@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from sims.traces.lines import BATCH_LINES, Batch, Reading, lines, moment, whole_number
+from sims.traces.units import PER_S, TimeColumn
 
 __all__ = ["table_batches"]
 
 _TIME_COLUMNS = ("timestamp", "time", "arrival", "arrival_s", "arrived_at", "ts", "datetime")
+_SAID = {f"{name}_{unit}": unit for name in _TIME_COLUMNS[:3] for unit in PER_S} | {
+    f"ts_{unit}": unit for unit in PER_S
+}
 _LENGTH_COLUMNS = ("contexttokens", "length", "tokens", "input_length", "input_tokens")
 
 
@@ -27,12 +31,14 @@ def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
     reader = csv.reader(lines(source))
     try:
         header = [name.strip().lower() for name in next(reader, [])]
-        when = _column(header, _TIME_COLUMNS)
+        when = _column(header, (*_TIME_COLUMNS, *_SAID))
         if when is None:
             raise ValueError(
                 f"{source.name}: the header must name a time column, one of "
-                f"{', '.join(_TIME_COLUMNS)}, got {header}"
+                f"{', '.join(_TIME_COLUMNS)}, or one that ends in its unit as time_ms, got {header}"
             )
+        said = _SAID.get(header[when])
+        column = _Times(TimeColumn(said or "s", is_said=said is not None))
         size = _column(header, _LENGTH_COLUMNS)
         first_s: float | None = None
         last_s = 0.0
@@ -40,7 +46,7 @@ def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
         counts: list[int] = []
         for row in filter(None, reader):
             where = f"{source.name}:{reader.line_num}"
-            last_s = moment(_seconds(_field(row, when), where), last_s, where)
+            last_s = moment(column.seconds(_field(row, when), where), last_s, where)
             first_s = last_s if first_s is None else first_s
             times.append(last_s - first_s)
             if size is not None:
@@ -66,18 +72,35 @@ def _field(row: list[str], column: int) -> str:
     return row[column].strip() if column < len(row) else ""
 
 
-def _seconds(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        pass
+class _Times:
+    """A column of numbers or of ISO-8601 times, never both."""
+
+    def __init__(self, numbers: TimeColumn) -> None:
+        self._numbers = numbers
+        self._are_numbers: bool | None = None
+
+    def seconds(self, text: str, where: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            time_s, is_number = _iso_seconds(text, where), False
+        else:
+            time_s, is_number = self._numbers.seconds(number, where), True
+        if self._are_numbers is not None and is_number is not self._are_numbers:
+            kind = "a number" if self._are_numbers else "an ISO-8601 time"
+            raise ValueError(f"{where}: the time must be {kind} as before, got {text[:40]!r}")
+        self._are_numbers = is_number
+        return time_s
+
+
+def _iso_seconds(text: str, where: str) -> float:
     # fromisoformat takes 3 or 6 decimals before Python 3.11; the Azure files have 7.
     trimmed = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text, count=1)
     try:
         stamp = datetime.fromisoformat(trimmed.replace("Z", "+00:00"))
     except ValueError:
         raise ValueError(
-            f"{where}: the time must be seconds or an ISO-8601 time, got {text[:40]!r}"
+            f"{where}: the time must be a number or an ISO-8601 time, got {text[:40]!r}"
         ) from None
     if stamp.tzinfo is None:
         stamp = stamp.replace(tzinfo=timezone.utc)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +16,7 @@ import torch
 
 import evolve
 from evolve import brain
+from profiler.units import host_database
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
 from supernet.plans import Plan
@@ -36,6 +40,33 @@ def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_
         (said,) = (d for d in runtime.decisions() if d.kind == "plan")
         assert said.reason.startswith("no more plans are built")
         assert str(taken) in said.reason
+
+
+@pytest.mark.parametrize("home", ["a file", "unknown"])
+def test_without_a_home_plans_are_kept_elsewhere_and_it_is_said(
+    home: str, mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "home") if home == "a file" else "~")
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    host_database.cache_clear()
+    try:
+        config = evolve.Config().replace(plans={"only": ()})  # the cache alone is of interest
+        with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+            assert runtime.wait_for_plans(60)
+            x = torch.randn(2, 8)
+            assert torch.equal(runtime(x), mlp(x))
+            said = [d for d in runtime.decisions(100) if d.after.get("state") == "kept elsewhere"]
+    finally:
+        host_database.cache_clear()
+    (once,) = said
+    kept = tmp_path / f"evolve-{os.geteuid()}"
+    assert str(kept) in once.reason
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert list((kept / "captures").iterdir())
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_full_disk_stops_building_only(

@@ -173,14 +173,16 @@ def test_the_hosts_own_units_are_asked_for_once(monkeypatch: pytest.MonkeyPatch)
     assert profiler.asked == 1
 
 
-def test_the_hosts_database_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hosts_database_lies_in_the_users_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import platformdirs
 
-    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name, **_: f"/nowhere/{name}")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name, **_: str(tmp_path / name))
     units.host_database.cache_clear()
     try:
         first = units.host_database()
         assert first is units.host_database()
-        assert first.path == Path("/nowhere/evolve/fingerprints.json")
+        assert first.path == tmp_path / "evolve" / "fingerprints.json"
     finally:
         units.host_database.cache_clear()

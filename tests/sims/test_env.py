@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -152,6 +153,32 @@ def test_an_environment_among_many_is_the_one_alone() -> None:
         assert stepped.reward[0] == pytest.approx(reward)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [int, float, np.int64, np.uint8, np.array, lambda k: np.array([k]), lambda k: np.array([[k]]),
+     lambda k: [k], lambda k: np.array([float(k)], np.float32)],
+)  # fmt: skip
+def test_an_action_may_come_in_any_form(form: Any) -> None:
+    """Agents give 1-element and 0-d arrays; each is the same step as the plain number."""
+    plain, env = LoadEnv(SMALL), LoadEnv(SMALL)
+    plain.reset(seed=3)
+    env.reset(seed=3)
+    for action in (3, 0, 14, 9):
+        want, got = plain.step(np.int64(action)), env.step(form(action))
+        np.testing.assert_array_equal(got[0], want[0])
+        assert got[1:] == want[1:]
+
+
+def test_actions_may_stand_in_a_column() -> None:
+    rows, column = (LoadGym(SMALL, 2, services=1, traces=1, seed=5) for _ in range(2))
+    rows.reset()
+    column.reset()
+    for actions in ([3, 0], [14, 9]):
+        want, got = rows.step(np.array(actions)), column.step(np.array(actions, np.int32)[:, None])
+        np.testing.assert_array_equal(got.seen, want.seen)
+        np.testing.assert_array_equal(got.reward, want.reward)
+
+
 def test_misuse_is_named() -> None:
     env = LoadEnv(SMALL)
     with pytest.raises(RuntimeError, match="step must come after reset"):
@@ -161,8 +188,21 @@ def test_misuse_is_named() -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"action must be in 0\.\.14, got 15"):
         env.step(np.int64(15))
+    for fraction in (2.5, np.array([2.5]), np.float32(1e-9)):
+        with pytest.raises(ValueError, match="action must be a whole number, got "):
+            env.step(fraction)
+    for outside in (-1, 15, np.array([1e30]), float("nan"), np.uint64(2**63 + 1)):
+        with pytest.raises(ValueError, match=r"action must be in 0\.\.14, got "):
+            env.step(outside)
+    for no_number in (True, "3", None):
+        with pytest.raises(ValueError, match="action must be a whole number, got "):
+            env.step(no_number)
+    with pytest.raises(ValueError, match=r"actions must have shape \(1,\), got \(2,\)"):
+        env.step(np.zeros(2, np.int64))
     gym = LoadGym(SMALL, 2, services=1, traces=1)
     gym.reset()
+    with pytest.raises(ValueError, match=r"action must be a whole number, got 0\.5"):
+        gym.step(np.array([0, 0.5]))
     with pytest.raises(ValueError, match=r"actions must have shape \(2,\), got \(3,\)"):
         gym.step(np.zeros(3, np.int64))
     with pytest.raises(ValueError, match=r"action must be in 0\.\.14, got -1"):

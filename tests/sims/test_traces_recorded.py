@@ -55,6 +55,36 @@ def test_recorded_minds_zones_and_any_number_of_decimals(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("time", ["1700000000", "1700000000.25", "1700000002"]),
+        ("timestamp", ["1700000000000", "1700000000250", "1700000002000"]),
+        ("ts", ["1700000000000000", "1700000000250000.0", "1.700000002e15"]),
+        ("TIMESTAMP", ["1700000000000000000", "1700000000250000000", "1700000002000000000"]),
+        ("time_ms", ["0", "250", "2000"]),
+        ("arrival_us", ["0", "250000", "2000000"]),
+        ("ts_ns", ["0", "250000000", "2e9"]),
+        ("arrival_s", ["5", "5.25", "7"]),
+        ("timestamp_ms", ["1700000000000", "1700000000250", "1700000002000"]),
+    ],
+)
+def test_numbers_count_what_their_size_or_their_column_says(
+    tmp_path: Path, header: str, rows: list[str]
+) -> None:
+    trace = recorded(write(tmp_path, "\n".join([header, *rows, ""])))
+    assert trace.arrivals_s.tolist() == pytest.approx([0.0, 0.25, 2.0], abs=1e-6)
+
+
+def test_json_lines_may_count_dates(tmp_path: Path) -> None:
+    for per_s in (1, 1e3, 1e6, 1e9):
+        text = requests((1.7e9 * per_s, 7), ((1.7e9 + 8) * per_s, 9))
+        trace = recorded(write(tmp_path, text, "dated.jsonl"), quantum_s=0.0)
+        assert trace.arrivals_s.tolist() == pytest.approx([0.0, 8.0])
+    days = write(tmp_path, requests((0, 7), (4e8, 9)), "long.jsonl")  # ms from the beginning
+    assert recorded(days, quantum_s=0.0).arrivals_s.tolist() == pytest.approx([0.0, 4e5])
+
+
 def test_a_slice_of_a_table_starts_anew_at_0(tmp_path: Path) -> None:
     path = write(tmp_path, "time,tokens\n10,1\n11,2\n12,3\n13,4\n")
     cut = recorded(path, start_s=1.0, seconds=2.0)
@@ -126,8 +156,63 @@ def test_a_slice_of_counts_holds_the_arrivals_of_the_whole(tmp_path: Path) -> No
         ("a.csv", "a,b\n1,2\n", "a.csv: the header must name a time column"),
         ("a.csv", "1\n2\n", "a.csv: the header must name a time column"),
         ("a.csv", "time\n", "a.csv: must hold at least one arrival, got none"),
-        ("a.csv", "time\n1\nx\n", "a.csv:3: the time must be seconds or an ISO-8601 time, got 'x'"),
-        ("a.csv", "a,time\n1,2\n1\n", "a.csv:3: the time must be seconds or an ISO-8601 time"),
+        (
+            "a.csv",
+            "time\n1\nx\n",
+            "a.csv:3: the time must be a number or an ISO-8601 time, got 'x'",
+        ),
+        ("a.csv", "a,time\n1,2\n1\n", "a.csv:3: the time must be a number or an ISO-8601 time"),
+        (
+            "a.csv",
+            "time\n1700000000\n1700000000001\n",
+            "a.csv:3: the time must be in seconds like its column, got 17",
+        ),
+        (
+            "a.csv",
+            "time\n1700000000000\n1700000000000001\n",
+            "a.csv:3: the time must be in milliseconds like its column, got 17",
+        ),
+        (
+            "a.csv",
+            "ts\n1700000000000000\n1700000000000000001\n",
+            "a.csv:3: the time must be in microseconds like its column, got 1.7",
+        ),
+        (
+            "a.csv",
+            "time\n1700000000000\n1700000001\n",
+            "a.csv:3: the time must be in milliseconds like its column, got 1700000001, sec",
+        ),
+        (
+            "a.csv",
+            "time\n0\n1\n1700000000\n",
+            "a.csv:4: the time must be in seconds like its column, got",
+        ),
+        (
+            "a.csv",
+            "time\n1700000000\n5\n",
+            "a.csv:3: the time must be in seconds like its column, got 5, ",
+        ),
+        ("a.csv", "arrival_s\n1700000000000\n", "a.csv:2: the time must be in seconds like its"),
+        (
+            "a.csv",
+            "time\n2024-05-10 00:00:00\n1715299201\n",
+            "a.csv:3: the time must be an ISO-8601 time as before, got '1715299201'",
+        ),
+        (
+            "a.csv",
+            "time\n1715299200\n2024-05-10 00:00:01\n",
+            "a.csv:3: the time must be a number as before, got '2024-05-10 00:00:01'",
+        ),
+        (
+            "a.jsonl",
+            requests((1.7e9, 1), (1.7e12, 1)),
+            "a.jsonl:2: the time must be in seconds like its column, got 17",
+        ),
+        (
+            "a.jsonl",
+            requests((0, 1), (1.7e12, 1)),
+            "a.jsonl:2: the time must be in milliseconds",
+        ),
         ("a.csv", "time\nnan\n", "a.csv:2: the time must be finite, got nan"),
         ("a.csv", "time\n-1\n", "a.csv:2: the time must be at least 0, got -1.0"),
         ("a.csv", "time\n2\n1\n", "a.csv:3: the time must be ascending, got 1.0 after 2.0; sort"),

@@ -71,7 +71,7 @@ def test_a_stream_reads_no_further_than_asked(tmp_path: Path) -> None:
     first = next(pieces)
     assert (len(first), first.seconds) == (1000, 9.99)
     assert next(pieces).arrivals_s[0] == 10.0
-    with pytest.raises(ValueError, match=r"late\.csv:20002: the time must be seconds or an ISO"):
+    with pytest.raises(ValueError, match=r"late\.csv:20002: the time must be a number or an ISO"):
         list(pieces)
 
 
