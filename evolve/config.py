@@ -101,7 +101,7 @@ class PlansConfig:
     cache_dir: Path | None = option(  # noqa: RUF009 (a field, not a shared value)
         None,
         "Where built plans are kept, readable by the owner only.",
-        unset="`evolve` in the platform's cache folder",
+        unset="`evolve` in the platform's cache folder, or among temporary files without one",
     )
     max_rows: int = option(16, "Largest batch, in rows.", low=1, high=4096)
     resident: int = option(16, "Plans kept loaded at once.", low=1, high=1024)

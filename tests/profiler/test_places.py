@@ -12,7 +12,7 @@ import pytest
 from profiler.places import Place, keeping_place
 from profiler.units import FingerprintDatabase, host_database
 
-Arrange = Callable[[Path], str | None]
+Arrange = Callable[[Path], str]
 
 
 @pytest.fixture(autouse=True)
@@ -31,29 +31,25 @@ def spare(folder: Path) -> Path:
     return folder / f"evolve-{os.geteuid()}"
 
 
-def file_for_a_home(home: Path) -> str | None:
+def file_for_a_home(home: Path) -> str:
     home.rmdir()
     home.write_text("a file")
     return str(home)
 
 
-def link_to_nowhere(home: Path) -> str | None:
+def link_to_nowhere(home: Path) -> str:
     home.rmdir()
     home.symlink_to(home.parent / "gone")
     return str(home)
 
 
-def file_for_the_folder(home: Path) -> str | None:
+def file_for_the_folder(home: Path) -> str:
     (home / ".cache").mkdir()
     (home / ".cache" / "evolve").write_text("a file")
     return str(home)
 
 
-def unknown_user(home: Path) -> str | None:
-    return "~"  # what `expanduser` gives where neither HOME nor the password file knows
-
-
-def link_in_a_circle(home: Path) -> str | None:
+def link_in_a_circle(home: Path) -> str:
     home.rmdir()
     home.symlink_to(home)
     return str(home)
@@ -69,16 +65,26 @@ def test_the_usual_folder_is_taken_where_it_can_be_made_or_is_there(tmp_path: Pa
 
 @pytest.mark.parametrize(
     "arrange",
-    [file_for_a_home, link_to_nowhere, link_in_a_circle, file_for_the_folder, unknown_user],
+    [file_for_a_home, link_to_nowhere, link_in_a_circle, file_for_the_folder],
 )
 def test_without_a_home_a_private_folder_serves(
     arrange: Arrange, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HOME", str(arrange(tmp_path / "home")))
+    monkeypatch.setenv("HOME", arrange(tmp_path / "home"))
     place = keeping_place()
     assert place.folder == spare(temporary)
     assert place.why
     assert list(temporary.iterdir()) == []
+
+
+def test_a_user_whose_home_nobody_knows_gets_no_folder_called_tilde(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import platformdirs
+
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name, **_: f"~/.cache/{name}")
+    why = "the home folder must be known, got ~/.cache/evolve"
+    assert keeping_place() == Place(spare(temporary), why)
 
 
 def test_a_folder_that_may_not_be_written_is_passed_over(
@@ -123,9 +129,9 @@ def a_file(folder: Path) -> None:
 
 @pytest.mark.parametrize("trap", [link, open_to_all, a_file])
 def test_a_trap_among_temporary_files_is_not_walked_into(
-    trap: Callable[[Path], None], temporary: Path, monkeypatch: pytest.MonkeyPatch
+    trap: Callable[[Path], None], tmp_path: Path, temporary: Path
 ) -> None:
-    monkeypatch.setenv("HOME", "~")
+    file_for_a_home(tmp_path / "home")
     trap(spare(temporary))
     place = keeping_place()
     assert place.folder is None
@@ -133,12 +139,12 @@ def test_a_trap_among_temporary_files_is_not_walked_into(
 
 
 def test_without_any_folder_devices_are_known_in_memory_only(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none() -> str:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setenv("HOME", "~")
+    file_for_a_home(tmp_path / "home")
     monkeypatch.setattr(tempfile, "gettempdir", none)
     assert keeping_place().folder is None
     host_database.cache_clear()
