@@ -89,7 +89,9 @@ class Admission:
             self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
         for key in (new | held) - keep:
             self._fleet.unload(key)
-            self._said(key, "admitted", "not resident", "another plan is as fast at every shape")
+            self._said(
+                key, "admitted", "not resident", "others are as fast or nearly, at every shape"
+            )
         self._refresh()
 
     def _keep(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""Which admitted plans are worth their memory: those that are the best choice somewhere."""
+"""Which admitted plans are worth their memory: those without which batches took notably longer."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy.typing as npt
 
 __all__ = ["worth_keeping"]
 
-# Timings differ by this much from one measurement to the next; less is no reason to hold a plan.
+# Timings differ by this much from one measurement to the next; less says nothing.
 NOISE = 0.03
+# A plan is another copy of the weights in every worker. It is held where it saves a tenth of a
+# batch's time at some shape, or on average this much over all of them.
+WORTH_SOMEWHERE, WORTH_OVERALL = 0.10, 0.02
 
 
 def worth_keeping(
@@ -24,9 +27,9 @@ def worth_keeping(
         slo_ms: Shapes that cost more than this under every plan don't count.
         limit: Largest number of plans beside the original.
 
-    A plan is dominated when at every shape another one of the same or a better tier is as fast,
-    to within the noise of measurement. The least useful goes first, and the rest is looked at
-    again, so that of two equals one stays.
+    A plan goes where the others of the same or a better tier would do nearly as well: it saves
+    less than `WORTH_SOMEWHERE` at every shape, and less than `WORTH_OVERALL` on average. The least
+    useful goes first, and the rest is looked at again, so that of two equals one stays.
     """
     kept = list(range(len(tier)))
     while True:
@@ -44,7 +47,8 @@ def _use(
     cost_ms: npt.NDArray[np.float64], tier: Sequence[int], plan: int, kept: Sequence[int],
     slo_ms: float,
 ) -> float:  # fmt: skip
-    """Mean share of time saved against the next best, over the shapes that fit the SLO."""
+    """Mean share of time saved against the next best, over the shapes that fit the SLO; 0 where
+    that is not worth the plan's memory."""
     rivals = [p for p in kept if p != plan and tier[p] <= tier[plan]]
     mine = cost_ms[plan]
     best = np.min(cost_ms[rivals], axis=0) if rivals else np.full_like(mine, np.inf)
@@ -53,4 +57,5 @@ def _use(
     if not wins.any():
         return 0.0
     saved = 1.0 - mine[wins] / np.where(np.isfinite(best[wins]), best[wins], np.inf)
-    return float(saved.sum()) / float(fits.sum())
+    overall = float(saved.sum()) / float(fits.sum())
+    return overall if overall >= WORTH_OVERALL or saved.max() >= WORTH_SOMEWHERE else 0.0

@@ -16,6 +16,11 @@ def keep(
     return worth_keeping(cost, tiers or [0] * len(cost), slo_ms=slo_ms, limit=limit)
 
 
+def keep_of(*plans: np.ndarray) -> tuple[int, ...]:
+    cost = np.stack([np.full_like(plans[0], 10.0), *plans])
+    return worth_keeping(cost, [0] * len(cost), slo_ms=100.0, limit=16)
+
+
 def test_a_plan_that_wins_somewhere_is_kept() -> None:
     left = np.array([[4.0, 8.0], [4.0, 8.0]])
     right = np.array([[8.0, 4.0], [8.0, 4.0]])
@@ -25,6 +30,19 @@ def test_a_plan_that_wins_somewhere_is_kept() -> None:
 def test_a_plan_that_wins_nowhere_goes() -> None:
     assert keep(ORIGINAL / 2, ORIGINAL / 1.5) == (0, 1)
     assert keep(ORIGINAL * 2) == (0,)
+
+
+def test_a_plan_that_is_hardly_better_is_not_worth_its_memory() -> None:
+    good = np.full((4, 8), 5.0)
+    hardly, notably = good.copy(), good.copy()
+    hardly[0, :4] = 4.6  # 8 % at an eighth of the shapes: 1 % of the time
+    notably[0, 0] = 4.4  # 12 % at one, which may be the shape of every request
+    hardly[3], notably[3] = 6.0, 6.0
+    assert keep_of(good, hardly) == (0, 1)
+    assert keep_of(good, notably) == (0, 1, 2)
+    everywhere = good * 0.95
+    everywhere[3, 7] = 6.0  # where the other saves a sixth
+    assert keep_of(good, everywhere) == (0, 1, 2)
 
 
 def test_of_two_equals_the_first_built_stays() -> None:
