@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Fleet"]
 
 MAX_BACKOFF_S = 30.0
+LEAVE_S = 1.0  # a lane that has just taken up its worker's name will have begun its batch by then
 FORGIVEN_AFTER_S = 60.0
 
 
@@ -46,6 +47,7 @@ class Fleet:
         self._warm = warm
         self._said = said
         self._plans: tuple[Plan, ...] = ()
+        self._close_source: Callable[[], None] = lambda: None
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._clock = clock
@@ -65,6 +67,10 @@ class Fleet:
         with ThreadPoolExecutor(len(self.lanes), "load") as pool:
             for loading in [pool.submit(worker.load, plan, warm) for worker in workers]:
                 loading.result()
+
+    def plans(self) -> tuple[Plan, ...]:
+        """The plans that every worker is meant to hold."""
+        return self._plans
 
     def held(self) -> frozenset[str]:
         """Keys of the plans that every worker is meant to hold."""
@@ -117,6 +123,39 @@ class Fleet:
             return
         self._said(worker.name, f"replaced (process {worker.pid}), {len(worker.resident)} plans")
 
+    def renew(self, hire: Callable[[str], Worker], close_source: Callable[[], None]) -> None:
+        """Puts workers by `hire`, now and from now on, in the place of those on duty.
+
+        No batch is lost and no lane waits. Raises `PlanFault` or `OSError`, and changes nothing,
+        where one cannot be hired or loaded. `close_source`: when none is hired any more.
+        """
+        fresh: list[Worker] = []
+        try:
+            for lane in self.lanes:
+                fresh.append(hire(f"worker-{lane.index}"))
+                for plan in self._plans:
+                    if plan.key not in fresh[-1].resident:
+                        fresh[-1].load(plan, self._warm(plan))
+        except (PlanFault, OSError):
+            for worker in fresh:
+                worker.close()
+            raise
+        self._hire, self._close_source = hire, close_source
+        gone = [self._put(lane, worker) for lane, worker in zip(self.lanes, fresh, strict=True)]
+        self._closed.wait(LEAVE_S)
+        for worker in gone:
+            worker.retire()
+
+    def _put(self, lane: Lane, worker: Worker) -> Worker:
+        """Has `worker` serve `lane` if one does; who is not needed any more is returned."""
+        with self._lock:
+            if lane.worker is None or self._closed.is_set():  # its replacement is under way
+                return worker
+            gone, lane.worker = lane.worker, worker
+        for key in worker.resident - self.held():  # a fault has ruled it out meanwhile
+            worker.unload(key)
+        return gone
+
     def check(self) -> None:
         """Replaces workers that died while idle."""
         for lane in self.lanes:
@@ -132,3 +171,4 @@ class Fleet:
         for lane in self.lanes:
             if lane.worker is not None:
                 lane.worker.close()
+        self._close_source()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,25 +38,34 @@ def worth_keeping(
         if not uses:
             return tuple(kept)
         # Of equally useless plans the one built last goes: the queue of builds is best first.
-        worst = min(uses, key=lambda p: (uses[p], -p))
-        if uses[worst] > 0 and len(uses) <= limit:
+        worst = min(uses, key=lambda p: (uses[p].is_worth_it, uses[p].overall, -p))
+        if uses[worst].is_worth_it and len(uses) <= limit:
             return tuple(kept)
         kept.remove(worst)
+
+
+class _Use(NamedTuple):
+    """Share of time saved against the next best: over the shapes that fit the SLO, at the best."""
+
+    overall: float
+    somewhere: float
+
+    @property
+    def is_worth_it(self) -> bool:
+        return self.overall >= WORTH_OVERALL or self.somewhere >= WORTH_SOMEWHERE
 
 
 def _use(
     cost_ms: npt.NDArray[np.float64], tier: Sequence[int], plan: int, kept: Sequence[int],
     slo_ms: float,
-) -> float:  # fmt: skip
-    """Mean share of time saved against the next best, over the shapes that fit the SLO; 0 where
-    that is not worth the plan's memory."""
+) -> _Use:  # fmt: skip
+    """What `plan` saves against the next best of `kept` in its tier or a better one."""
     rivals = [p for p in kept if p != plan and tier[p] <= tier[plan]]
     mine = cost_ms[plan]
     best = np.min(cost_ms[rivals], axis=0) if rivals else np.full_like(mine, np.inf)
     fits = mine <= slo_ms
     wins = fits & (mine < (1.0 - NOISE) * best)
     if not wins.any():
-        return 0.0
+        return _Use(0.0, 0.0)
     saved = 1.0 - mine[wins] / np.where(np.isfinite(best[wins]), best[wins], np.inf)
-    overall = float(saved.sum()) / float(fits.sum())
-    return overall if overall >= WORTH_OVERALL or saved.max() >= WORTH_SOMEWHERE else 0.0
+    return _Use(float(saved.sum()) / float(fits.sum()), float(saved.max()))

@@ -21,6 +21,7 @@ from evolve.journal import Journal
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
 from evolve.patterns import Patterns
+from evolve.renewal import Renewal
 from evolve.retraining import Retraining, live_twin
 from evolve.runtime import Parts, Runtime
 from evolve.savings import Savings
@@ -39,6 +40,7 @@ from profiler.costs import CostTable
 from profiler.flops import DynamicFlops
 from profiler.signals import Window
 from profiler.units import FingerprintDatabase, host_database
+from supernet import heap
 from supernet.capture import Capture, capture
 from supernet.pausing import Pauses
 from supernet.plans import PlanLibrary
@@ -220,7 +222,17 @@ def _assemble(
         library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
         refresh=controller.refresh, said=plan_said,
     )  # fmt: skip
-    brain = Brain(workshop, library, admission, plan_said, pauses, patterns.find)
+
+    def afterwards() -> None:
+        if workers.kind == "process":
+            Renewal(
+                fleet, threads=threads, hang_timeout_s=workers.hang_timeout_s, said=worker_said,
+                warm=partial(warm_batches, captured.signature, costs, slo.p99_ms),
+            ).run()  # fmt: skip
+        patterns.find()
+        heap.give_back()  # what capturing, storing and comparing took here
+
+    brain = Brain(workshop, library, admission, plan_said, pauses, afterwards)
     retraining = Retraining(
         config.policy,
         controller,

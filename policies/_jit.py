@@ -92,13 +92,14 @@ def _compile(function: F, *, nogil: bool) -> F:
 @contextlib.contextmanager
 def _kept(source: str) -> Iterator[None]:
     """Has numba keep what it compiles of `source` in a folder that can be written; or `OSError`."""
-    before, beside = config.CACHE_DIR, Path(source).parent / "__pycache__"
+    settings: Any = config
+    before, beside = settings.CACHE_DIR, Path(source).parent / "__pycache__"
     if not before and obstacle(beside.absolute()) is not None:
-        config.CACHE_DIR = str(_folder())
+        settings.CACHE_DIR = str(_folder())
     try:
         yield
     finally:
-        config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 def _folder() -> Path:

@@ -68,6 +68,10 @@ class Worker(Protocol):
         """One batch through one resident plan; any failure is a `PlanFault`."""
         ...
 
+    def retire(self) -> None:
+        """Ends the worker when its batch under way has ended."""
+        ...
+
     def close(self) -> None:
         """Ends the worker; a batch under way fails with `WorkerCrashed`."""
         ...

@@ -1,8 +1,9 @@
 """The worker process: loads plans on one socket, runs batches on another.
 
-Started by `evolve.workers.process` as ``python -m evolve.workers.child DATA CONTROL INPUTS
-OUTPUTS``: file descriptors of two connected sockets and of two files of shared memory. It
-imports torch only when a plan needs it, and ends when its parent closes the sockets or dies.
+Copied from a nursery that has loaded plans already (`evolve.workers.nursery`), or started by
+`evolve.workers.process` as ``python -m evolve.workers.child DATA CONTROL INPUTS OUTPUTS``: file
+descriptors of two connected sockets and of two files of shared memory. It imports torch only when a
+plan needs it, and ends when its parent closes the sockets or dies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,24 +28,29 @@ from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["main"]
+__all__ = ["Child", "load", "main"]
 
 
 class Child:
     """The plans of one worker process. Values in `plans` are only ever replaced."""
 
     def __init__(
-        self, data: Connection, control: Connection, inputs: SharedArrays, outputs: SharedArrays
+        self,
+        data: Connection,
+        control: Connection,
+        inputs: SharedArrays,
+        outputs: SharedArrays,
+        plans: Mapping[str, LoadedPlan] = MappingProxyType({}),
     ) -> None:
         self.data = data
         self.control = control
         self.inputs = inputs
         self.outputs = outputs
-        self.plans: dict[str, LoadedPlan] = {}
+        self.plans: dict[str, LoadedPlan] = dict(plans)
 
     def serve(self) -> None:
         """Answers batches until the parent is gone."""
@@ -70,13 +77,8 @@ class Child:
     def _change(self, header: dict[str, Any]) -> dict[str, Any]:
         try:
             if header["op"] == "load":
-                spec = PlanSpec.from_json(header["spec"])
-                how = header["microbatches"] and Microbatches.from_json(header["microbatches"])
-                loaded = load_plan(Path(header["artifact"]), spec, how)
-                for inputs in header["warm"]:
-                    _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
-                heap.give_back()
-                self.plans = {**self.plans, spec.key: loaded}
+                key, loaded = load(header)
+                self.plans = {**self.plans, key: loaded}
             else:
                 gone = self.plans.get(header["key"])
                 self.plans = {k: v for k, v in self.plans.items() if k != header["key"]}
@@ -87,6 +89,17 @@ class Child:
         except Exception as error:
             return {"ok": False, "why": f"{type(error).__name__}: {error}"}
         return {"ok": True}
+
+
+def load(header: Mapping[str, Any]) -> tuple[str, LoadedPlan]:
+    """The plan that `header` names, by its key, after it ran each of `warm` once on zeros."""
+    spec = PlanSpec.from_json(header["spec"])
+    how = header["microbatches"] and Microbatches.from_json(header["microbatches"])
+    loaded = load_plan(Path(header["artifact"]), spec, how)
+    for inputs in header["warm"]:
+        _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
+    heap.give_back()
+    return spec.key, loaded
 
 
 def _run_loaded(plan: LoadedPlan, arrays: Sequence[Any]) -> list[Any]:

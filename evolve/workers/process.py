@@ -18,13 +18,14 @@ import torch
 import evolve
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
+from evolve.workers.nursery import Forked, Nursery
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
 from supernet import heap
 
 if TYPE_CHECKING:
     from supernet.plans import Plan
 
-__all__ = ["ProcessWorker"]
+__all__ = ["ProcessWorker", "environment", "load_request"]
 
 LOAD_TIMEOUT_S = 120.0  # OpenVINO and AOTInductor load in about a second; a cold disk may not
 
@@ -36,25 +37,34 @@ class ProcessWorker:
         name: Shown in the journal.
         threads: Threads that the child's maths libraries may use.
         hang_timeout_s: After this long without an answer the child is killed.
+        nursery: What to copy the child from, plans and all; else it begins with nothing.
     """
 
-    def __init__(self, name: str, *, threads: int, hang_timeout_s: float) -> None:
+    def __init__(
+        self, name: str, *, threads: int, hang_timeout_s: float, nursery: Nursery | None = None
+    ) -> None:
         self.name = name
         self._hang_timeout_s = hang_timeout_s
         self._control_lock = threading.Lock()
+        self._running = threading.Lock()
         self._resident: frozenset[str] = frozenset()
         self._data, data_fd = _pair()
         self._control, control_fd = _pair()
         inputs_fd, outputs_fd = memory_file(), memory_file()
         self._inputs, self._outputs = SharedArrays(inputs_fd), SharedArrays(outputs_fd)
         theirs = (data_fd, control_fd, inputs_fd, outputs_fd)
+        self._process: subprocess.Popen[bytes] | Forked
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "evolve.workers.child", *map(str, theirs)],
-                pass_fds=theirs,
-                stdin=subprocess.DEVNULL,
-                env=_environment(threads),
-            )
+            if nursery is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "evolve.workers.child", *map(str, theirs)],
+                    pass_fds=theirs,
+                    stdin=subprocess.DEVNULL,
+                    env=environment(threads),
+                )
+            else:
+                self._process = nursery.fork(theirs)
+                self._resident = nursery.plans
         finally:
             os.close(data_fd)
             os.close(control_fd)
@@ -72,18 +82,7 @@ class ProcessWorker:
         return self._resident
 
     def load(self, plan: Plan, warm: Sequence[Inputs] = ()) -> None:
-        if plan.artifact is None:
-            raise PlanFault(f"plan {plan.spec.key} has no artifact to load")
-        self._ask(
-            {
-                "op": "load",
-                "spec": plan.spec.to_json(),
-                "artifact": str(plan.artifact),
-                "microbatches": plan.microbatches and plan.microbatches.to_json(),
-                "warm": list(warm),
-            },
-            what=f"plan {plan.spec.key} can't be loaded",
-        )
+        self._ask(load_request(plan, warm), what=f"plan {plan.spec.key} can't be loaded")
         self._resident = self._resident | {plan.spec.key}
 
     def unload(self, key: str) -> None:
@@ -97,6 +96,10 @@ class ProcessWorker:
             raise PlanFault(f"{what}: {reply['why']}")
 
     def run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
+        with self._running:
+            return self._run(key, leaves)
+
+    def _run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
         places = self._inputs.write([leaf.detach().numpy() for leaf in leaves])
         reply = self._exchange(self._data, {"plan": key, "arrays": places}, self._hang_timeout_s)
         if not reply["ok"]:
@@ -117,6 +120,10 @@ class ProcessWorker:
             self._process.kill()
             raise WorkerCrashed(self.name, self._process.wait()) from error
 
+    def retire(self) -> None:
+        with self._running:
+            self.close()
+
     def close(self) -> None:
         # The child leaves its loop when its sockets close.
         for connection in (self._data, self._control):
@@ -134,7 +141,20 @@ def _pair() -> tuple[Connection, int]:
     return Connection(here.detach()), there.detach()
 
 
-def _environment(threads: int) -> dict[str, str]:
+def load_request(plan: Plan, warm: Sequence[Inputs]) -> dict[str, Any]:
+    """What a child is sent to load `plan` and run `warm` once."""
+    if plan.artifact is None:
+        raise PlanFault(f"plan {plan.spec.key} has no artifact to load")
+    return {
+        "op": "load",
+        "spec": plan.spec.to_json(),
+        "artifact": str(plan.artifact),
+        "microbatches": plan.microbatches and plan.microbatches.to_json(),
+        "warm": list(warm),
+    }
+
+
+def environment(threads: int) -> dict[str, str]:
     """The parent's environment, its import path, and the thread counts of the maths libraries."""
     root = str(Path(evolve.__file__).resolve().parent.parent)
     path = os.pathsep.join(dict.fromkeys([root, *filter(None, sys.path)]))

@@ -72,6 +72,9 @@ class ThreadWorker:
             raise PlanFault(f"plan {key} raised {type(error).__name__}: {error}") from error
         return Answer(outputs, (self._clock() - began) * 1e3)
 
+    def retire(self) -> None:
+        self.close()  # whoever runs a plan holds it
+
     def close(self) -> None:
         for key in list(self._loaded):
             self.unload(key)

@@ -45,6 +45,13 @@ def test_a_plan_that_is_hardly_better_is_not_worth_its_memory() -> None:
     assert keep_of(good, everywhere) == (0, 1, 2)
 
 
+def test_of_plans_that_can_stand_for_each_other_the_best_stays() -> None:
+    """Built first, second, third: each is within 10 % of the next, the last one the fastest."""
+    first, second = np.full((4, 8), 5.2), np.full((4, 8), 5.2)
+    first[0], second[1] = 4.9, 4.9
+    assert keep_of(first, second, np.full((4, 8), 4.85)) == (0, 3)
+
+
 def test_of_two_equals_the_first_built_stays() -> None:
     assert keep(ORIGINAL / 2, ORIGINAL / 2) == (0, 1)
 
