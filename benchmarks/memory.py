@@ -31,10 +31,10 @@ def main() -> None:
     rows: dict[str, Any] = {"plain loop MiB": sum(plain["processes"].values()), "evolve MiB": value}
     rows |= {f"evolve, {name} MiB": mib for name, mib in ours["processes"].items()}
     rows |= {"plans held": ", ".join(ours["plans"]), "target MiB": TARGET_MIB}
+    verdict = {"value": value, "target": TARGET_MIB, "holds": value <= TARGET_MIB}
     publish(
         "memory", f"Memory of serving (target: at most {TARGET_MIB:.0f} MiB)", rows,
-        requests=REQUESTS,
-        verdict={"memory MiB": {"value": value, "target": TARGET_MIB, "holds": value <= TARGET_MIB}},
+        requests=REQUESTS, verdict={"memory MiB": verdict},
     )  # fmt: skip
 
 

@@ -10,7 +10,8 @@ Rooms, in the order they build on each other:
   shape ask of the memory, for it to see.
 - `fingerprint`: what a device is. `sysfs`, `cpu`, `rates`, `nvidia`, `cuda_rates`: how it is
   found out and measured. `devices`: who can describe which kind, other packages included.
-- `units`: virtual compute units and the persisted fingerprint database.
+- `units`: virtual compute units and the persisted fingerprint database. `places`: where that
+  and all else is kept between runs.
 - `flops`: FLOPs really executed per request. `report`: all of it, printed.
 
 Two functions share their names with their rooms and are imported from there:
