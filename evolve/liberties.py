@@ -59,13 +59,14 @@ class Memory:
     """Where withdrawn liberties are remembered, so that a restart does not take them again.
 
     Args:
-        root: The cache's folder, which is not made to find out that nothing is remembered.
+        root: The cache's folder, which is not made to find out that nothing is remembered; None
+            where there is none.
         open_cache: Opens it.
         graph_hash: Of the model that it is about, weights included.
     """
 
     def __init__(
-        self, root: Path, open_cache: Callable[[], ArtifactCache], graph_hash: str
+        self, root: Path | None, open_cache: Callable[[], ArtifactCache], graph_hash: str
     ) -> None:
         self._root = root
         self._open = open_cache
@@ -74,7 +75,8 @@ class Memory:
     def recall(self) -> dict[str, str]:
         """Why each withdrawn liberty was; empty where nothing is known."""
         try:
-            if not (self._root / "reports" / f"{self._name}.json").exists():
+            known = self._root and self._root / "reports" / f"{self._name}.json"
+            if known is None or not known.exists():
                 return {}
             report = self._open().report(self._name) or {}
         except (CacheError, OSError):
