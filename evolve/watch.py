@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Watch", "Watched"]
 
 MAX_SAMPLES = 64
-MAX_MIB = 64.0
+MAX_MIB = 32.0
 STALE_AFTER_S = 60.0
 BUSY_SHARE = 0.02
 MAX_CREDIT_S = 1.0

@@ -85,5 +85,4 @@ def make_watch(
 
 def _is_watched(captured: Capture, liberty: Liberty) -> bool:
     """All but what was proven on the captured graph."""
-    finding = getattr(captured, liberty, None)
-    return finding is None or bool(finding.watched)
+    return (captured.batching if liberty == "batching" else captured.padding).watched

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,15 @@ import evolve
 from evolve.judge import NotJudged, Verdict
 from evolve.queueing import Request
 from evolve.samples import Sample, choose, rate
+from evolve.scheduler import Batch
 from evolve.watch import MAX_SAMPLES, QUIET_S, STALE_AFTER_S, Watch, Watched
+from evolve.watching import _is_watched
 from supernet.cache import ArtifactCache
+from supernet.capture import capture
+from supernet.findings import OFF, Finding, Status
 from supernet.plans import PlanState
 from supernet.reports import report_name
+from tests.evolve.conftest import encoder_call
 from tests.evolve.test_recovery import StagedWorker, staged_plan
 from tests.evolve.watched import Service, signature
 
@@ -319,6 +325,44 @@ def test_a_watch_whose_thread_died_is_stale() -> None:
 
 
 # -- in a runtime ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "watched"), [("proven", False), ("inferred", True), ("demanded", True)]
+)
+def test_what_is_watched_is_what_is_not_proven(status: Status, watched: bool) -> None:
+    captured = capture(nn.Linear(8, 8).eval(), (torch.randn(2, 8),))
+    found = replace(captured, batching=Finding(status), padding=OFF)
+    assert _is_watched(found, "batching") is watched
+    assert not _is_watched(found, "padding")
+
+
+def test_who_waited_together_runs_apart_once_padding_is_off(
+    encoder: nn.Module, config: evolve.Config
+) -> None:
+    calls = [encoder_call(n) for n in (3, 9, 3, 17)]
+    with evolve.wrap(encoder, [encoder_call(3), encoder_call(19)], config=config) as runtime:
+        lane, licence = runtime.parts.fleet.lanes[0], runtime.parts.serving.licence
+        assert licence.now.padding
+        lengths = []
+        for liberty in (None, "padding", "batching"):
+            if liberty is not None:
+                licence.withdraw(liberty, "by hand")  # type: ignore[arg-type]
+            requests = [
+                Request(
+                    (), call, list(call.values()), 1, call["ids"].shape[1], 0, 0, 0.0, 1e9, True
+                )
+                for call in calls
+            ]
+            before = runtime.status()["counts"]
+            lane._serve(Batch("original", tuple(requests), (), 17, 1.0))
+            after = runtime.status()["counts"]
+            lengths.append(after["tokens"] - before["tokens"])
+            for call, request in zip(calls, requests, strict=True):
+                want = encoder(**call)
+                answer = request.future.result(timeout=0)
+                assert all(torch.allclose(answer[k], want[k], atol=1e-5) for k in want)
+        assert lengths == [4 * 17, 3 + 9 + 3 + 17, 3 + 9 + 3 + 17]
 
 
 class Moody(nn.Module):
