@@ -123,14 +123,13 @@ class Probe:
         ``others``: other contents of the same sizes. What a first call set up for good (a table
         of positions) is no state if an unused copy, asked in another order, answers the same.
         """
-        known = [self.answer(leaves), self.answer(others)]
+        known = [(self(leaves), self.structure), self.answer(others)]
+        self._state = state_of(self._model)
         for seed, (asked, answer) in enumerate(zip((leaves, others), known, strict=True)):
-            before = state_of(self._model)
             given = _own(asked)
             self._check_same(self._answer(self._model, given, seed), answer)
             self._check_inputs_kept(given, asked)
-            self._check_state_kept(before)
-        self._state = state_of(self._model)
+            self._check_state_kept(self._state)
         if changed(self._unused, self._state) is not None:
             unused = structural_copy(self._original, share_buffers=False)
             for asked, answer in ((others, known[1]), (leaves, known[0])):
