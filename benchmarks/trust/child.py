@@ -58,7 +58,3 @@ def main() -> None:
         if outcome.lost:
             os._exit(0)  # a thread that hangs would keep the process; another one goes on
     print(json.dumps({"all": len(job.entries)}), file=told, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -127,13 +127,8 @@ class Judge:
     def wrong(self, got: Answer, truth: Truth) -> str | None:
         """What is wrong about an answer, in one line; None where nothing is."""
         want = truth.answer.value
-        if isinstance(want, Raised):
-            if isinstance(got.value, Raised) and got.value.type == want.type:
-                return None
-            told = f"raised {got.value.type}" if isinstance(got.value, Raised) else "answered"
-            return f"{told} where {want.type} is due ({want.text})"
-        if isinstance(got.value, Raised):
-            return f"raised {got.value.type} ({got.value.text}) where an answer is due"
+        if isinstance(want, Raised) or isinstance(got.value, Raised):
+            return _raised(got.value, want)
         others = [other.value for other in truth.nudged if not isinstance(other.value, Raised)]
         return self._differs(got.value, want, others) or self._given(got, truth)
 
@@ -197,6 +192,16 @@ class Judge:
         return None
 
 
+def _raised(got: Any, want: Any) -> str | None:
+    """How two outcomes differ of which at least one is an error."""
+    if not isinstance(want, Raised):
+        return f"raised {got.type} ({got.text}) where an answer is due"
+    if isinstance(got, Raised) and got.type == want.type:
+        return None
+    told = f"raised {got.type}" if isinstance(got, Raised) else "answered"
+    return f"{told} where {want.type} is due ({want.text})"
+
+
 def repeated(
     answers: Sequence[Answer | None], calls: Sequence[Call], due: Sequence[Truth]
 ) -> list[tuple[int, str | None]]:
@@ -208,8 +213,8 @@ def repeated(
         if answer is None:
             continue
         got, want = answer.value, truth.answer.value
-        if isinstance(got, Raised):
-            told.append((index, f"raised {got.type} ({got.text}) where an answer is due"))
+        if isinstance(got, Raised) or isinstance(want, Raised):
+            told.append((index, _raised(got, want)))
             continue
         pairs = zip(pytree.tree_leaves(got), pytree.tree_leaves(want), strict=False)
         kinds = [_unlike(a, b) if isinstance(b, Tensor) else None for a, b in pairs]

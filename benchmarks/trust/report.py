@@ -127,6 +127,7 @@ def show(results: Sequence[Result], console: Console) -> None:
     rows = by_kind(results)
     for title, columns in (("Answers by kind of model", _ANSWERS), ("What was found", _FINDINGS)):
         table = Table("kind", *columns, title=title, title_justify="left", box=box.SIMPLE)
+        table.padding = (0, 1, 0, 0)
         for kind, row in rows.items():
             table.add_row(kind, *(str(row[column]) for column in columns))
         console.print(table)

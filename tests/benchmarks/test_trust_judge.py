@@ -191,3 +191,12 @@ def test_equal_answers_where_chance_is_due() -> None:
     due = truths(nn.Identity(), [call] * 3, "random")
     numbers = [Answer(torch.full((2,), value)) for value in (0.1, 0.2, 0.1)]
     assert [what is None for _, what in repeated(numbers, [call] * 3, due)] == [True, True, False]
+
+
+def test_errors_of_a_model_that_draws_numbers() -> None:
+    call = Call((torch.full((1, 4), 99.0),))
+    due = truths(Model(), [call] * 2, "random")
+    answers = [Answer(Raised("ValueError", "")), Answer(Raised("KeyError", ""))]
+    told = [what for _, what in repeated(answers, [call] * 2, due)]
+    assert told[0] is None
+    assert "raised KeyError where ValueError is due" in str(told[1])
