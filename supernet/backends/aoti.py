@@ -22,6 +22,7 @@ import torch
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
 from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
+from supernet.packages import load_package, unpack
 from supernet.plans import PlanSpec
 from supernet.recurrent import is_recurrent
 from supernet.signature import Signature
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["AotiBackend", "AotiPlan"]
 
 _FILE = "model.pt2"
-_RECIPE = 2  # raised when the same program would be compiled otherwise
+_RECIPE = 3  # raised when the same program would be compiled otherwise
 _FROZEN = {"freezing": True, "cpp.enable_concat_linear": True}
 
 
@@ -64,6 +65,7 @@ class AotiBackend:
         packed = source.signature.device == "cpu" and _freezes(source, out / _FILE)
         if not packed:
             _compile(source.program(), out / _FILE, {})
+        unpack(out / _FILE)
         about = f"one library, its weights {'packed for oneDNN' if packed else 'as they are'}"
         if source.signature.device != "cpu":
             about += ", a CUDA graph per shape"
@@ -72,7 +74,7 @@ class AotiBackend:
 
     def load(self, artifact: Path, spec: PlanSpec) -> AotiPlan:
         signature = read_signature(artifact)
-        call = _runner(str(artifact / _FILE))
+        call = _runner(artifact / _FILE)
         if signature.device != "cpu":
             from supernet.backends.cuda_graphs import CudaGraphs
 
@@ -120,21 +122,19 @@ def _compile(program: ExportedProgram, package: Path, options: Mapping[str, Any]
         )
 
 
-def _runner(path: str) -> Callable[[list[Any]], Any]:
+def _runner(package: Path) -> Callable[[list[Any]], Any]:
     """The package as a function of flat inputs.
 
     The C++ loader is private, and takes milliseconds; the public one is the fallback where it
     is missing or has other arguments, and takes seconds the first time.
     """
     try:
-        loader = torch._C._aoti.AOTIModelPackageLoader(path, "model", True, 1, -1)
-        boxed: Callable[[list[Any]], Any] = loader.boxed_run
+        return load_package(package)
     except (AttributeError, TypeError):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            public = torch._inductor.aoti_load_package(path)
+            public = torch._inductor.aoti_load_package(str(package))
         return lambda inputs: _as_list(public(*inputs))
-    return boxed
 
 
 def _as_list(outputs: Any) -> list[Any]:

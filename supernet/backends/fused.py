@@ -24,7 +24,7 @@ from supernet.signature import Signature
 
 __all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
-RECIPE = 11
+RECIPE = 12
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
 
 

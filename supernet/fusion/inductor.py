@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from supernet.fusion.package import PACKAGE
+from supernet.packages import unpack
 
 __all__ = ["compile_pieces", "packed_product"]
 
@@ -85,6 +86,7 @@ def compile_pieces(pieces: Mapping[str, GraphModule], folder: Path) -> None:
             for name, piece in pieces.items()
         }
         package_aoti(str(folder / PACKAGE), files)  # type: ignore[arg-type]
+    unpack(folder / PACKAGE, next(iter(pieces)))
 
 
 def _fakes(piece: GraphModule) -> tuple[Any, ...]:

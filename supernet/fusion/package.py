@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from supernet.packages import load_package
 
 __all__ = ["PACKAGE", "CompiledPiece", "load_pieces"]
 
@@ -33,6 +33,4 @@ def load_pieces(folder: Path, names: Collection[str]) -> dict[str, CompiledPiece
 
     Raises `RuntimeError` where the package is damaged or holds no such piece.
     """
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader
-    path = str(folder / PACKAGE)
-    return {name: CompiledPiece(loader(path, name, True, 1, -1).boxed_run) for name in names}
+    return {name: CompiledPiece(load_package(folder / PACKAGE, name)) for name in names}

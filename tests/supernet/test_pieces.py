@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,16 @@ def test_a_compiled_plan_answers_at_every_shape(
     calls = [node[2] for node in record["nodes"] if node[0] == "call_module"]
     assert calls == ["piece_0"] * 3
     assert "3 stretches compiled, 1 of them different" in (tmp_path / "about.txt").read_text()
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     plan = backend("fused").load(tmp_path, spec)
+    assert list(temporary.iterdir()) == [], "its pieces are loaded where they lie"
     for rows, length in ((2, 6), (1, 1), (1, 7), (5, 2), (4, 16)):
         given = words(rows, length)
         with torch.no_grad():
             assert error("relative_l2", plan.run(given), list(model(*given))) < 1e-5
     plan.close()
+    shutil.rmtree(tmp_path / "pieces.pt2")
     (tmp_path / "pieces.pt2").write_bytes(b"no package")
     with pytest.raises(RuntimeError):
         read_graph(tmp_path)
