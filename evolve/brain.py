@@ -50,17 +50,21 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What is built for whom, and where it is kept."""
+    """What is built for whom, and where it is kept.
+
+    `stored` gives the folder of the captured program in the cache; None: it is written from here.
+    """
 
     capture: Capture
     device: DeviceFingerprint
     slo: SLO
     config: PlansConfig
     threads: int
+    stored: Callable[[ArtifactCache], Path] | None = None
 
     def obstacle(self) -> str | None:
         """Why nothing is built; None when something is."""
-        if self.capture.program is None:
+        if not self.capture.exported:
             return self.capture.reason or "the model was not captured"
         return None if self.config.build else "plans.build is off"
 
@@ -86,6 +90,10 @@ class Workshop:
         """The cache; raises `CacheError` or `OSError` where its folder can't be used."""
         root = self.config.cache_dir or Path(platformdirs.user_cache_dir("evolve"))
         return ArtifactCache(root, on_discard)
+
+    def store(self, cache: ArtifactCache) -> Path:
+        """The folder of the captured program, written there unless it already is."""
+        return store(cache, self.capture) if self.stored is None else self.stored(cache)
 
     def limits(self) -> BuildLimits:
         return BuildLimits(
@@ -165,7 +173,7 @@ class Brain:
         cache = self._workshop.open_cache(
             lambda entry, why: self._said(entry, "cached", "discarded", why)
         )
-        folder = store(cache, self._workshop.capture)
+        folder = self._workshop.store(cache)
         for number, spec in enumerate(specs):
             if self._stop.is_set():
                 return
