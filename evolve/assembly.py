@@ -35,6 +35,7 @@ from profiler.flops import DynamicFlops
 from profiler.signals import Window
 from supernet.pausing import Pauses
 from supernet.plans import PlanLibrary
+from supernet.stored import store
 
 if TYPE_CHECKING:
     from evolve.capturing import Found
@@ -105,7 +106,7 @@ class Assembly:
             lanes, serving, hire=partial(_hire, workers), said=self._worker_said,
             warm=partial(warm_batches, captured.signature, costs, slo.p99_ms),
         )  # fmt: skip
-        workshop = Workshop(captured, self.device, slo, config.plans, threads, found.stored)
+        workshop = self._workshop(found, threads)
         patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
 
         def check() -> None:
@@ -132,6 +133,16 @@ class Assembly:
             serving, fleet, library, controller, admission, brain, retraining, journal, pauses,
             pending=pending, in_process=workers.kind == "thread",
         )  # fmt: skip
+
+    def keep(self, found: Found) -> None:
+        """Puts the captured program into the cache; called where it was captured."""
+        cache = self._workshop(found, 1).open_cache(lambda entry, why: None)
+        store(cache, found.capture)
+
+    def _workshop(self, found: Found, threads: int) -> Workshop:
+        return Workshop(
+            found.capture, self.device, self.slo, self.config.plans, threads, found.stored
+        )
 
     def _worker_said(self, worker: str, what: str) -> None:
         self.journal.append("worker", worker, reason=what)

@@ -158,6 +158,8 @@ class Brain:
                 self._said("plans", "", "none", f"the original model serves: {obstacle}")
                 return
             self._build_all()
+        except BuildInterrupted:  # what the builds start from was taken away: this revision ends
+            return
         except Exception as error:
             # A full disk, an unusable cache: the service goes on with what it has.
             self._said("plans", "", "none", f"no more plans are built: {_line(error)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from evolve.brain import Progress
 from evolve.errors import EvolveError, RuntimeClosed
 from evolve.original import ORIGINAL
 from evolve.queueing import Request
@@ -26,10 +28,9 @@ from supernet.errors import OutsideCapture
 
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
-    from evolve.brain import Progress
     from evolve.decision import Decision
-    from evolve.renewal import Renewal
     from evolve.revision import Revision
+    from evolve.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan
 
@@ -52,7 +53,7 @@ class Runtime:
         self._lock = threading.Lock()  # held while revisions change, never while one answers
         self._revision: Revision | None = None
         self._retiring: list[threading.Thread] = []
-        self._renewal: Renewal | None = None
+        self._upkeep: Upkeep | None = None
         self._closed = False
         self._outside_reasons: set[str] = set()
 
@@ -68,8 +69,12 @@ class Runtime:
             raise RuntimeError("wrap() must have put a revision in force")
         return self._revision
 
+    def keep_up(self, upkeep: Upkeep) -> None:
+        """Called once by `wrap`: `upkeep` puts revisions in force from now on."""
+        self._upkeep = upkeep
+
     def put(self, revision: Revision) -> bool:
-        """Serves by `revision` from now on; called by `wrap` and by `Renewal`.
+        """Serves by `revision` from now on; called by `wrap` and by `Upkeep`.
 
         What waits moves over in its order, with its deadline; what runs is answered where it
         runs. False where the runtime was closed meanwhile: then `revision` is let go.
@@ -219,14 +224,41 @@ class Runtime:
     @property
     def progress(self) -> Progress:
         """How far the building of plans is."""
-        return self.parts.brain.progress
+        parts = self.parts
+        if parts.pending:
+            return Progress(0, 0, "", "capturing the model", 0.0)
+        return parts.brain.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
-        """Blocks until every plan was tried; False when `timeout_s` ran out first.
+        """Blocks until the model was captured and every plan tried; False when `timeout_s` ran
+        out first.
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
-        return self.parts.brain.wait(timeout_s)
+        until_s = math.inf if timeout_s is None else self._clock() + timeout_s
+
+        def left_s() -> float | None:
+            return None if timeout_s is None else max(0.0, until_s - self._clock())
+
+        while True:
+            if self._upkeep is not None and not self._upkeep.wait(left_s()):
+                return False
+            parts = self.parts
+            if not parts.pending and not parts.brain.wait(left_s()):
+                return False
+            if parts is self.parts:
+                return True
+
+    def refresh(self) -> None:
+        """Takes the model as it is now: when this returns the original serves, and plans are
+        built anew beside it.
+
+        Most changes of weights are noticed within a tick without it. Call it after those that
+        leave no trace: single values written through `.data` or NumPy, tensors on a GPU written so,
+        and whatever lies inside objects that the model holds.
+        """
+        if self._upkeep is not None and not self._closed:
+            self._upkeep.refresh()
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and monitors, JSON-able.
@@ -270,8 +302,8 @@ class Runtime:
                 return
             self._closed = True
         revision = self._in_force()
-        if self._renewal is not None:
-            self._renewal.stop()
+        if self._upkeep is not None:
+            self._upkeep.stop()
         revision.stop()
         for request in revision.retire():
             if request.future.set_running_or_notify_cancel():
@@ -279,8 +311,8 @@ class Runtime:
         revision.close()
         for thread in self._retiring:
             thread.join(CLOSE_TIMEOUT_S)
-        if self._renewal is not None:
-            self._renewal.join(CLOSE_TIMEOUT_S)
+        if self._upkeep is not None:
+            self._upkeep.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason="closed")
         self._journal.close()
 

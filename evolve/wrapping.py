@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evolve.assembly import Assembly
-from evolve.capturing import capture_here
+from evolve.capturing import can_be_beside, capture_here
 from evolve.config import Config, load_config
 from evolve.journal import Journal
 from evolve.runtime import Runtime
 from evolve.slo import SLO
 from evolve.tally import Counts
+from evolve.upkeep import Upkeep
 from policies.base import Policy
 from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.tactical import TacticalPolicy
@@ -61,20 +63,35 @@ def wrap(
     ...     runtime(torch.ones(3, 8)).shape
     torch.Size([3, 4])
     """
+    began_s = time.monotonic()
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     slo = SLO() if slo is None else slo
     settings = _settings(config)
     chosen = _policy(settings) if policy is None else policy
     device = _device(model)
-    subject = begin(model, example_inputs)
+    subject = begin(model, example_inputs, within_s=settings.capture.wait_s)
     journal = Journal(
         settings.journal.path, device=device.key, keep=settings.journal.keep,
         max_mib=settings.journal.max_mib,
     )  # fmt: skip
-    assembly = Assembly(model, device, slo, settings, chosen, journal, Counts(), lambda: None)
+    assembly = Assembly(model, device, slo, settings, chosen, journal, Counts(), lambda: look())
     runtime = Runtime(assembly)
-    runtime.put(assembly.revision(capture_here(subject, settings.plans.max_rows)))
+    beside = can_be_beside(subject)
+    upkeep = Upkeep(assembly, example_inputs, runtime.put, beside=beside)
+    look = upkeep.look
+    runtime.keep_up(upkeep)
+    if not beside:
+        upkeep.serve_here(capture_here(subject, settings.plans.max_rows))
+        return runtime
+    upkeep.start(subject)
+    meanwhile = upkeep.pending("it is being captured beside serving")
+    meanwhile.serving.scheduler.warm()
+    upkeep.wait(max(0.0, began_s + settings.capture.wait_s - time.monotonic()))
+    upkeep.serve_meanwhile(meanwhile)
+    if upkeep.refused is not None:
+        runtime.close()
+        raise upkeep.refused
     return runtime
 
 
