@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -70,7 +70,7 @@ def can_be_beside(subject: Subject) -> bool:
     """Whether `subject` can be captured in a fork of this process: only the CPU survives one."""
     tensors = (*subject.model.parameters(), *subject.model.buffers())
     on_cpu = subject.device == "cpu" and all(tensor.device.type != "cuda" for tensor in tensors)
-    return on_cpu and can_fork() and not torch.cuda.is_initialized()
+    return on_cpu and can_fork() and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 class CaptureBeside:

@@ -84,9 +84,9 @@ def wrap(
     if not beside:
         upkeep.serve_here(capture_here(subject, settings.plans.max_rows))
         return runtime
-    upkeep.start(subject)
     meanwhile = upkeep.pending("it is being captured beside serving")
-    meanwhile.serving.scheduler.warm()
+    meanwhile.serving.scheduler.warm()  # ahead of the capture, which would want the CPU as well
+    upkeep.start(subject)
     upkeep.wait(max(0.0, began_s + settings.capture.wait_s - time.monotonic()))
     upkeep.serve_meanwhile(meanwhile)
     if upkeep.refused is not None:
