@@ -173,9 +173,10 @@ def _mark(tensor: torch.Tensor | None) -> Any:
     if tensor is None:
         return None
     try:
-        return id(tensor), tensor._version, tensor.data_ptr(), tensor.shape
-    except RuntimeError:  # made in inference mode, or without storage of its own
-        return id(tensor), tuple(tensor.shape)
+        version = 0 if tensor.is_inference() else tensor._version
+        return id(tensor), version, tensor.data_ptr(), tensor.shape
+    except Exception:  # one without storage; a class of its own may raise anything
+        return id(tensor), type(tensor)
 
 
 def _value(value: Any) -> Any:
