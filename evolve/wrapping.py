@@ -38,8 +38,9 @@ def wrap(
 ) -> Runtime:
     """Serves `model`, and keeps improving how it runs. The model itself is never changed.
 
-    Blocks for the capture (about 1.5 s for a 22 M parameter encoder); the original model
-    then answers at once, while plans are built, verified and measured beside it.
+    Waits up to `capture.wait_s` (2 s) for the model to be captured, then returns: the original
+    model answers at once, while the capture goes on and plans are built, verified and measured
+    beside it. A model that is changed later on is noticed and captured again.
 
     Args:
         model: Any module, in eval mode. One that can't be captured is still served, by itself;
