@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from evolve.original import Original
 from evolve.weights import Place, Weights, unlike
 from profiler.shapes import Shape
 from supernet.capture import original_only
-from supernet.errors import BuildFailed, BuildInterrupted
+from supernet.errors import BuildFailed, BuildInterrupted, WrongArgument
 from supernet.forking import Forked, can_fork
 from supernet.handover import from_plain, read_capture, to_plain, write_capture
 
@@ -49,20 +50,22 @@ class Found:
     stored: Callable[[ArtifactCache], Path] | None = None
 
 
-def stand_in(model: torch.nn.Module, reason: str) -> Found:
+def stand_in(model: torch.nn.Module, reason: str, *, needs_gradients: bool = False) -> Found:
     """Nothing is known of `model`: the original serves, and `reason` says why."""
-    return Found(original_only(model, reason, hashed=False))
+    nothing = original_only(model, reason, hashed=False)
+    return Found(dataclasses.replace(nothing, needs_gradients=needs_gradients))
 
 
 def capture_here(subject: Subject, max_rows: int) -> Found:
     """Captures in the calling thread. Tracing patches torch for the whole process, and counting
     FLOPs switches kernels: nobody may be served meanwhile."""
-    copy = subject.probe.model if subject.probe is not None else None
-    seen = Weights(copy) if copy is not None else None
+    if subject.probe is None:
+        subject.answer()
+    seen = Weights(subject.probe.model) if subject.probe is not None else None
     captured = subject.capture(max_rows)
     restless: frozenset[Place] = frozenset()
-    if copy is not None and seen is not None:
-        restless = seen.changed() | unlike(subject.model, copy)
+    if subject.probe is not None and seen is not None:
+        restless = seen.changed() | unlike(subject.model, subject.probe.model)
     return Found(captured, Original(subject.model, captured).flops(), restless)
 
 
@@ -76,7 +79,7 @@ def can_be_beside(subject: Subject) -> bool:
 class CaptureBeside:
     """A capture under way in a fork of this process, which serves meanwhile.
 
-    `found` holds what came of it: a `Found`, `ValueError` where the model refuses an example,
+    `found` holds what came of it: a `Found`, `WrongArgument` where the model refuses an example,
     `BuildFailed` with the reason where there is no capture, `BuildInterrupted` after `stop`.
 
     Args:
@@ -159,7 +162,7 @@ class CaptureBeside:
     def _heard(self, said: Mapping[str, Any], folder: Path) -> bool:
         """Notes what the child says; True where a new stage began."""
         if "refused" in said:
-            raise ValueError(said["refused"])
+            raise WrongArgument(said["refused"])
         if "kept" in said:
             self._kept.set_result(None)
             return False
@@ -183,7 +186,7 @@ class CaptureBeside:
             torch.set_num_threads(self._threads)
         try:
             found = capture_here(self._subject, self._max_rows)
-        except ValueError as error:
+        except WrongArgument as error:
             say({"refused": str(error)})
             return
         write_capture(found.capture, folder)

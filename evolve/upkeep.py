@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from evolve.capturing import CaptureBeside, Found, stand_in
 from evolve.weights import Weights
 from supernet.capture import begin
-from supernet.errors import BuildInterrupted
+from supernet.errors import BuildInterrupted, WrongArgument
 
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
@@ -58,11 +58,12 @@ class Upkeep:
         self._stopped = False
         self._moves = self._asked = self._captured_at = 0
         self._watched = True
+        self._needs_gradients = False
         self._moved_at_s = clock()
         self._what = ""
         self._capture: CaptureBeside | None = None
         self._settled = threading.Event()  # what is in force is what a capture came to
-        self.refused: ValueError | None = None
+        self.refused: WrongArgument | None = None
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
         self._first: Subject | None = None
 
@@ -88,7 +89,8 @@ class Upkeep:
 
     def pending(self, reason: str) -> Revision:
         """The original, to serve until more is known of the model."""
-        return self._assembly.revision(stand_in(self._assembly.model, reason), pending=True)
+        found = stand_in(self._assembly.model, reason, needs_gradients=self._needs_gradients)
+        return self._assembly.revision(found, pending=True)
 
     def serve_meanwhile(self, pending: Revision) -> None:
         """Puts `pending` in force, unless a capture was faster."""
@@ -174,12 +176,12 @@ class Upkeep:
         try:
             found = self._find(asked)
             if self._serve(found, asked):
-                reason = found.capture.reason or "exported"
+                reason = found.capture.describe()["program"]
                 self._say(f"captured in {self._clock() - began_s:.1f} s: {reason}")
         except BuildInterrupted:
             return
         except Exception as error:  # whatever it was, the original serves
-            self.refused = error if isinstance(error, ValueError) else None
+            self.refused = error if isinstance(error, WrongArgument) else None
             self._give_up(str(error) or type(error).__name__, asked)
 
     def _give_up(self, reason: str, asked: int) -> None:
@@ -215,6 +217,7 @@ class Upkeep:
             if asked == self._asked and not self._stopped:
                 # Where the original answers everything, its weights may move as they like.
                 self._watched = found.capture.form is not None
+                self._needs_gradients = found.capture.needs_gradients
                 self._weights.ignore(found.restless)
                 self._put(revision)
                 self._settled.set()

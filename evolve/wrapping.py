@@ -71,7 +71,8 @@ def wrap(
     settings = _settings(config)
     chosen = _policy(settings) if policy is None else policy
     device = _device(model)
-    subject = begin(model, example_inputs, within_s=settings.capture.wait_s)
+    subject = begin(model, example_inputs)
+    subject.answer(settings.capture.wait_s)
     journal = Journal(
         settings.journal.path, device=device.key, keep=settings.journal.keep,
         max_mib=settings.journal.max_mib,
@@ -82,7 +83,7 @@ def wrap(
     upkeep = Upkeep(assembly, example_inputs, runtime.put, beside=beside)
     look = upkeep.look
     runtime.keep_up(upkeep)
-    if not beside:
+    if not beside or subject.obstacle is not None:  # the latter takes no time
         upkeep.serve_here(capture_here(subject, settings.plans.max_rows))
         return runtime
     meanwhile = upkeep.pending("it is being captured beside serving")

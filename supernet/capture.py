@@ -31,7 +31,17 @@ from supernet.structure import Structure, take_apart
 from supernet.study import Study, Wishes, hashes
 from supernet.weights import check_weights
 
-__all__ = ["Capture", "Examples", "Flat", "OutsideCapture", "Subject", "Wishes", "begin", "capture", "original_only"]
+__all__ = [
+    "Capture",
+    "Examples",
+    "Flat",
+    "OutsideCapture",
+    "Subject",
+    "Wishes",
+    "begin",
+    "capture",
+    "original_only",
+]
 
 
 def capture(

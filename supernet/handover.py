@@ -59,7 +59,7 @@ def read_capture(folder: Path, subject: Subject) -> Capture:
             Reference(shape, batch(n, "in"), batch(n, "out")) for n, shape in enumerate(shapes)
         ),
         form=subject.form if record["answered"] else None,
-        result=subject.result if record["answered"] else None,
+        result=subject.structure() if record["answered"] else None,
         **{name: from_plain(value) for name, value in record["capture"].items()},
     )
 

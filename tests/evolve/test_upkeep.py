@@ -57,7 +57,7 @@ def test_the_original_serves_until_the_capture_is_there(
     examples = [encoder_call(3), encoder_call(19)]
     config = config.replace(capture=AT_ONCE)
     with evolve.wrap(encoder, examples, slo=evolve.SLO(60_000.0), config=config) as runtime:
-        assert runtime.status()["capture"] == BESIDE
+        assert runtime.status()["capture"]["program"] == BESIDE
         asked: list[tuple[dict[str, Any], Future[Any]]] = []
         while runtime.parts.pending:  # requests all the while, over the change and beyond it
             call = encoder_call(2 + len(asked) % 30, seed=len(asked))
@@ -67,7 +67,7 @@ def test_the_original_serves_until_the_capture_is_there(
             assert same(future.result(timeout=60), encoder(**call))
         assert runtime.wait_for_plans(60)
         status = runtime.status()
-        assert status["capture"] == "exported"
+        assert status["capture"]["program"] == "exported"
         assert status["counts"]["arrived"] == 2 * len(asked)
         assert status["counts"]["met"] + status["counts"]["late"] == 2 * len(asked)
         assert captures(runtime)[0] == f"the original model serves: {BESIDE}"
@@ -142,7 +142,7 @@ def test_a_capture_that_dies_costs_nothing_but_the_plans(
 ) -> None:
     model = InTheChild(act).eval()
     with evolve.wrap(model, (torch.randn(2, 8),), config=config) as runtime:
-        assert f"its capture failed: its process {reason}" in runtime.status()["capture"]
+        assert f"its capture failed: its process {reason}" in runtime.status()["capture"]["program"]
         assert captures(runtime)[-1].startswith("not captured, the original model serves for good")
         x = torch.randn(3, 8)
         assert same(runtime(x), model(x))
@@ -162,7 +162,7 @@ def test_a_capture_that_takes_too_long_is_given_up(config: evolve.Config) -> Non
         x = torch.randn(3, 8)
         assert same(runtime(x), model(x))
         assert runtime.wait_for_plans(60)
-        assert runtime.status()["capture"] == "its capture took longer than 0.5 s"
+        assert runtime.status()["capture"]["program"] == "its capture took longer than 0.5 s"
         assert same(runtime(x), model(x))
         assert not psutil.Process().children()
 
@@ -195,7 +195,7 @@ def test_nothing_of_the_parent_runs_or_is_written_in_the_child(
     before = signal.signal(signal.SIGTERM, lambda *_: told.write_text(str(os.getpid())))
     try:
         with evolve.wrap(InTheChild(act).eval(), (torch.randn(2, 8),), config=config) as runtime:
-            assert "crashed with SIGTERM" in runtime.status()["capture"]
+            assert "crashed with SIGTERM" in runtime.status()["capture"]["program"]
     finally:
         signal.signal(signal.SIGTERM, before)
     held.close()
@@ -352,7 +352,7 @@ def test_a_model_that_changes_itself_is_captured_once(config: evolve.Config) -> 
     torch.manual_seed(0)
     model = nn.BatchNorm1d(4).train()
     with evolve.wrap(model, (torch.randn(3, 4),), config=config) as runtime:
-        assert "changes its buffer" in runtime.status()["capture"]
+        assert "changes its buffer" in runtime.status()["capture"]["program"]
         old = runtime.parts
         for _ in range(5):
             runtime(torch.randn(3, 4))
@@ -367,9 +367,9 @@ def test_where_no_fork_can_be_had_it_is_captured_before_wrap_returns(
     monkeypatch.setattr("evolve.wrapping.can_be_beside", lambda subject: False)
     x = torch.randn(2, 8)
     with evolve.wrap(mlp, (x,), config=config.replace(capture=AT_ONCE)) as runtime:
-        assert runtime.status()["capture"] == "exported"
+        assert runtime.status()["capture"]["program"] == "exported"
         with torch.no_grad():
             mlp[0].weight.neg_()  # type: ignore[index,union-attr]
         runtime.refresh()
         assert same(runtime(x), mlp(x))
-        assert "wrap it again to have plans" in runtime.status()["capture"]
+        assert "wrap it again to have plans" in runtime.status()["capture"]["program"]

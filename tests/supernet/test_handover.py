@@ -24,10 +24,13 @@ class Pair(torch.nn.Module):
 
 
 def test_all_but_the_program_arrives(tmp_path: Path) -> None:
-    subject = begin(Pair().eval(), [(torch.randn(1, 5, 4),), (torch.randn(2, 9, 4),)])
+    examples = [(torch.randn(1, 5, 4),), (torch.randn(2, 9, 4),)]
+    subject = begin(Pair().eval(), examples)
     made = subject.capture(max_rows=4)
     write_capture(made, tmp_path)
     read = read_capture(tmp_path, subject)
+    asked_by_itself = read_capture(tmp_path, begin(subject.model, examples))
+    assert asked_by_itself.result == made.result
     assert made.exported
     assert read.exported
     assert read.program is None
