@@ -49,17 +49,21 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What is built for whom, and where it is kept."""
+    """What is built for whom, and where it is kept.
+
+    `stored` gives the folder of the captured program in the cache; None: it is written from here.
+    """
 
     capture: Capture
     device: DeviceFingerprint
     slo: SLO
     config: PlansConfig
     threads: int
+    stored: Callable[[ArtifactCache], Path] | None = None
 
     def obstacle(self) -> str | None:
         """Why nothing is built; None when something is."""
-        if self.capture.program is None:
+        if not self.capture.exported:
             return self.capture.reason or "the model was not captured"
         return None if self.config.build else "plans.build is off"
 
@@ -91,6 +95,10 @@ class Workshop:
     def place(self) -> Place:
         """Where the cache is: as the settings say, else with what is kept for this user."""
         return Place(self.config.cache_dir) if self.config.cache_dir else keeping_place()
+
+    def store(self, cache: ArtifactCache) -> Path:
+        """The folder of the captured program, written there unless it already is."""
+        return store(cache, self.capture) if self.stored is None else self.stored(cache)
 
     def limits(self) -> BuildLimits:
         return BuildLimits(
@@ -155,6 +163,8 @@ class Brain:
                 self._said("plans", "", "none", f"the original model serves: {obstacle}")
                 return
             self._build_all()
+        except BuildInterrupted:  # what the builds start from was taken away: this revision ends
+            return
         except Exception as error:
             # A full disk, an unusable cache: the service goes on with what it has.
             self._said("plans", "", "none", f"no more plans are built: {_line(error)}")
@@ -173,7 +183,7 @@ class Brain:
         cache = self._workshop.open_cache(
             lambda entry, why: self._said(entry, "cached", "discarded", why)
         )
-        folder = store(cache, self._workshop.capture)
+        folder = self._workshop.store(cache)
         for number, spec in enumerate(specs):
             if self._stop.is_set():
                 return

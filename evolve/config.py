@@ -17,6 +17,7 @@ from typing import Any, cast
 from evolve.config_rules import ConfigError, fitting, hint_of, option, unknown
 
 __all__ = [
+    "CaptureConfig",
     "Config",
     "ConfigError",
     "JournalConfig",
@@ -111,6 +112,35 @@ class PlansConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptureConfig:
+    """How the model is taken apart, beside serving."""
+
+    wait_s: float = option(
+        2.0,
+        "Seconds that `wrap` waits for the capture; after them the original model serves, and the "
+        "capture goes on beside it.",
+        low=0,
+        high=86_400,
+    )
+    limit_s: float = option(
+        120.0,
+        "Seconds after which a capture is given up and the original model serves for good.",
+        low=0.1,
+        high=86_400,
+    )
+    still_s: float = option(
+        3.0,
+        "Seconds for which moved weights must have been still before they are captured again. "
+        "Weights that keep moving are waited for ever longer.",
+        low=0,
+        high=86_400,
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, "capture.")
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyConfig:
     """Who sets the dispatch rule's parameters at each tick."""
 
@@ -169,6 +199,7 @@ class Config:
     """All settings of a runtime. Every one has a default; nothing is read from the environment."""
 
     workers: WorkersConfig = field(default_factory=WorkersConfig)
+    capture: CaptureConfig = field(default_factory=CaptureConfig)
     plans: PlansConfig = field(default_factory=PlansConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)

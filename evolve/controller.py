@@ -99,7 +99,7 @@ class Controller:
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
         self._accounted_at_s = clock()
-        self._plan_rows: dict[str, int] = {}
+        self._plan_rows = tally.plan_rows()  # of what served before
         self._drifting: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
 

@@ -62,7 +62,8 @@ class Lane:
         self._thread.start()
 
     def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
 
     def resident(self) -> frozenset[str]:
         """Plans that may run here now, the original aside."""

@@ -41,6 +41,11 @@ class Request:
             self._future = Future()
         return self._future
 
+    def promised(self, future: Future[Any]) -> Request:
+        """This request with `future` as its own: it takes the place of one that has it."""
+        self._future = future
+        return self
+
 
 class RequestQueue:
     """Waiting requests in order of arrival. Not thread-safe: the scheduler holds the lock."""

@@ -8,52 +8,33 @@ the scheduler's tables. A tick: `Controller.tick`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from evolve.brain import Progress
 from evolve.errors import EvolveError, RuntimeClosed
 from evolve.original import ORIGINAL
 from evolve.queueing import Request
+from evolve.revision import CLOSE_TIMEOUT_S
 from supernet.errors import OutsideCapture
 
 if TYPE_CHECKING:
-    from evolve.admission import Admission
-    from evolve.brain import Brain, Progress
-    from evolve.config import Config
-    from evolve.controller import Controller
+    from evolve.assembly import Assembly
     from evolve.decision import Decision
-    from evolve.fleet import Fleet
-    from evolve.journal import Journal
-    from evolve.lane import Serving
-    from evolve.retraining import Retraining
-    from evolve.slo import SLO
+    from evolve.revision import Revision
+    from evolve.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
-    from supernet.pausing import Pauses
-    from supernet.plans import Plan, PlanLibrary
+    from supernet.plans import Plan
 
-__all__ = ["Parts", "Runtime"]
-
-CLOSE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a runtime is made of, for whoever looks inside (benchmarks, tests, its own methods)."""
-
-    serving: Serving
-    fleet: Fleet
-    library: PlanLibrary
-    controller: Controller
-    admission: Admission
-    brain: Brain
-    retraining: Retraining
-    journal: Journal
-    pauses: Pauses
+__all__ = ["Runtime"]
 
 
 class Runtime:
@@ -63,26 +44,61 @@ class Runtime:
     carry no gradient.
     """
 
-    def __init__(self, slo: SLO, config: Config, parts: Parts, clock: Callable[[], float]) -> None:
-        self.slo = slo
-        self.config = config
-        self.parts = parts
-        self._serving = parts.serving
+    def __init__(self, assembly: Assembly, clock: Callable[[], float] = time.monotonic) -> None:
+        self.slo = assembly.slo
+        self.config = assembly.config
+        self._journal = assembly.journal
         self._clock = clock
         self._alone = itertools.count(1)
-        self._in_process = config.workers.kind == "thread"
-        self._close_lock = threading.Lock()
+        self._lock = threading.Lock()  # held while revisions change, never while one answers
+        self._revision: Revision | None = None
+        self._retiring: list[threading.Thread] = []
+        self._upkeep: Upkeep | None = None
         self._closed = False
         self._outside_reasons: set[str] = set()
 
-    def start(self) -> None:
-        """Called once by `wrap`."""
-        self._serving.scheduler.warm()
-        self.parts.fleet.start()
-        self.parts.controller.start()
-        self.parts.brain.start()
-        self.parts.retraining.start()
-        self._serving.watch.start()
+    # -- revisions ---------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> Revision:
+        """What serves now, for whoever looks inside (benchmarks, tests)."""
+        return self._in_force()
+
+    def _in_force(self) -> Revision:
+        if self._revision is None:
+            raise RuntimeError("wrap() must have put a revision in force")
+        return self._revision
+
+    def keep_up(self, upkeep: Upkeep) -> None:
+        """Called once by `wrap`: `upkeep` puts revisions in force from now on."""
+        self._upkeep = upkeep
+
+    def put(self, revision: Revision) -> bool:
+        """Serves by `revision` from now on; called by `wrap` and by `Upkeep`.
+
+        What waits moves over in its order, with its deadline; what runs is answered where it
+        runs. False where the runtime was closed meanwhile: then `revision` is let go.
+        """
+        revision.start()
+        with self._lock:
+            if not self._closed:
+                old = self._revision
+                for request in old.retire() if old is not None else ():
+                    revision.serving.scheduler.adopt(self._again(revision, request))
+                self._revision = revision  # new requests come only behind those that waited
+                self._let_go(old)
+                return True
+        revision.retire()
+        revision.close()
+        return False
+
+    def _let_go(self, old: Revision | None) -> None:
+        self._retiring = [thread for thread in self._retiring if thread.is_alive()]
+        if old is not None:
+            old.stop()
+            thread = threading.Thread(target=old.close, name="retire", daemon=True)
+            self._retiring.append(thread)
+            thread.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -92,17 +108,19 @@ class Runtime:
         Never refused for being late: a caller who waits wants the answer. With thread workers
         and a free lane it is computed on the caller's own thread.
         """
-        request = self._request(args, kwargs, refusable=False)
-        self._serving.tally.arrived(request)
-        lane = self._serving.scheduler.claim() if self._in_process else None
+        revision = self._in_force()
+        request = self._request(revision, args, kwargs, refusable=False)
+        scheduler = revision.serving.scheduler
+        revision.serving.tally.arrived(request)
+        lane = scheduler.claim() if revision.in_process else None
         if lane is None:
             future = request.future
-            self._serving.scheduler.submit(request)
+            self._queue(revision, request)
             return future.result()
         try:
-            return self.parts.fleet.lanes[lane].answer_here(request)
+            return revision.fleet.lanes[lane].answer_here(request)
         finally:
-            self._serving.scheduler.release(lane)
+            scheduler.release(lane)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queues one request, due `slo.p99_ms` from now, and returns its future.
@@ -111,28 +129,53 @@ class Runtime:
         can no longer be met, `RuntimeClosed` when the runtime closes first, and whatever the
         model itself raises. Cancelling it before it runs takes it out of the queue.
         """
-        request = self._request(args, kwargs, refusable=True)
-        self._serving.tally.arrived(request)
+        revision = self._in_force()
+        request = self._request(revision, args, kwargs, refusable=True)
+        revision.serving.tally.arrived(request)
         future = request.future
         try:
-            self._serving.scheduler.submit(request)
+            self._queue(revision, request)
         except EvolveError as error:
             if isinstance(error, RuntimeClosed):
                 raise
-            self._serving.tally.refused(request)
+            revision.serving.tally.refused(request)
             future.set_exception(error)
         return future
+
+    def _queue(self, revision: Revision, request: Request) -> None:
+        """Queues `request` with `revision`, or with the one that replaced it this very moment."""
+        while True:
+            try:
+                return revision.serving.scheduler.submit(request)
+            except RuntimeClosed:
+                with self._lock:  # a change of revisions ends first
+                    now = self._in_force()
+                if now is revision:
+                    raise
+                revision, request = now, self._again(now, request)
+
+    def _again(self, revision: Revision, request: Request) -> Request:
+        """The same call, future and deadline as `revision` sees them."""
+        other = self._request(revision, request.args, request.kwargs, refusable=request.refusable)
+        return dataclasses.replace(
+            other, arrived_ms=request.arrived_ms, deadline_ms=request.deadline_ms
+        ).promised(request.future)
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""
         return await asyncio.wrap_future(self.submit(*args, **kwargs))
 
     def _request(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool
+        self,
+        revision: Revision,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        refusable: bool,
     ) -> Request:
         now_ms = self._clock() * 1e3
         deadline_ms = self.slo.deadline_ms(now_ms)
-        capture = self._serving.capture
+        capture = revision.serving.capture
         try:
             flat = capture.flatten(args, kwargs)
             capture.check(flat.leaves)
@@ -143,7 +186,7 @@ class Runtime:
                 refusable=False, outside=str(reason),
             )  # fmt: skip
         # Lengths that can't be padded share a batch only with their equals.
-        group = self._serving.licence.now.group(flat.length, next(self._alone))
+        group = revision.serving.licence.now.group(flat.length, next(self._alone))
         cell = capture.grid.cell(flat.length)
         return Request(
             args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
@@ -153,7 +196,7 @@ class Runtime:
     def _say_outside(self, reason: str) -> None:
         if reason not in self._outside_reasons and len(self._outside_reasons) < 100:
             self._outside_reasons.add(reason)
-            self.parts.journal.append(
+            self._journal.append(
                 "request",
                 ORIGINAL,
                 reason=f"outside the capture, answered by the original: {reason}",
@@ -167,24 +210,51 @@ class Runtime:
 
     def decisions(self, last: int = 20) -> tuple[Decision, ...]:
         """The latest decisions, oldest first."""
-        return self.parts.journal.last(last)
+        return self._journal.last(last)
 
     @property
     def grid(self) -> ShapeGrid:
         """The batch shapes that requests are padded to and costs are kept for."""
-        return self._serving.capture.grid
+        return self.parts.serving.capture.grid
 
     @property
     def progress(self) -> Progress:
         """How far the building of plans is."""
-        return self.parts.brain.progress
+        parts = self.parts
+        if parts.pending:
+            return Progress(0, 0, "", "capturing the model", 0.0)
+        return parts.brain.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
-        """Blocks until every plan was tried; False when `timeout_s` ran out first.
+        """Blocks until the model was captured and every plan tried; False when `timeout_s` ran
+        out first.
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
-        return self.parts.brain.wait(timeout_s)
+        until_s = math.inf if timeout_s is None else self._clock() + timeout_s
+
+        def left_s() -> float | None:
+            return None if timeout_s is None else max(0.0, until_s - self._clock())
+
+        while True:
+            if self._upkeep is not None and not self._upkeep.wait(left_s()):
+                return False
+            parts = self.parts
+            if not parts.pending and not parts.brain.wait(left_s()):
+                return False
+            if parts is self.parts:
+                return True
+
+    def refresh(self) -> None:
+        """Takes the model as it is now: when this returns the original serves, and plans are
+        built anew beside it.
+
+        Most changes of weights are noticed within a tick without it. Call it after those that
+        leave no trace: single values written through `.data` or NumPy, tensors on a GPU written so,
+        and whatever lies inside objects that the model holds.
+        """
+        if self._upkeep is not None and not self._closed:
+            self._upkeep.refresh()
 
     def status(self) -> dict[str, Any]:
         """A snapshot for people and monitors, JSON-able.
@@ -194,20 +264,21 @@ class Runtime:
         after a change of plan takes beside the plan, as seen so far. `watch`: how many live answers
         were compared with the original's, and what was turned off since they differed.
         """
-        queue, _, busy = self._serving.scheduler.depth()
-        tally = self._serving.tally
+        parts = self.parts
+        queue, _, busy = parts.serving.scheduler.depth()
+        tally = parts.serving.tally
         computed = tally.counts()
         return {
             "closed": self._closed,
-            "capture": self._serving.capture.describe(),
-            "policy": self.parts.controller.choice.params.name,
+            "capture": parts.serving.capture.describe(),
+            "policy": parts.controller.choice.params.name,
             "queue": queue,
             "busy_lanes": busy,
             "lanes": [
                 {"worker": lane.worker.name, "pid": lane.worker.pid}
                 if (lane.worker is not None)
                 else {"worker": None, "pid": None}
-                for lane in self.parts.fleet.lanes
+                for lane in parts.fleet.lanes
             ],
             "counts": computed,
             "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
@@ -215,11 +286,11 @@ class Runtime:
             "switch_ms": tally.window.switch_ms,
             "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
             "watch": {
-                **self._serving.watch.status(),
-                "withdrawn": dict(self._serving.licence.withdrawn),
+                **parts.serving.watch.status(),
+                "withdrawn": dict(parts.serving.licence.withdrawn),
             },
-            "plans": {plan.spec.key: plan.state.value for plan in self.parts.library.plans()},
-            "journal_fault": self.parts.journal.fault,
+            "plans": {plan.spec.key: plan.state.value for plan in parts.library.plans()},
+            "journal_fault": self._journal.fault,
         }
 
     # -- ending ------------------------------------------------------------------------------
@@ -227,23 +298,24 @@ class Runtime:
     def close(self) -> None:
         """Finishes the batches under way, fails what still waits with `RuntimeClosed`, ends
         the workers and builds. Calling it again does nothing."""
-        with self._close_lock:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-        self.parts.brain.stop()
-        self.parts.retraining.stop()
-        self._serving.watch.stop()
-        self.parts.controller.stop()
-        for request in self._serving.scheduler.close():
+        revision = self._in_force()
+        if self._upkeep is not None:
+            self._upkeep.stop()
+        revision.stop()
+        for request in revision.retire():
             if request.future.set_running_or_notify_cancel():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
-        self.parts.fleet.close(CLOSE_TIMEOUT_S)
-        self.parts.brain.join(CLOSE_TIMEOUT_S)
-        self.parts.retraining.join(CLOSE_TIMEOUT_S)
-        self._serving.watch.join(CLOSE_TIMEOUT_S)
-        self.parts.journal.append("runtime", "runtime", reason="closed")
-        self.parts.journal.close()
+        revision.close()
+        for thread in self._retiring:
+            thread.join(CLOSE_TIMEOUT_S)
+        if self._upkeep is not None:
+            self._upkeep.join(CLOSE_TIMEOUT_S)
+        self._journal.append("runtime", "runtime", reason="closed")
+        self._journal.close()
 
     def __enter__(self) -> Runtime:
         return self

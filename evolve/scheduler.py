@@ -149,6 +149,13 @@ class Scheduler:
             self._note_work()
             self._changed.notify_all()
 
+    def adopt(self, request: Request) -> None:
+        """Queues a request that already waited elsewhere, however many wait here."""
+        with self._changed:
+            self._queue.append(request)
+            self._note_work()
+            self._changed.notify_all()
+
     def claim(self) -> int | None:
         """Takes an idle lane for a caller that computes on its own thread; None when none is.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from profiler.flops import DynamicFlops
     from profiler.signals import Window
 
-__all__ = ["Ran", "Tally"]
+__all__ = ["Counts", "Ran", "Tally"]
 
 MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a minute
 
@@ -39,14 +39,56 @@ class Ran(NamedTuple):
     changed: bool
 
 
-class Tally:
-    """Counts endings and feeds the window and the cost table. Thread-safe.
+class Counts:
+    """Counters that go on for as long as the runtime lives, whatever serves. Thread-safe.
 
-    Counters: `arrived`, `met` and `late` (answered in and after time), `refused` (deadline or
+    `arrived`, `met` and `late` (answered in and after time), `refused` (deadline or
     full queue), `raised` (the user's model raised), `outside` (did not fit the capture, so the
     original answered), `retried` (a plan failed and the original answered), `rows`, `tokens`
-    and `padded_tokens` (computed, and of these thrown away).
+    and `padded_tokens` (computed, and of these thrown away). Beside them the rows of each plan.
+
+    >>> counts = Counts()
+    >>> counts.add("met")
+    >>> counts.now()["met"]
+    1
     """
+
+    NAMES = (
+        "arrived", "met", "late", "refused", "raised", "outside", "retried", "rows", "tokens",
+        "padded_tokens",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._plan_rows: Counter[str] = Counter()
+
+    def add(self, name: str, by: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += by
+
+    def ran(self, note: Ran) -> None:
+        """A batch ran."""
+        computed = note.rows * note.length
+        with self._lock:
+            self._plan_rows[note.plan] += note.rows
+            self._counts["rows"] += note.rows
+            self._counts["tokens"] += computed
+            self._counts["padded_tokens"] += computed - note.tokens
+
+    def now(self) -> dict[str, int]:
+        """All counters, absent ones as 0."""
+        with self._lock:
+            return {name: self._counts[name] for name in self.NAMES}
+
+    def plan_rows(self) -> dict[str, int]:
+        """Rows answered per plan."""
+        with self._lock:
+            return dict(self._plan_rows)
+
+
+class Tally:
+    """Counts endings and feeds the window and the cost table of one revision. Thread-safe."""
 
     def __init__(
         self,
@@ -56,6 +98,7 @@ class Tally:
         savings: Savings,
         traffic: Traffic,
         now_ms: Callable[[], float],
+        counts: Counts | None = None,
     ) -> None:
         self.window = window
         self.costs = costs
@@ -63,36 +106,34 @@ class Tally:
         self.savings = savings
         self.traffic = traffic
         self._now_ms = now_ms
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._plan_rows: Counter[str] = Counter()
+        self._counts = Counts() if counts is None else counts
         self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
         self._switching = SwitchCost()
 
     def arrived(self, request: Request) -> None:
-        self._count("arrived")
+        self._counts.add("arrived")
         if request.outside is not None:
-            self._count("outside")
+            self._counts.add("outside")
         self.window.arrived(request.length)
         self.traffic.arrived(request.arrived_ms / 1e3, request.length)
 
     def ended(self, request: Request) -> None:
         now_ms = self._now_ms()
         met = now_ms <= request.deadline_ms
-        self._count("met" if met else "late")
+        self._counts.add("met" if met else "late")
         self.window.ended(now_ms - request.arrived_ms, met)
         self.traffic.ended(now_ms - request.arrived_ms)
 
     def refused(self, request: Request) -> None:
-        self._count("refused")
+        self._counts.add("refused")
         self.window.refused()
 
     def raised(self, request: Request) -> None:
-        self._count("raised")
+        self._counts.add("raised")
         self.window.ended(self._now_ms() - request.arrived_ms, False)
 
     def retried(self, requests: int) -> None:
-        self._count("retried", requests)
+        self._counts.add("retried", requests)
 
     def ran(self, note: Ran) -> None:
         """A batch ran. Only noted here: `settle` learns from it, off the request path."""
@@ -106,11 +147,7 @@ class Tally:
             except IndexError:  # another thread took the last one
                 return
             shape = Shape(note.rows, note.length)
-            with self._lock:
-                self._plan_rows[note.plan] += note.rows
-                self._counts["rows"] += note.rows
-                self._counts["tokens"] += shape.tokens
-                self._counts["padded_tokens"] += shape.tokens - note.tokens
+            self._counts.ran(note)
             self.costs.record(note.plan, shape, self._of_the_plan(note))
             self.savings.ran(note)
             if note.predicted_ms > 0.0:
@@ -134,18 +171,9 @@ class Tally:
     def counts(self) -> dict[str, int]:
         """All counters, absent ones as 0."""
         self.settle()
-        names = ("arrived", "met", "late", "refused", "raised", "outside", "retried")
-        with self._lock:
-            return {
-                name: self._counts[name] for name in (*names, "rows", "tokens", "padded_tokens")
-            }
+        return self._counts.now()
 
     def plan_rows(self) -> dict[str, int]:
         """Rows answered per plan since the start."""
         self.settle()
-        with self._lock:
-            return dict(self._plan_rows)
-
-    def _count(self, name: str, by: int = 1) -> None:
-        with self._lock:
-            self._counts[name] += by
+        return self._counts.plan_rows()

@@ -1,32 +1,47 @@
 """Learn how a model is called and turn it into a program that other engines can run.
 
-The user's module is never touched: everything runs on copies that share its tensors. Call
-``capture`` in the thread that owns the model; tracing patches ``torch.nn.Module`` for the whole
-process while it lasts (docs/decisions/0003).
+The user's module is never touched: everything runs on copies that share its tensors. Tracing
+patches ``torch.nn.Module`` for the whole process while it lasts: call ``capture`` where nobody is
+served meanwhile, in a process of its own or before the first request (docs/decisions/0021).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from profiler.shapes import ShapeGrid
 from supernet.axes import vary
 from supernet.backends.eager import EagerPlan
-from supernet.calls import Example
+from supernet.calls import CallForm
 from supernet.captured import Capture, Examples, Flat
 from supernet.errors import NeedsGradients, OutsideCapture, Uncapturable, WrongArgument
 from supernet.examples import take_examples
 from supernet.probe import Probe, agree
 from supernet.reasons import explained, one_line
 from supernet.signature import Signature
+from supernet.structure import Structure, take_apart
 from supernet.study import Study, Wishes, hashes
 from supernet.weights import check_weights
 
-__all__ = ["Capture", "Examples", "Flat", "OutsideCapture", "Wishes", "capture"]
+__all__ = [
+    "Capture",
+    "Examples",
+    "Flat",
+    "OutsideCapture",
+    "Subject",
+    "Wishes",
+    "begin",
+    "capture",
+    "original_only",
+]
 
 
 def capture(
@@ -46,42 +61,111 @@ def capture(
     >>> learned.flatten((torch.zeros(3, 4),), {}).rows
     3
     """
+    if max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+    return begin(model, examples).capture(max_rows, wishes)
+
+
+def begin(model: nn.Module, examples: Any) -> Subject:
+    """Check the arguments of ``capture`` and take the example calls apart; no call is made.
+
+    Raises what ``capture`` raises for arguments that are wrong.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"model must be a torch.nn.Module, got {type(model).__name__}; "
             "wrap a function in a module whose forward calls it"
         )
-    if max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1, got {max_rows}")
     model = getattr(model, "_orig_mod", model)  # what torch.compile was given
     calls = Examples.of(examples).items
-    try:
-        return _captured(model, calls, max_rows, wishes)
-    except WrongArgument:
-        raise
-    except NeedsGradients as why:
-        return dataclasses.replace(_original_only(model, str(why)), needs_gradients=True)
-    except Uncapturable as why:
-        return _original_only(model, str(why))
-    except Exception as error:  # whatever a model's code, or torch about it, may raise
-        return _original_only(model, explained(error))
+    subject = Subject(model)
+    with subject.trouble_noted():
+        check_weights(model)
+        subject.form, subject.leaves, subject.notes = take_examples(model, calls)
+    return subject
 
 
-def _captured(
-    model: nn.Module, calls: Sequence[Example], max_rows: int, wishes: Wishes | None
-) -> Capture:
-    check_weights(model)
-    form, leaves, notes = take_examples(model, calls)
-    probe = Probe(model, form)
-    smallest = min(leaves, key=lambda example: sum(leaf.numel() for leaf in example))
-    probe.observe(smallest)
-    _answer_examples(probe, leaves)
-    probe.check_pure(smallest, _others(probe, smallest))
-    learned = Study(model, form, probe, leaves, max_rows, wishes).capture()
-    probe.check_kept(smallest)
-    _check_program(learned)
-    reason = "; ".join(filter(None, (*notes, learned.reason))) or None
-    return dataclasses.replace(learned, reason=reason)
+@dataclasses.dataclass(slots=True, eq=False)
+class Subject:
+    """A model and its example calls, on the way to a capture.
+
+    ``obstacle`` says why there will be none. ``probe`` is there once the model was asked.
+    """
+
+    model: nn.Module
+    form: CallForm | None = None
+    leaves: list[list[Tensor]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    probe: Probe | None = None
+    obstacle: str | None = None
+    needs_gradients: bool = False
+
+    @property
+    def device(self) -> str:
+        """The kind of device that the example tensors are on; "cpu" without any."""
+        return self.leaves[0][0].device.type if self.leaves else "cpu"
+
+    def answer(self, within_s: float = math.inf) -> None:
+        """Have a copy of the model answer its own examples, the smallest one watched.
+
+        After ``within_s`` the examples still unanswered are left to ``capture``. Raises
+        ``WrongArgument`` where the model refuses one. Sets random generators back: nobody may
+        draw from them meanwhile.
+        """
+        until_s = time.monotonic() + within_s
+        with self.trouble_noted():
+            if self.form is not None and self.obstacle is None:
+                self.probe = Probe(self.model, self.form)
+                self.probe.observe(self._smallest())
+                _answer_examples(self.probe, self.leaves, until_s)
+
+    def capture(self, max_rows: int = 16, wishes: Wishes | None = None) -> Capture:
+        """The experiments and the trace: everything that takes long. See ``capture``."""
+        if self.probe is None:
+            self.answer()
+        with self.trouble_noted():
+            if self.form is not None and self.probe is not None and self.obstacle is None:
+                return self._captured(self.form, self.probe, max_rows, wishes)
+        learned = original_only(self.model, self.obstacle or "it cannot be taken apart")
+        return dataclasses.replace(learned, needs_gradients=self.needs_gradients)
+
+    def structure(self) -> Structure:
+        """How the model builds its answers; calls it, unless a copy has answered already."""
+        if self.probe is not None and self.probe.structure is not None:
+            return self.probe.structure
+        if self.form is None:
+            raise Uncapturable(self.obstacle or "the example holds no tensor")
+        args, kwargs = self.form.arguments(self._smallest())
+        with torch.no_grad():
+            return take_apart(self.model(*args, **kwargs), "result")[1]
+
+    @contextlib.contextmanager
+    def trouble_noted(self) -> Iterator[None]:
+        """Whatever a model's code, or torch about it, may raise becomes the obstacle."""
+        try:
+            yield
+        except WrongArgument:
+            raise
+        except Uncapturable as why:
+            self.obstacle = str(why)
+            self.needs_gradients = isinstance(why, NeedsGradients)
+        except Exception as error:
+            self.obstacle = explained(error)
+
+    def _captured(
+        self, form: CallForm, probe: Probe, max_rows: int, wishes: Wishes | None
+    ) -> Capture:
+        smallest = self._smallest()
+        _answer_examples(probe, self.leaves)
+        probe.check_pure(smallest, _others(probe, smallest))
+        learned = Study(self.model, form, probe, self.leaves, max_rows, wishes).capture()
+        probe.check_kept(smallest)
+        _check_program(learned)
+        reason = "; ".join(filter(None, (*self.notes, learned.reason))) or None
+        return dataclasses.replace(learned, reason=reason)
+
+    def _smallest(self) -> list[Tensor]:
+        return min(self.leaves, key=lambda example: sum(leaf.numel() for leaf in example))
 
 
 def _others(probe: Probe, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -98,8 +182,12 @@ def _others(probe: Probe, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
     return leaves
 
 
-def _answer_examples(probe: Probe, examples: Sequence[Sequence[Tensor]]) -> None:
+def _answer_examples(
+    probe: Probe, examples: Sequence[Sequence[Tensor]], until_s: float = math.inf
+) -> None:
     for index, leaves in enumerate(examples):
+        if index and time.monotonic() > until_s:
+            return
         try:
             probe(leaves)
         except Uncapturable:
@@ -132,9 +220,11 @@ def _check_program(learned: Capture) -> None:
             )
 
 
-def _original_only(model: nn.Module, reason: str) -> Capture:
+def original_only(model: nn.Module, reason: str, *, hashed: bool = True) -> Capture:
+    """A capture that has the original answer everything. ``hashed`` False saves reading all the
+    weights, for one that only stands in."""
     try:
-        weights, graph_hash = hashes(model, None, None)
+        weights, graph_hash = hashes(model, None, None) if hashed else ("", "")
     except Exception:  # weights of a kind that cannot be read: no plan will be kept for them
         weights = graph_hash = type(model).__qualname__
     return Capture(

@@ -71,6 +71,8 @@ class Capture:
     ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
     within the grid).
     ``needs_gradients``: the original must be called with gradients on, or it raises.
+    ``ops`` are the program's operators in order (None: no program); a capture made in another
+    process has them without the program, which stays in that process's files.
     """
 
     program: ExportedProgram | None
@@ -88,6 +90,7 @@ class Capture:
     form: CallForm | None = None
     result: Structure | None = None
     needs_gradients: bool = False
+    ops: tuple[str, ...] | None = None
     _checks: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = field(init=False, repr=False)
     _on_cpu: bool = field(init=False, repr=False)
 
@@ -99,6 +102,14 @@ class Capture:
         )
         object.__setattr__(self, "_checks", checks)
         object.__setattr__(self, "_on_cpu", self.signature.device == "cpu")
+        if self.program is not None and self.ops is None:
+            nodes = (n for n in self.program.graph.nodes if n.op == "call_function")
+            object.__setattr__(self, "ops", tuple(str(node.target) for node in nodes))
+
+    @property
+    def exported(self) -> bool:
+        """Whether there is a program of it, here or in the files of who traced it."""
+        return self.ops is not None
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         """A call's tensors, rows and length; ``OutsideCapture`` where the original must answer."""
@@ -140,7 +151,7 @@ class Capture:
     def describe(self) -> dict[str, Any]:
         """Whether there is a program, and what may be done with batches: JSON-able, for people."""
         return {
-            "program": self.reason or ("exported" if self.program is not None else "none"),
+            "program": self.reason or ("exported" if self.exported else "none"),
             "batching": self.batching.to_json(),
             "padding": self.padding.to_json(),
         }

@@ -61,6 +61,11 @@ class Probe:
         self._model = structural_copy(self._original, share_buffers=False)
         self._state = self._unused = state_of(self._model)
 
+    @property
+    def model(self) -> nn.Module:
+        """The copy that answers."""
+        return self._model
+
     def __call__(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """Flat outputs; ``Uncapturable`` if they are not built as the first answer was.
 

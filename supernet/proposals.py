@@ -56,7 +56,7 @@ def propose(
     plans are compiled as well where AOTInductor, which does it, is wanted and can be used; exact
     ones only of deep programs, which AOTInductor then need not take as a whole unless named.
     """
-    if capture.program is None:
+    if capture.ops is None:
         return ()
     from profiler.fingerprint import isa_key
 
@@ -64,7 +64,7 @@ def propose(
     wanted = set(BACKENDS) - {"eager"} if backends is None else set(backends)
     if unknown := wanted - set(BACKENDS):
         raise ValueError(f"backends must be among {sorted(BACKENDS)}, got {sorted(unknown)}")
-    ops = [str(n.target) for n in capture.program.graph.nodes if n.op == "call_function"]
+    ops = capture.ops
     compiles = "aoti" in wanted and backend("aoti").unavailable() is None
     compiles = compiles and not any("conv" in target for target in ops)  # it has no layers then
     by_layers = compiles and len(ops) > (_SHALLOW if threads == 1 else _DEEP)

@@ -9,6 +9,10 @@ import pytest
 import torch
 
 import evolve
+from evolve.config import CaptureConfig
+
+WAITED_FOR = CaptureConfig(wait_s=300.0, limit_s=600.0)
+"""For tests that look at what was captured: `wrap` returns only then, however busy the machine."""
 
 
 class Encoder(torch.nn.Module):
@@ -50,8 +54,10 @@ def mlp() -> torch.nn.Module:
 
 @pytest.fixture
 def config(tmp_path: Path) -> evolve.Config:
-    """No plans are built; the original model serves."""
-    return evolve.Config().replace(plans={"build": False, "cache_dir": tmp_path / "cache"})
+    """No plans are built; the original model serves. The capture is waited for."""
+    return evolve.Config().replace(
+        plans={"build": False, "cache_dir": tmp_path / "cache"}, capture=WAITED_FOR
+    )
 
 
 @pytest.fixture

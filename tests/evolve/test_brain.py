@@ -20,6 +20,7 @@ from profiler.units import host_database
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
 from supernet.plans import Plan
+from tests.evolve.conftest import WAITED_FOR
 from tests.waiting import eventually
 
 
@@ -32,7 +33,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_unusable_cache_folder_stops_building_only(mlp: torch.nn.Module, tmp_path: Path) -> None:
     taken = tmp_path / "cache"
     taken.write_text("a file, not a folder")
-    config = evolve.Config().replace(plans={"cache_dir": taken})
+    config = evolve.Config(capture=WAITED_FOR).replace(plans={"cache_dir": taken})
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
         assert runtime.wait_for_plans(60)
         x = torch.randn(2, 8)
@@ -73,7 +74,7 @@ def test_a_full_disk_stops_building_only(
         raise CacheFull("no room left for plans/x")
 
     monkeypatch.setattr("evolve.brain.build_plan", full)
-    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    config = evolve.Config(capture=WAITED_FOR).replace(plans={"cache_dir": tmp_path / "cache"})
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
         assert runtime.wait_for_plans(60)
         x = torch.randn(2, 8)
@@ -93,7 +94,7 @@ def test_without_building_the_journal_says_who_serves(
 
 
 def test_closing_ends_a_build_under_way(mlp: torch.nn.Module, tmp_path: Path) -> None:
-    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    config = evolve.Config(capture=WAITED_FOR).replace(plans={"cache_dir": tmp_path / "cache"})
     runtime = evolve.wrap(mlp, (torch.randn(1, 8),), config=config)
     runtime.close()
     left = [p.cmdline() for p in psutil.Process().children(recursive=True) if p.is_running()]
@@ -104,7 +105,7 @@ def test_a_backend_that_cannot_be_used_is_left_out_and_said(
     mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("supernet.backends.aoti.AotiBackend.unavailable", lambda self: "no g++")
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "backends": ("aoti",), "precisions": ("fp32",)}
     )
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
@@ -115,7 +116,7 @@ def test_a_backend_that_cannot_be_used_is_left_out_and_said(
 
 
 def test_only_the_plans_named_are_built(mlp: torch.nn.Module, built: Path) -> None:
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": built, "backends": ("eager", "onnxruntime")}
     )
     example = (torch.randn(1, 8),)
@@ -136,7 +137,7 @@ def test_only_the_plans_named_are_built(mlp: torch.nn.Module, built: Path) -> No
 def test_a_search_follows_the_builds_and_is_said(
     mlp: torch.nn.Module, built: Path, search: bool
 ) -> None:
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": built,
             "backends": ("fused",),
@@ -158,7 +159,7 @@ def test_a_search_that_fails_stops_nothing(
         raise BuildFailed("it crashed with SIGSEGV")
 
     monkeypatch.setattr("evolve.brain.find_fusions", fails)
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": built,
             "backends": ("fused",),
@@ -185,7 +186,7 @@ def test_what_only_improves_waits_for_idle_moments(
         return find(*args, **options)
 
     monkeypatch.setattr("evolve.brain.find_fusions", found)
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": tmp_path / "cache", "backends": ("fused",), "precisions": ("fp32",),
             "search": True,
@@ -214,7 +215,7 @@ def test_close_plans_are_compared_and_what_that_found_decides(
         return [replace(p, costs_ms=ms) for p, ms in zip((first, second), prices, strict=True)]
 
     monkeypatch.setattr("evolve.brain.compare_plans", swapped)
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": built, "backends": ("eager", "onnxruntime"),
             "precisions": ("fp32",), "search": False,
@@ -238,7 +239,7 @@ def test_a_comparison_that_fails_stops_nothing(
         raise BuildFailed("it crashed with SIGSEGV")
 
     monkeypatch.setattr("evolve.brain.compare_plans", fails)
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": built, "backends": ("eager", "onnxruntime"),
                "precisions": ("fp32",), "search": False},
     )  # fmt: skip

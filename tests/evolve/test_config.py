@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evolve.config import (
+    CaptureConfig,
     Config,
     ConfigError,
     JournalConfig,
@@ -51,6 +52,7 @@ def test_defaults() -> None:
         max_rows=16,
         resident=16,
     )
+    assert config.capture == CaptureConfig(wait_s=2.0, limit_s=120.0, still_s=3.0)
     assert config.policy == PolicyConfig("rule", None)
     assert config.journal == JournalConfig(None, 1000, 256.0)
     assert (config.tick_ms, config.queue_limit, config.seed) == (100.0, 4096, 0)
@@ -142,7 +144,7 @@ WRONG = [
         3,
         "setting must be a known one, got 'workers.thread'; did you mean workers.threads?",
     ),
-    ("zzz: 1\n", 1, "setting must be a known one, got 'zzz'; known here: workers, plans,"),
+    ("zzz: 1\n", 1, "setting must be a known one, got 'zzz'; known here: workers, capture, plans,"),
     ("1: 2\n", 1, "setting must be a known one, got '1'"),
     ("? [a]\n: 1\n", 1, "setting must be a known one, got 'a list'"),
     ("<<: {seed: 1}\n", 1, "setting must be a known one, got '<<'"),
@@ -283,7 +285,7 @@ def test_the_example_in_the_documentation_loads(write: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "section", [Config, WorkersConfig, PlansConfig, PolicyConfig, JournalConfig]
+    "section", [Config, WorkersConfig, CaptureConfig, PlansConfig, PolicyConfig, JournalConfig]
 )
 def test_every_number_has_limits_and_every_setting_a_meaning(section: type) -> None:
     for item in fields(section):

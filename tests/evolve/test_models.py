@@ -17,13 +17,13 @@ import torch
 
 import evolve
 from evolve.demo.text import sentences
-from tests.evolve.conftest import Encoder, encoder_call
+from tests.evolve.conftest import WAITED_FOR, Encoder, encoder_call
 
 SLO = evolve.SLO(p99_ms=60_000.0, max_error=1e-3)
 
 
 def settings(tmp_path: Path, **workers: Any) -> evolve.Config:
-    return evolve.Config().replace(
+    return evolve.Config(capture=WAITED_FOR).replace(
         workers=workers,
         plans={
             "cache_dir": tmp_path / "cache",
@@ -143,7 +143,7 @@ def test_a_model_on_a_gpu_is_served_there(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("this torch has no CUDA or sees no GPU")
     model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU()).eval().cuda()
-    config = evolve.Config().replace(plans={"cache_dir": tmp_path / "cache"})
+    config = evolve.Config(capture=WAITED_FOR).replace(plans={"cache_dir": tmp_path / "cache"})
     with evolve.wrap(model, (torch.randn(1, 64, device="cuda"),), config=config) as runtime:
         for wait in (False, True):
             assert not wait or runtime.wait_for_plans(240)

@@ -11,13 +11,13 @@ import torch
 
 import evolve
 from supernet.errors import BuildFailed
-from tests.evolve.conftest import encoder_call
+from tests.evolve.conftest import WAITED_FOR, encoder_call
 
 NAMES = ("balance", "memory_share", "moved_mib", "fused")
 
 
 def onnx(cache: Path) -> evolve.Config:
-    return evolve.Config().replace(
+    return evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": cache, "backends": ("onnxruntime",), "precisions": ("fp32",)}
     )
 

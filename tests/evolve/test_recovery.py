@@ -66,7 +66,7 @@ def serve(
             workers.append(StagedWorker(name, behaviour))
             return workers[-1]
 
-        monkeypatch.setattr("evolve.wrapping._hire", hire)
+        monkeypatch.setattr("evolve.assembly._hire", hire)
         runtime = evolve.wrap(mlp, (torch.randn(2, 8),), slo=evolve.SLO(60_000.0), config=config)
         runtimes.append(runtime)
         runtime.wait_for_plans(30)

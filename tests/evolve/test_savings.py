@@ -14,6 +14,7 @@ from evolve.tally import Ran
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from supernet.plans import Plan, PlanState
+from tests.evolve.conftest import WAITED_FOR
 from tests.supernet.test_plans import SPEC
 
 ONE, FOUR = Shape(1, 8), Shape(4, 8)
@@ -79,7 +80,7 @@ def test_the_journal_tells_what_was_expected_and_what_came(tmp_path: Path) -> No
     deep = torch.nn.Sequential(
         *(layer for _ in range(30) for layer in (torch.nn.Linear(8, 8), torch.nn.Tanh()))
     ).eval()
-    config = evolve.Config().replace(
+    config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "backends": ("onnxruntime",),
                "precisions": ("fp32",)},
     )  # fmt: skip

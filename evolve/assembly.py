@@ -1,0 +1,205 @@
+"""All the parts of one revision, made once and introduced to the parts they talk to."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from evolve.admission import Admission, warm_batches
+from evolve.brain import Brain, Workshop
+from evolve.controller import Controller
+from evolve.faults import Faults
+from evolve.fleet import Fleet
+from evolve.lane import Serving
+from evolve.original import ORIGINAL, Original
+from evolve.patterns import Patterns
+from evolve.renewal import Renewal
+from evolve.retraining import Retraining, live_twin
+from evolve.revision import Revision
+from evolve.savings import Savings
+from evolve.scheduler import Scheduler, Tables
+from evolve.tally import Counts, Tally
+from evolve.traffic import Traffic
+from evolve.watching import make_watch
+from evolve.workers.process import ProcessWorker
+from evolve.workers.thread import ThreadWorker
+from policies.baselines import DEFAULT_CHOICE
+from policies.presets import DEFAULT
+from profiler.costs import CostTable
+from profiler.flops import DynamicFlops
+from profiler.signals import Window
+from supernet import heap
+from supernet.pausing import Pauses
+from supernet.plans import PlanLibrary
+from supernet.stored import store
+
+if TYPE_CHECKING:
+    from evolve.capturing import Found
+    from evolve.config import Config, WorkersConfig
+    from evolve.journal import Journal
+    from evolve.slo import SLO
+    from evolve.workers.base import Worker
+    from policies.base import Policy
+    from profiler.fingerprint import DeviceFingerprint
+    from profiler.shapes import Shape
+
+__all__ = ["Assembly", "workers_of"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Assembly:
+    """What every revision of one runtime has in common.
+
+    `counts` goes on from one revision to the next. `look` is called in every tick.
+    """
+
+    model: torch.nn.Module
+    device: DeviceFingerprint
+    slo: SLO
+    config: Config
+    policy: Policy
+    journal: Journal
+    counts: Counts
+    look: Callable[[], None]
+
+    def revision(self, found: Found, *, pending: bool = False) -> Revision:
+        """Everything that serves `found`; started by whoever puts it in force.
+
+        `pending`: nothing is known of the model yet, not even whether it keeps a state. One
+        lane, so that requests are answered one at a time in the order in which they came.
+        """
+        clock = time.monotonic
+        captured = found.capture
+        slo, config, journal = self.slo, self.config, self.journal
+        workers = workers_of(config.workers, self.device.cores)
+        if pending:
+            workers = dataclasses.replace(workers, kind="thread", count=1)
+        lanes, threads = workers.count or 1, workers.threads or 1
+        original = Original(self.model, captured)
+        costs = CostTable(captured.grid)
+        if timed := original.timings():
+            costs.seed(ORIGINAL, timed)
+        window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
+        savings = Savings(costs)
+        flops = _flops(found.flops, self.device, threads)
+        tally = Tally(
+            window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts
+        )
+        library = PlanLibrary()
+        pauses = Pauses()
+        scheduler = Scheduler(
+            Tables(
+                plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
+                tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
+            ),
+            limit=config.queue_limit, rate_per_s=window.arrival_per_s,
+            now_ms=lambda: clock() * 1e3,
+            on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
+        )  # fmt: skip
+        workshop = self._workshop(found, threads)
+        # A lane tells of a fault, and the watch of a wrong answer, only once they run: when
+        # `faults` below exists.
+        licence, watch = make_watch(workshop, original, library, journal, pauses, lambda: faults)
+        serving = Serving(
+            scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
+            watch,
+        )  # fmt: skip
+        warm = partial(warm_batches, captured.signature, costs, slo.p99_ms)
+        fleet = Fleet(
+            lanes, serving, hire=partial(_hire, workers), said=self._worker_said, warm=warm
+        )
+        patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
+
+        def check() -> None:
+            fleet.check()
+            watch.look()
+            self.look()
+
+        controller = Controller(
+            scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
+            patterns=patterns, policy=self.policy, initial=DEFAULT_CHOICE,
+            period_s=config.tick_ms / 1e3, clock=clock, check=check,
+            pads=captured.signature.paddable,
+        )  # fmt: skip
+        faults = Faults(
+            library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
+        )
+        admission = Admission(
+            library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
+            refresh=controller.refresh, said=self._plan_said,
+        )  # fmt: skip
+
+        def afterwards() -> None:
+            if workers.kind == "process":
+                Renewal(
+                    fleet, threads=threads, hang_timeout_s=workers.hang_timeout_s, warm=warm,
+                    said=self._worker_said,
+                ).run()  # fmt: skip
+            patterns.find()
+            heap.give_back()  # what storing and comparing took here
+
+        brain = Brain(workshop, library, admission, self._plan_said, pauses, afterwards)
+        twin = partial(live_twin, slo, lanes, scheduler, tally, library)
+        retraining = Retraining(config.policy, controller, journal, twin, pauses)
+        return Revision(
+            serving, fleet, library, controller, admission, brain, retraining, journal, pauses,
+            pending=pending, in_process=workers.kind == "thread",
+        )  # fmt: skip
+
+    def keep(self, found: Found) -> None:
+        """Puts the captured program into the cache; called where it was captured."""
+        cache = self._workshop(found, 1).open_cache(lambda entry, why: None)
+        store(cache, found.capture)
+
+    def _workshop(self, found: Found, threads: int) -> Workshop:
+        return Workshop(
+            found.capture, self.device, self.slo, self.config.plans, threads, found.stored
+        )
+
+    def _worker_said(self, worker: str, what: str) -> None:
+        self.journal.append("worker", worker, reason=what)
+
+    def _plan_said(self, plan: str, before: str, after: str, reason: str) -> None:
+        self.journal.append(
+            "plan", plan, before={"state": before}, after={"state": after}, reason=reason
+        )
+
+
+def workers_of(config: WorkersConfig, cores: int) -> WorkersConfig:
+    """The settings with what is unset filled in.
+
+    Thread workers serve callers who wait one at a time: one worker with all cores. Process
+    workers serve a queue: one per core with one thread each, which answers more per second.
+    """
+    if config.kind == "thread":
+        count = config.count or 1
+        return dataclasses.replace(
+            config, count=count, threads=config.threads or max(1, cores // count)
+        )
+    threads = config.threads or 1
+    return dataclasses.replace(
+        config, count=config.count or max(1, cores // threads), threads=threads
+    )
+
+
+def _flops(
+    counted: Mapping[Shape, float], device: DeviceFingerprint, threads: int
+) -> DynamicFlops | None:
+    """None where FLOPs can't be counted, or the machine's peak was never measured."""
+    if not counted or "fp32" not in device.matrix_gflop_per_s:
+        return None
+    cores = min(threads, max(1, device.cores))
+    return DynamicFlops(counted, device.gflop_per_s("fp32", cores=cores))
+
+
+def _hire(workers: WorkersConfig, name: str) -> Worker:
+    if workers.kind == "thread":
+        return ThreadWorker(name)
+    return ProcessWorker(name, threads=workers.threads or 1, hang_timeout_s=workers.hang_timeout_s)
