@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from policies.base import Policy
     from profiler.fingerprint import DeviceFingerprint
     from profiler.shapes import Shape
+    from supernet.capture import Wishes
 
 __all__ = ["Assembly", "workers_of"]
 
@@ -57,10 +58,12 @@ __all__ = ["Assembly", "workers_of"]
 class Assembly:
     """What every revision of one runtime has in common.
 
-    `counts` goes on from one revision to the next. `look` is called in every tick.
+    `wishes`: what the user forbids or demands. `counts` goes on from one revision to the next.
+    `look` is called in every tick.
     """
 
     model: torch.nn.Module
+    wishes: Wishes
     device: DeviceFingerprint
     slo: SLO
     config: Config

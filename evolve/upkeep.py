@@ -196,7 +196,7 @@ class Upkeep:
         first, self._first = self._first, None
         self._weights.begin()
         self._captured_at = self._moves
-        subject = first or begin(self._assembly.model, self._examples)
+        subject = first or begin(self._assembly.model, self._examples, self._assembly.wishes)
         config = self._assembly.config
         self._capture = capture = CaptureBeside(
             subject, config.plans.max_rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from policies.base import Policy
 from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.tactical import TacticalPolicy
 from profiler.units import FingerprintDatabase, host_database
-from supernet.capture import begin
+from supernet.capture import Wishes, begin
 
 if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint
@@ -35,6 +36,9 @@ def wrap(
     slo: SLO | None = None,
     config: Config | Path | str | None = None,
     policy: Policy | None = None,
+    batchable: bool | None = None,
+    paddable: bool | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Runtime:
     """Serves `model`, and keeps improving how it runs. The model itself is never changed.
 
@@ -52,6 +56,10 @@ def wrap(
         slo: Deadline and largest error; default `SLO()`.
         config: Settings, or a YAML file of them; default `Config()`.
         policy: Chooses the rule's parameters each tick; default as `config.policy` says.
+        batchable: False forbids requests to share a batch. True demands it where the graph does not
+            prove rows independent; experiments that refute it, then, are a `ValueError`.
+        paddable: The same for padding a request to the length of another.
+        lengths: The only lengths that plans and batches are for; others go to the original alone.
 
     Raises:
         TypeError, ValueError: An argument is wrong; the text names it and the remedy.
@@ -71,13 +79,16 @@ def wrap(
     settings = _settings(config)
     chosen = _policy(settings) if policy is None else policy
     device = _device(model)
-    subject = begin(model, example_inputs)
+    wishes = Wishes(batchable, paddable, None if lengths is None else tuple(lengths))
+    subject = begin(model, example_inputs, wishes)
     subject.answer(settings.capture.wait_s)
     journal = Journal(
         settings.journal.path, device=device.key, keep=settings.journal.keep,
         max_mib=settings.journal.max_mib,
     )  # fmt: skip
-    assembly = Assembly(model, device, slo, settings, chosen, journal, Counts(), lambda: look())
+    assembly = Assembly(
+        model, wishes, device, slo, settings, chosen, journal, Counts(), lambda: look()
+    )
     runtime = Runtime(assembly)
     beside = can_be_beside(subject)
     upkeep = Upkeep(assembly, example_inputs, runtime.put, beside=beside)

@@ -63,10 +63,10 @@ def capture(
     """
     if max_rows < 1:
         raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-    return begin(model, examples).capture(max_rows, wishes)
+    return begin(model, examples, wishes).capture(max_rows)
 
 
-def begin(model: nn.Module, examples: Any) -> Subject:
+def begin(model: nn.Module, examples: Any, wishes: Wishes | None = None) -> Subject:
     """Check the arguments of ``capture`` and take the example calls apart; no call is made.
 
     Raises what ``capture`` raises for arguments that are wrong.
@@ -78,7 +78,7 @@ def begin(model: nn.Module, examples: Any) -> Subject:
         )
     model = getattr(model, "_orig_mod", model)  # what torch.compile was given
     calls = Examples.of(examples).items
-    subject = Subject(model)
+    subject = Subject(model, wishes or Wishes())
     with subject.trouble_noted():
         check_weights(model)
         subject.form, subject.leaves, subject.notes = take_examples(model, calls)
@@ -93,6 +93,7 @@ class Subject:
     """
 
     model: nn.Module
+    wishes: Wishes
     form: CallForm | None = None
     leaves: list[list[Tensor]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -119,13 +120,13 @@ class Subject:
                 self.probe.observe(self._smallest())
                 _answer_examples(self.probe, self.leaves, until_s)
 
-    def capture(self, max_rows: int = 16, wishes: Wishes | None = None) -> Capture:
+    def capture(self, max_rows: int = 16) -> Capture:
         """The experiments and the trace: everything that takes long. See ``capture``."""
         if self.probe is None:
             self.answer()
         with self.trouble_noted():
             if self.form is not None and self.probe is not None and self.obstacle is None:
-                return self._captured(self.form, self.probe, max_rows, wishes)
+                return self._captured(self.form, self.probe, max_rows)
         learned = original_only(self.model, self.obstacle or "it cannot be taken apart")
         return dataclasses.replace(learned, needs_gradients=self.needs_gradients)
 
@@ -152,13 +153,11 @@ class Subject:
         except Exception as error:
             self.obstacle = explained(error)
 
-    def _captured(
-        self, form: CallForm, probe: Probe, max_rows: int, wishes: Wishes | None
-    ) -> Capture:
+    def _captured(self, form: CallForm, probe: Probe, max_rows: int) -> Capture:
         smallest = self._smallest()
         _answer_examples(probe, self.leaves)
         probe.check_pure(smallest, _others(probe, smallest))
-        learned = Study(self.model, form, probe, self.leaves, max_rows, wishes).capture()
+        learned = Study(self.model, form, probe, self.leaves, max_rows, self.wishes).capture()
         probe.check_kept(smallest)
         _check_program(learned)
         reason = "; ".join(filter(None, (*self.notes, learned.reason))) or None
