@@ -24,6 +24,7 @@ from supernet.capture import original_only
 from supernet.errors import BuildFailed, BuildInterrupted, WrongArgument
 from supernet.forking import Forked, can_fork
 from supernet.handover import from_plain, read_capture, to_plain, write_capture
+from supernet.stored import find
 
 if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
@@ -175,7 +176,7 @@ class CaptureBeside:
     def _stored(self, captured: Capture, cache: ArtifactCache) -> Path:
         """Waits for the child to have kept the program; called by the brain."""
         self._kept.result()
-        entry = cache.entry("captures", captured.graph_hash)
+        entry = find(cache, captured)
         if entry is None:
             raise OSError(f"the capture just stored in {cache.root} cannot be read back")
         return entry
