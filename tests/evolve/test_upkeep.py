@@ -361,6 +361,30 @@ def test_a_model_that_changes_itself_is_captured_once(config: evolve.Config) -> 
         assert runtime.parts is old
 
 
+class Slope(nn.Module):
+    """Takes gradients in its forward, and relies on the caller for having them switched on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (slope,) = torch.autograd.grad(self.mix(x).pow(2).sum(), self.mix.weight)
+        return x * slope
+
+
+def test_a_model_that_needs_gradients_has_them_whatever_revision_serves(
+    config: evolve.Config,
+) -> None:
+    model, x = Slope().eval(), torch.randn(2, 3)
+    with evolve.wrap(model, (x,), config=config.replace(capture=AT_ONCE)) as runtime:
+        assert same(runtime(x), model(x))
+        runtime.refresh()
+        assert same(runtime.submit(x).result(timeout=60), model(x))
+        assert runtime.wait_for_plans(60)
+        assert same(runtime(x), model(x))
+
+
 def test_where_no_fork_can_be_had_it_is_captured_before_wrap_returns(
     mlp: nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,7 +206,7 @@ def test_a_cache_may_be_empty_at_first(first: int, config: evolve.Config) -> Non
     model = _with(_cached).eval()
     lengths = (first, 3 - first, 4, 5) if first else (0,)
     with evolve.wrap(model, [call(n) for n in lengths], config=config) as runtime:
-        assert runtime.parts.serving.capture.program is not None
+        assert runtime.parts.serving.capture.exported
         for past in (0, 1, 3, 4, 9):
             for got, want in zip(runtime(*call(past)), model(*call(past)), strict=True):
                 torch.testing.assert_close(got, want.detach())
@@ -234,7 +234,7 @@ def test_a_length_with_code_of_its_own_goes_to_the_model(config: evolve.Config) 
     examples = [(noise(1, n, 8),) for n in (8, 10, 16)]
     with evolve.wrap(model, examples, config=config) as runtime:
         capture = runtime.parts.serving.capture
-        assert capture.program is not None
+        assert capture.exported
         assert "lengths other than 5-11" in str(capture.reason)
         for length in (2, 4, 5, 9, 11, 12, 13, 20):
             x = noise(1, length, 8)
