@@ -11,6 +11,7 @@ import torch
 from evolve.errors import EvolveError
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
+from supernet.state import version
 from supernet.structure import detached, take_apart
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ class Original:
 
     def version(self) -> tuple[object, ...]:
         """Equal as long as nobody moves the weights or switches between training and eval."""
-        weights = [
-            (id(tensor), None if tensor.is_inference() else tensor._version)
-            for tensor in self._model.parameters()
-        ]
+        weights = [(id(tensor), version(tensor)) for tensor in self._model.parameters()]
         return (self._model.training, *weights)
 
     def timings(self) -> dict[Shape, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["changed", "state_of", "version"]
 
@@ -52,8 +53,11 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
 
 
 def version(tensor: Tensor) -> int | None:
-    """How often it was written to; None where torch does not count (inference tensors)."""
-    return None if tensor.is_inference() else tensor._version
+    """How often it was written to; None where torch does not count.
+
+    (Tensors made in inference mode, and parameters that are not initialised yet.)
+    """
+    return None if is_lazy(tensor) or tensor.is_inference() else tensor._version
 
 
 class _Held:
