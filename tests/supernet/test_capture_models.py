@@ -165,6 +165,11 @@ CASES = {
         (("rows", 5, 8),), (("rows", 5, 6), (1, "rows", 6), (1, "rows", 6)),
         ((noise(3, 5, 8),),),
     ),
+    "LSTM of two lengths": Case(
+        lambda: nn.LSTM(8, 6, batch_first=True), [(noise(1, 5, 8),), (noise(1, 7, 8),)],
+        True, False, (("rows", "length", 8),),
+        (("rows", "length", 6), (1, "rows", 6), (1, "rows", 6)), ((noise(3, 6, 8),),),
+    ),
     "height and width vary on their own": Case(
         lambda: nn.Conv2d(3, 4, 3), [(noise(1, 3, 8, 10),), (noise(1, 3, 12, 18),)],
         True, False, (("rows", 3, 8, 10),), (("rows", 4, 6, 8),),
@@ -236,10 +241,6 @@ NO_PROGRAM = {
     ),
     "complex numbers": (
         lambda: Wrapped(lambda m, x: torch.fft.fft(x)), (noise(1, 8),), "complex64",
-    ),
-    "LSTM of two lengths": (
-        lambda: nn.LSTM(8, 6, batch_first=True).eval(), [(noise(1, 5, 8),), (noise(1, 7, 8),)],
-        "fixes the length",
     ),
     "no tensor at all": (lambda: Wrapped(lambda m, n: torch.ones(n)), (3,), "no tensor"),
 }  # fmt: skip
