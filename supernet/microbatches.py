@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from profiler.shapes import Shape
 from supernet.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
@@ -24,32 +26,36 @@ __all__ = ["Microbatched", "Microbatches"]
 class Microbatches:
     """How many rows at once are faster than a whole batch.
 
-    ``at_once``: by length, 0 where the whole was faster. Lengths between take the next longer
-    one's, those beyond the last the last one's.
+    ``at_once``: by timed shape, 0 where the whole was faster. Batches between take what the next
+    longer length and, of that, the next larger batch takes, those beyond the last the last one's.
 
-    >>> Microbatches({16: 0, 64: 8}, signature=None).rows_at_once(17)
-    8
+    >>> how = {Shape(4, 16): 0, Shape(4, 64): 2, Shape(16, 64): 0}
+    >>> [Microbatches(how, signature=None).rows_at_once(rows, 17) for rows in (3, 5)]
+    [2, 0]
     """
 
-    at_once: Mapping[int, int]
+    at_once: Mapping[Shape, int]
     signature: Signature
 
-    def rows_at_once(self, length: int) -> int:
-        """The most rows to run together at this length, 0 for any number."""
-        known = sorted(self.at_once)
-        return self.at_once[next((one for one in known if one >= length), known[-1])]
+    def rows_at_once(self, rows: int, length: int) -> int:
+        """The most rows to run together of so many of this length, 0 for all."""
+        lengths = sorted({shape.length for shape in self.at_once})
+        known = next((one for one in lengths if one >= length), lengths[-1])
+        sizes = sorted(shape.rows for shape in self.at_once if shape.length == known)
+        return self.at_once[Shape(next((one for one in sizes if one >= rows), sizes[-1]), known)]
 
     def __str__(self) -> str:
         """In words, e.g. ``"8 rows of 64 at a time"``; lengths of whole batches are left out."""
-        told = [(rows, length) for length, rows in sorted(self.at_once.items()) if rows]
-        return ", ".join(f"{rows} rows of {length}" for rows, length in told) + " at a time"
+        told = sorted({(shape.length, rows) for shape, rows in self.at_once.items() if rows})
+        return ", ".join(f"{rows} rows of {length}" for length, rows in told) + " at a time"
 
     def to_json(self) -> dict[str, Any]:
-        return {"at_once": sorted(self.at_once.items()), "signature": self.signature.to_json()}
+        parts = sorted([shape.rows, shape.length, rows] for shape, rows in self.at_once.items())
+        return {"parts": parts, "signature": self.signature.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Microbatches:
-        at_once = {int(length): int(rows) for length, rows in data["at_once"]}
+        at_once = {Shape(int(rows), int(length)): int(n) for rows, length, n in data["parts"]}
         return Microbatches(at_once, Signature.from_json(data["signature"]))
 
 
@@ -57,7 +63,8 @@ class Microbatched:
     """A loaded plan whose large batches run in even parts of at most so many rows."""
 
     def __init__(self, plan: LoadedPlan, how: Microbatches) -> None:
-        self._plan, self._how = plan, how
+        self._plan = plan
+        self._at_once = lru_cache(maxsize=1024)(how.rows_at_once)
         self.arrays: Literal["numpy", "torch"] = plan.arrays
         inputs, outputs = how.signature.inputs, how.signature.outputs
         self._inputs, self._outputs = _axes(inputs, "rows"), _axes(outputs, "rows")
@@ -73,7 +80,7 @@ class Microbatched:
             if axis is not None
         )
         length = 1 if self._length is None else inputs[self._length[0]].shape[self._length[1]]
-        most = self._how.rows_at_once(length)
+        most = self._at_once(rows, length)
         if not 0 < most < rows:
             return self._plan.run(inputs)
         count = -(-rows // most)

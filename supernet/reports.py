@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-CONDITIONS = "heap kept, up to a limit, warm, in microbatches, after a large batch"
+CONDITIONS = "heap kept, up to a limit, warm, in parts by size, after a large batch"
 
 
 def report_name(spec: PlanSpec, device: str) -> str:

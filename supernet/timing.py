@@ -49,16 +49,17 @@ def measure(
     on_share: Callable[[float], None] = lambda share: None,
     clock: Callable[[], float] | None = None,
 ) -> Timed:
-    """Median milliseconds per batch shape; a batch that is faster in parts is timed in parts.
+    """Median milliseconds per batch shape, whole or in parts, whichever is faster.
 
-    Left out: shapes that the budget does not reach, and all after the first over `up_to_ms`.
-
+    Every batch is timed whole. Parts are tried where smaller batches took less per row, at each
+    size anew: what is so at two rows need not be at sixteen. Left out: shapes that the budget does
+    not reach, and all after the first over `up_to_ms`.
     """
     clock = clock or clock_of(threads, signature.device)
     shapes = [s for s in grid.probe_shapes() if signature.batchable or s.rows == 1]
     begun = clock()
     costs: dict[Shape, float] = {}
-    at_once: dict[int, int] = {}
+    at_once: dict[Shape, int] = {}
     per_token_s = 0.0
     for index, shape in enumerate(shapes):
         if costs and max(costs.values()) > up_to_ms:
@@ -67,17 +68,16 @@ def measure(
         if costs and per_token_s * shape.tokens * (WARM_RUNS + _LEAST_RUNS) > left_s:
             break
         batch = resize_batch(inputs, signature, shape)
-        at_once.setdefault(shape.length, 0)
-        way = Microbatched(plan, Microbatches(at_once, signature))
-        costs[shape], elapsed_s = _median_ms(way, batch, clock)
+        costs[shape], elapsed_s = _median_ms(plan, batch, clock)
+        at_once[shape] = 0
         per_token_s = elapsed_s / shape.tokens
-        if not at_once[shape.length] and (rows := _faster_in(costs, shape)):
-            parts = Microbatched(plan, Microbatches({shape.length: rows}, signature))
+        if rows := _faster_in(costs, at_once, shape):
+            parts = Microbatched(plan, Microbatches({shape: rows}, signature))
             in_parts_ms, _ = _median_ms(parts, batch, clock)
             if in_parts_ms < (1 - _WORTH) * costs[shape]:
-                costs[shape], at_once[shape.length] = in_parts_ms, rows
+                costs[shape], at_once[shape] = in_parts_ms, rows
         on_share((index + 1) / len(shapes))
-    return Timed(costs, Microbatches(dict(at_once), signature) if any(at_once.values()) else None)
+    return Timed(costs, Microbatches(at_once, signature) if any(at_once.values()) else None)
 
 
 def clock_of(threads: int, device: str) -> Callable[[], float]:
@@ -89,11 +89,13 @@ def clock_of(threads: int, device: str) -> Callable[[], float]:
     return time.process_time if threads == 1 and device == "cpu" else time.perf_counter
 
 
-def _faster_in(costs: Mapping[Shape, float], shape: Shape) -> int:
+def _faster_in(costs: Mapping[Shape, float], at_once: Mapping[Shape, int], shape: Shape) -> int:
     """So few rows at a time that `shape` should be faster than whole, going by `costs`; else 0."""
-    per_row = {one.rows: ms / one.rows for one, ms in costs.items() if one.length == shape.length}
-    rows = min(per_row, key=per_row.__getitem__)
-    return rows if per_row[rows] < (1 - _WORTH) * per_row[shape.rows] else 0
+    per_row = {one: ms / one.rows for one, ms in costs.items() if one.length == shape.length}
+    best = min(per_row, key=per_row.__getitem__)
+    if per_row[best] >= (1 - _WORTH) * per_row[shape]:
+        return 0
+    return at_once[best] or best.rows
 
 
 def resize_batch(inputs: Sequence[Any], signature: Signature, shape: Shape) -> list[Any]:

@@ -16,6 +16,7 @@ from evolve.workers.base import Worker
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from profiler.fingerprint import fingerprint
+from profiler.shapes import Shape
 from supernet.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture import capture
@@ -78,7 +79,7 @@ class WorkerContract:
         plan = plans[backend]
         x, y = (TensorSpec(name, "float32", ("rows", n)) for name, n in (("x", 8), ("y", 4)))
         signature = Signature((x,), (y,), batchable=True, paddable=False)
-        worker.load(replace(plan, microbatches=Microbatches({1: 2}, signature)))
+        worker.load(replace(plan, microbatches=Microbatches({Shape(4): 2}, signature)))
         seven = torch.randn(7, 8)
         with torch.no_grad():
             assert torch.allclose(worker.run(plan.key, [seven]).leaves[0], model(seven), atol=1e-5)

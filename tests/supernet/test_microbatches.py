@@ -52,7 +52,7 @@ def test_parts_are_the_whole(
         inputs = [torch.from_numpy(leaf) for leaf in inputs]
     whole, parts = Summing(arrays), Summing(arrays)
     wanted = whole.run(inputs)
-    got = Microbatched(parts, Microbatches({4: most}, SIGNATURE)).run(inputs)
+    got = Microbatched(parts, Microbatches({Shape(20, 4): most}, SIGNATURE)).run(inputs)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_array_equal(one, other)
     assert sum(parts.rows) == rows
@@ -60,17 +60,25 @@ def test_parts_are_the_whole(
     assert max(parts.rows) - min(parts.rows) <= 1
 
 
-def test_lengths_between_take_the_next_longer_ones() -> None:
-    how = Microbatches({64: 8, 16: 0, 256: 1}, SIGNATURE)
-    asked = {1: 0, 16: 0, 17: 8, 64: 8, 65: 1, 256: 1, 1000: 1}
-    assert {length: how.rows_at_once(length) for length in asked} == asked
-    assert str(how) == "8 rows of 64, 1 rows of 256 at a time"
+def test_batches_between_take_the_next_longer_and_larger_ones() -> None:
+    how = Microbatches(
+        {
+            Shape(1, 16): 0, Shape(8, 16): 0, Shape(1, 64): 0, Shape(2, 64): 1, Shape(8, 64): 0,
+            Shape(16, 64): 8, Shape(4, 256): 1,
+        },
+        SIGNATURE,
+    )  # fmt: skip
+    lengths = {1: 0, 16: 0, 17: 1, 64: 1, 65: 1, 256: 1, 1000: 1}
+    assert {length: how.rows_at_once(2, length) for length in lengths} == lengths
+    sizes = {1: 0, 2: 1, 3: 0, 8: 0, 9: 8, 16: 8, 100: 8}
+    assert {rows: how.rows_at_once(rows, 64) for rows in sizes} == sizes
+    assert str(how) == "1 rows of 64, 8 rows of 64, 1 rows of 256 at a time"
     assert Microbatches.from_json(how.to_json()) == how
 
 
 def test_what_the_plan_refuses_it_still_refuses() -> None:
     plan = Summing("numpy")
-    way = Microbatched(plan, Microbatches({4: 1}, SIGNATURE))
+    way = Microbatched(plan, Microbatches({Shape(1, 4): 1}, SIGNATURE))
     with pytest.raises(ValueError, match="unpack"):
         way.run([np.ones((1, 1, 2), np.float32)])
     way.close()
@@ -116,8 +124,51 @@ def test_parts_are_taken_where_they_are_faster_and_timed_so() -> None:
     costs, how = timed(Crowded(clock, room=2), clock)
     assert how is not None
     for length in {shape.length for shape in costs if shape.rows > 2}:
-        assert how.rows_at_once(length) in (1, 2)
+        assert how.rows_at_once(8, length) in (1, 2)
     assert all(ms == pytest.approx(shape.tokens) for shape, ms in costs.items())
+
+
+def test_what_is_faster_whole_at_sixteen_rows_is_run_whole_there() -> None:
+    clock, ran = Clock(), list[int]()
+    took_ms = {1: 10.0, 2: 24.0, 4: 30.0, 8: 42.0, 16: 55.0}
+
+    class Recurrent(Crowded):
+        """Slower by the row with two, faster from four on."""
+
+        def run(self, inputs: Sequence[Any]) -> list[Any]:
+            _, rows, _ = inputs[0].shape
+            ran.append(rows)
+            self.clock.now_s += took_ms[rows] / 1e3
+            return [np.zeros((rows, 4), np.float32), inputs[1]]
+
+    plan = Recurrent(clock, room=16)
+    grid = ShapeGrid.covering(16, 4, 4)
+    found = measure(plan, INPUTS, SIGNATURE, grid, threads=2, budget_s=1e9, clock=clock)
+    costs = {shape.rows: ms for shape, ms in found.costs_ms.items()}
+    assert costs == pytest.approx({**took_ms, 2: 20.0})
+    assert found.microbatches is not None
+    served = Microbatched(plan, found.microbatches)
+    for rows, parts in {2: [1, 1], 16: [16]}.items():
+        ran.clear()
+        served.run([np.ones((4, rows, 2), np.float32), INPUTS[1]])
+        assert ran == parts
+
+
+def test_parts_of_parts_are_as_small_as_those() -> None:
+    clock, ran = Clock(), list[int]()
+
+    class Small(Crowded):
+        def run(self, inputs: Sequence[Any]) -> list[Any]:
+            ran.append(inputs[0].shape[1])
+            return super().run(inputs)
+
+    plan = Small(clock, room=1)
+    costs, how = timed(plan, clock)
+    assert how is not None
+    ran.clear()
+    Microbatched(plan, how).run([np.ones((4, 8, 2), np.float32), INPUTS[1]])
+    assert ran == 8 * [1]
+    assert costs[Shape(8, 4)] == pytest.approx(32.0)
 
 
 def test_a_plan_that_bears_every_batch_runs_it_whole() -> None:
