@@ -18,6 +18,7 @@ from supernet.backends.base import BACKENDS
 from supernet.cache import MEMO, ArtifactCache
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.fidelity import METRICS, Limit
+from supernet.mistakes import kept_mistake, note_mistake
 from supernet.pausing import Pauses
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.process import Step, run_step
@@ -95,6 +96,8 @@ def build_plan(
         return failed(spec, limits.limit, str(known["failure"]))
     if known is not None and (plan := _from_report(cache, capture, spec, limits, known)):
         return plan
+    if (said := kept_mistake(cache, name)) is not None:
+        return failed(spec, limits.limit, said)
     for attempt in range(_TRIES):
         try:
             with cache.scratch() as scratch:
@@ -114,6 +117,8 @@ def build_plan(
             cache.put_report(name, record)
             return failed(spec, limits.limit, str(verdict))
         except BuildFailed as error:
+            if isinstance(error, _Mistake):
+                note_mistake(cache, name, str(error))
             return failed(spec, limits.limit, str(error))
     cache.put_report(name, {"spec": spec.to_json(), "device": device, "failure": None, **found})
     plan = judged(cache, spec, limits.limit, found)
@@ -212,6 +217,13 @@ class _Verdict(BuildFailed):
     """A failure that would be the same next time: kept."""
 
 
+class _Mistake(BuildFailed):
+    """An engine's own exception, which may be chance: kept where it comes again."""
+
+
+_FAILURES = {"verdict": _Verdict, "crash": _Verdict, "mistake": _Mistake}
+
+
 def _make(
     cache: ArtifactCache,
     capture: StoredCapture,
@@ -273,7 +285,7 @@ def _run(cache: ArtifactCache, step: Step, name: str, *, times: bool = True) -> 
     kind = outcome["kind"]
     if kind == "full":
         raise CacheFull(str(failure))
-    raise (_Verdict if kind in ("verdict", "crash") else BuildFailed)(str(failure))
+    raise _FAILURES.get(kind, BuildFailed)(str(failure))
 
 
 def _from_report(

@@ -57,8 +57,8 @@ def run_step(step: Step, name: str, more: Mapping[str, Any] = _NO_MORE) -> dict[
     """The last record the process printed; ``{"failed": reason, "kind": …}`` if it failed.
 
     ``more`` is added to the job. Kinds: "full" (disk), "verdict" (the backend refused), "crash"
-    (died of a signal of its own), "error" and "timeout". Raises ``BuildInterrupted`` when somebody
-    killed it.
+    (died of a signal of its own), "mistake" (an exception), "error" and "timeout". Raises
+    ``BuildInterrupted`` when somebody killed it.
     """
     job = step.scratch / f"{name}.json"
     job.write_text(json.dumps({**step.job, "step": name, **more}), encoding="utf-8")

@@ -83,7 +83,8 @@ def main(argv: list[str]) -> int:
         say({"failed": str(error), "kind": "verdict"})
     except Exception as error:
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        say({"failed": f"{type(error).__name__}: {text}"[:300], "kind": "error"})
+        kind = "error" if isinstance(error, (MemoryError, OSError)) else "mistake"
+        say({"failed": f"{type(error).__name__}: {text}"[:300], "kind": kind})
     return 0
 
 

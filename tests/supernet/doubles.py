@@ -142,6 +142,13 @@ class Broken(Doubling):
         raise KeyError("an engine's own mistake")
 
 
+class Babbling(Doubling):
+    """Fails in the words of the file ``words``."""
+
+    def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
+        raise ValueError((Path(os.environ["DOUBLES_PLACE"]) / "words").read_text())
+
+
 class Hanging(Doubling):
     """Starts a child of its own, tells where both are, and never ends."""
 

@@ -131,13 +131,31 @@ def test_a_bad_plan_is_quarantined_for_good(
     assert (again.state, again.reason) == (plan.state, plan.reason)
 
 
-def test_an_engines_own_mistake_is_tried_again_next_time(build: Build) -> None:
-    plan = build("Broken")
-    assert plan.state is PlanState.QUARANTINED
-    assert plan.reason == 'KeyError: "an engine\'s own mistake"'
+def test_an_engines_own_mistake_is_tried_once_more_at_the_next_start(
+    build: Build, cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = build("Broken")
+    assert first.state is PlanState.QUARANTINED
+    assert first.reason == 'KeyError: "an engine\'s own mistake"'
     told: list[str] = []
     build("Broken", on_progress=lambda stage, _: told.append(stage))
     assert told == ["building"]
+    with monkeypatch.context() as patch:
+        patch.setattr("supernet.build.run_step", None)  # the same twice: it would be so again
+        assert build("Broken") == first
+    assert known_plans(cache, LIMITS) == ()
+    monkeypatch.setattr("supernet.mistakes.version", lambda package: "another")
+    build("Broken", on_progress=lambda stage, _: told.append(stage))
+    assert told == ["building", "building"], "what takes part in it is another"
+
+
+def test_mistakes_that_differ_are_tried_on(build: Build, tmp_path: Path) -> None:
+    told: list[str] = []
+    for number in range(3):
+        (tmp_path / "words").write_text(f"attempt {number}")
+        plan = build("Babbling", on_progress=lambda stage, _: told.append(stage))
+        assert plan.reason == f"ValueError: attempt {number}"
+    assert len(told) == 3
 
 
 def test_a_looser_limit_builds_again_what_a_tighter_one_refused(build: Build) -> None:
