@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from benchmarks.harness import encoder, interleaved, publish, wrapped
+from benchmarks.harness import Figure, encoder, interleaved, publish, wrapped
 
 REPEATS = 400
 
@@ -72,12 +72,14 @@ def added(
                 "direct": lambda: worker.run(chosen, ready),
                 "by hand": by_hand,
                 "runtime": lambda: runtime(**call),
+                "checks": lambda: capture.check(flat.leaves),
             },
             REPEATS,
         )
     return {
         f"{name}: plan": chosen,
         **{f"{name}: {how} median µs": float(np.median(us)) for how, us in times.items()},
+        f"{name}: added by checks of the inputs, µs": Figure(float(np.median(times["checks"])), 20),
         f"{name}: added to direct, µs": float(np.median(times["runtime"] - times["direct"])),
         f"{name}: added to by hand, µs": float(np.median(times["runtime"] - times["by hand"])),
     }

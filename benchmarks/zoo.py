@@ -1,0 +1,117 @@
+"""How many real architectures may be batched and padded, how that is known, and what it costs?
+
+`BEFORE` says what experiments alone had found of them: a proof must not lose what was right.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from benchmarks.architectures import ARCHITECTURES, Architecture
+from benchmarks.harness import Figure, publish
+from supernet import study
+from supernet.capture import Capture, capture
+
+__all__ = ["BEFORE", "main"]
+
+_ASKING = ("prove", "rows_meet", "padding_counts")
+
+BEFORE: dict[str, str] = {}
+"""By name: ``"both"`` where rows were batched and lengths padded, ``"rows"`` where batched alone."""
+
+
+def main() -> None:
+    found: dict[str, Capture] = {}
+    shares, seconds = [], {}
+    for architecture in ARCHITECTURES:
+        with asked() as spent:
+            began = time.perf_counter()
+            found[architecture.name] = _captured(architecture)
+            seconds[architecture.name] = time.perf_counter() - began
+        shares.append(sum(spent) / (seconds[architecture.name] - sum(spent)))
+    publish(
+        "zoo",
+        "Real architectures that may be batched and padded, and how that is known",
+        {
+            "architectures": len(found),
+            "batched before, share still batched": Figure(
+                kept(found, ("both", "rows"), lambda c: c.batching.allowed), 0.95, at_most=False
+            ),
+            "padded before, share still padded": Figure(
+                kept(found, ("both",), lambda c: c.padding.allowed), 0.95, at_most=False
+            ),
+            "added to a wrap, share (median)": Figure(float(np.median(shares)), 0.2),
+            "added to a wrap, share (largest)": float(max(shares)),
+            **counted("batching", found),
+            **counted("padding", found),
+        },
+        lost={name: describe(learned) for name, learned in found.items() if lost(name, learned)},
+        seconds=seconds,
+        found={name: describe(learned) for name, learned in found.items()},
+    )
+
+
+def kept(
+    found: dict[str, Capture], before: tuple[str, ...], allowed: Callable[[Capture], bool]
+) -> float:
+    """The share of those that were so `before` and still are."""
+    names = [name for name in found if BEFORE.get(name) in before]
+    return sum(allowed(found[name]) for name in names) / max(1, len(names))
+
+
+def lost(name: str, learned: Capture) -> bool:
+    before = BEFORE.get(name)
+    gone = before is not None and not learned.batching.allowed
+    return gone or (before == "both" and not learned.padding.allowed)
+
+
+def counted(liberty: str, found: dict[str, Capture]) -> dict[str, int]:
+    """How many are proven, inferred and off."""
+    kinds = Counter(getattr(learned, liberty).status for learned in found.values())
+    return {f"{liberty} {kind}": kinds[kind] for kind in ("proven", "inferred", "off")}
+
+
+def describe(learned: Capture) -> dict[str, Any]:
+    return {
+        "program": learned.reason or "exported",
+        "batching": str(learned.batching),
+        "padding": str(learned.padding),
+    }
+
+
+def _captured(architecture: Architecture) -> Capture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries
+        return capture(architecture.make(), architecture.examples())
+
+
+@contextmanager
+def asked() -> Iterator[list[float]]:
+    """Seconds that proofs and hard experiments take while it lasts."""
+    spent: list[float] = []
+    before = {name: getattr(study, name) for name in _ASKING}
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.append(time.perf_counter() - began)
+
+        return call
+
+    for name, function in before.items():
+        setattr(study, name, timed(function))
+    try:
+        yield spent
+    finally:
+        for name, function in before.items():
+            setattr(study, name, function)
