@@ -16,6 +16,7 @@ import torch
 
 import evolve
 from evolve import brain
+from profiler.places import Place
 from profiler.units import host_database
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
@@ -255,3 +256,15 @@ def _is_a_build_stopped() -> bool:
         child.status() == psutil.STATUS_STOPPED and "supernet.build" in child.cmdline()
         for child in psutil.Process().children()
     )
+
+
+def test_without_any_folder_the_model_is_served_and_why_nothing_is_built_is_said(
+    mlp: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brain, "keeping_place", lambda: Place(None, "every disk is read-only"))
+    with evolve.wrap(mlp, (torch.randn(1, 8),)) as runtime:
+        assert runtime.wait_for_plans(60)
+        x = torch.randn(2, 8)
+        assert torch.equal(runtime(x), mlp(x))
+        reasons = [d.reason for d in runtime.decisions(100)]
+    assert any("every disk is read-only; name a folder by plans.cache_dir" in r for r in reasons)
