@@ -24,7 +24,7 @@ __all__ = ["BEFORE", "main"]
 _ASKING = ("prove", "rows_meet", "padding_counts")
 
 BEFORE: dict[str, str] = {}
-"""By name: ``"both"`` where rows were batched and lengths padded, ``"rows"`` where batched alone."""
+"""By name: ``"both"`` where rows were batched and lengths padded, ``"rows"`` where only batched."""
 
 
 def main() -> None:
