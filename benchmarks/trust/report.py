@@ -119,7 +119,8 @@ def line(result: Result) -> str:
     if wrong := outcome.get("wrong"):
         one = wrong[0]
         told.append(f"request {one['request']} ({one['note']}) {one['what']}")
-    return f"{name}: {'; '.join(told) or 'right'}"
+    told.append(f"{outcome.get('by_plans', 0)} rows by plans, {outcome.get('seconds', 0.0):.0f} s")
+    return f"{name}: {'; '.join(told) if failed(result) else f'right; {told[-1]}'}"
 
 
 def show(results: Sequence[Result], console: Console) -> None:

@@ -20,7 +20,7 @@ __all__ = ["Outcome", "Setting", "Wrong", "serve"]
 MAX_ERROR = 0.005
 SLO = evolve.SLO(p99_ms=20_000.0, max_error=MAX_ERROR)
 EARLY = 0.15  # of the requests are sent while plans are still being built
-BUILT_S = 120.0
+BUILT_S = 240.0
 NOTICED_S = 2.0  # for moves that nobody announces; twenty ticks
 _REFUSED = ("DeadlineExceeded", "QueueFull")
 

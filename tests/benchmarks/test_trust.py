@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from benchmarks.trust import report
 from benchmarks.trust.cases import KINDS, Call
 from benchmarks.trust.child import Job
-from benchmarks.trust.corpus import Entry, corpus, one_family
+from benchmarks.trust.corpus import BACKENDS, Entry, corpus, one_family
 from benchmarks.trust.families import FAMILIES
 from benchmarks.trust.judge import Raised, asked
 from benchmarks.trust.processes import Result, run
@@ -91,6 +91,9 @@ def test_corpus_follows_from_its_seed() -> None:
     assert {entry.kind for entry in first} == set(KINDS)
     assert {entry.kind for entry in corpus(10, 0, kinds=("padded",))} == {"padded"}
     assert all(not entry.backends for entry in corpus(40, 0, backends=()))
+    assert {entry.backends for entry in corpus(80, 0, backends=("fused",))} == {("fused",)}
+    tried = {backend for entry in corpus(80, 0) for backend in entry.backends}
+    assert tried == set(BACKENDS)
     (again,) = one_family(first[7].family, 1, first[7].seed)
     assert again == first[7]
 
