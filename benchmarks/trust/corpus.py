@@ -16,11 +16,13 @@ __all__ = ["BACKENDS", "Entry", "corpus", "one_family"]
 
 BACKENDS = ("eager", "onnxruntime", "openvino", "fused", "aoti")
 _SEEDS = 10_000  # of the models of one corpus
-_COMPILED_EVERY = 20  # AOTInductor takes ten times as long as the others together
-_ALL_EVERY = 10
-# What is wrong about these is seen whoever answers: every second is served without plans, which
+# Shares of the models: AOTInductor takes ten times as long as another plan.
+_COMPILED = 0.05
+_ALL = 0.1
+# What is wrong about these is seen whoever answers: half of them are served without plans, which
 # takes a fifth of the time.
 _WHOEVER = ("coupled", "independent", "padded", "stateful")
+_PLAIN = 0.5
 # What is wrong about these is an engine's doing, and never torch's.
 _ENGINES = ("integer", "errors", "nonfinite")
 
@@ -79,14 +81,14 @@ def _families(kind: str, seed: int) -> Iterator[str]:
 def _entry(name: str, seed: int, backends: Sequence[str]) -> Entry:
     """One engine alone mostly: among several, the fastest would answer and hide the others."""
     quick = [backend for backend in backends if backend != "aoti"]
-    if "aoti" in backends and (seed % _COMPILED_EVERY == 0 or not quick):
+    rng = np.random.default_rng(seed)  # not the seed's remainder: kinds come in turn
+    turn, kind = rng.random(), FAMILIES[name].kind
+    if "aoti" in backends and (turn < _COMPILED or not quick):
         return Entry(name, seed, ("aoti",), ("fp32",))
-    if seed % _ALL_EVERY == 1:
+    if turn < _COMPILED + _ALL:
         return Entry(name, seed, tuple(quick), ("fp32", "mixed", "int8", "bf16"))
-    kind = FAMILIES[name].kind
-    if kind in _WHOEVER and seed % 2 == 0 and len(quick) > 1:
+    if kind in _WHOEVER and turn > 1 - _PLAIN and len(quick) > 1:
         return Entry(name, seed, (), ("fp32",))
     if kind in _ENGINES:
         quick = [backend for backend in quick if backend != "eager"] or quick
-    chosen = (str(np.random.default_rng(seed).choice(quick)),) if quick else ()
-    return Entry(name, seed, chosen, ("fp32",))
+    return Entry(name, seed, (str(rng.choice(quick)),) if quick else (), ("fp32",))
