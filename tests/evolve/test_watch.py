@@ -27,6 +27,7 @@ from supernet.reports import report_name
 from tests.evolve.conftest import encoder_call
 from tests.evolve.test_recovery import StagedWorker, staged_plan
 from tests.evolve.watched import Service, signature
+from tests.waiting import eventually
 
 ROWS = signature([("rows", 8)], [("rows", 8)])
 TEXT = signature([("rows", "length", 4)], [("rows", "length", 4)])
@@ -378,16 +379,6 @@ class Moody(nn.Module):
         return y + x.sum() if self.coupled else y
 
 
-def patient(check: Callable[[], object]) -> bool:
-    """Whether `check` comes true; a watch looks when it finds the time."""
-    pause = threading.Event()
-    for _ in range(6_000):
-        if check():
-            return True
-        pause.wait(0.01)
-    return False
-
-
 def test_a_coupling_found_live_is_said_and_final(
     config: evolve.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,7 +395,7 @@ def test_a_coupling_found_live_is_said_and_final(
                 future.result(timeout=60)
             return "batching" in runtime.status()["watch"]["withdrawn"]
 
-        assert patient(batching_is_off)
+        assert eventually(batching_is_off)
         calls = [torch.randn(1, 8) for _ in range(60)]
         futures = [runtime.submit(x) for x in calls]
         for x, future in zip(calls, futures, strict=True):
@@ -431,7 +422,7 @@ def staged(
             return [mlp(leaves[0]) + (leaves[0][:, :1] > 2.0)]
 
     monkeypatch.setattr(
-        "evolve.wrapping._hire", lambda settings, name: StagedWorker(name, behaviour)
+        "evolve.assembly._hire", lambda settings, name: StagedWorker(name, behaviour)
     )
     slo = evolve.SLO(60_000.0)
     with evolve.wrap(mlp, (torch.randn(2, 8),), slo=slo, config=config) as runtime:
@@ -453,16 +444,16 @@ def test_a_plan_found_wrong_is_taken_out_said_and_stays_out(
         found = staged.parts.library.get(key)
         return found is not None and found.state is PlanState.QUARANTINED
 
-    assert patient(is_out)
+    assert eventually(is_out)
     assert torch.allclose(staged(wrong), mlp(wrong), atol=1e-6)
-    assert patient(lambda: staged.parts.library.admitted() == ())
+    assert eventually(lambda: staged.parts.library.admitted() == ())
     (said,) = [d for d in staged.decisions(1000) if d.after.get("state") == "quarantined"]
     assert said.subject == key
     assert "where the model alone gives" in said.reason
     assert config.plans.cache_dir is not None
     cache = ArtifactCache(config.plans.cache_dir)
     name = report_name(staged_plan().spec, staged.parts.brain._workshop.device.key)
-    assert patient(lambda: cache.report(name) is not None)
+    assert eventually(lambda: cache.report(name) is not None)
     report = cache.report(name)
     assert report is not None
     assert "where the model alone gives" in report["failure"]

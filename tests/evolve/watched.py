@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,7 +16,9 @@ from evolve.original import ORIGINAL, Original
 from evolve.queueing import Request
 from evolve.samples import Sample
 from evolve.watch import Watch, Watched
-from supernet.calls import CallForm
+from profiler.shapes import ShapeGrid
+from supernet.calls import CallForm, Example
+from supernet.captured import Capture
 from supernet.fidelity import Limit
 from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState
 from supernet.signature import Signature, TensorSpec
@@ -62,8 +63,12 @@ class Service:
         watched: Watched = Watched(),  # noqa: B008 (a frozen value)
         seed: int = 0,
     ) -> None:
-        form, _ = CallForm.of(model.forward, SimpleNamespace(args=tuple(example), kwargs={}))
-        self.original = Original(model, SimpleNamespace(form=form, reason=None))  # type: ignore[arg-type]
+        form, _ = CallForm.of(model.forward, Example(tuple(example), {}))
+        captured = Capture(
+            None, "made by hand", signature, ShapeGrid.covering(16), "graph", "weights", False,
+            form=form,
+        )  # fmt: skip
+        self.original = Original(model, captured)
         self.signature, self.engine = signature, engine
         library, staged = PlanLibrary(), plan(error)
         library.put(staged)
