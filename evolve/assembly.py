@@ -85,7 +85,7 @@ class Assembly:
         if pending:
             workers = dataclasses.replace(workers, kind="thread", count=1)
         lanes, threads = workers.count or 1, workers.threads or 1
-        original = Original(self.model, captured)
+        original = Original(self.model, captured, restless=found.restless)
         costs = CostTable(captured.grid)
         if timed := original.timings():
             costs.seed(ORIGINAL, timed)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evolve.errors import EvolveError
+from evolve.weights import Place, Weights
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
-from supernet.state import version
 from supernet.structure import detached, take_apart
 
 if TYPE_CHECKING:
@@ -25,16 +25,22 @@ TIMING_BUDGET_MS = 400.0
 
 
 class Original:
-    """Calls the user's module as the user would, without gradients. Never changes it."""
+    """Calls the user's module as the user would, without gradients. Never changes it.
+
+    `restless`: what the model's own forward changes, which is no change of the model.
+    """
 
     def __init__(
         self,
         model: torch.nn.Module,
         capture: Capture,
         *,
+        restless: frozenset[Place] = frozenset(),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
+        self._weights = Weights(getattr(model, "_orig_mod", model))
+        self._weights.ignore(restless)
         self._capture = capture
         self._clock = clock
 
@@ -56,9 +62,8 @@ class Original:
         return Answer(outputs, (self._clock() - began) * 1e3)
 
     def version(self) -> tuple[object, ...]:
-        """Equal as long as nobody moves the weights or switches between training and eval."""
-        weights = [(id(tensor), version(tensor)) for tensor in self._model.parameters()]
-        return (self._model.training, *weights)
+        """Equal as long as nobody changes the model, as far as that can be seen."""
+        return self._weights.fingerprint()
 
     def timings(self) -> dict[Shape, float]:
         """Milliseconds per captured example, smallest first, within about half a second in all."""

@@ -367,16 +367,16 @@ def test_who_waited_together_runs_apart_once_padding_is_off(
 
 
 class Moody(nn.Module):
-    """Learnt as rows that know nothing of each other; later they do."""
+    """Learnt as rows that know nothing of each other; later they do, and nobody could notice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Linear(8, 8)
-        self.coupled = False
+        self.mood = {"coupled": False}
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.scale(x)
-        return y + x.sum() if self.coupled else y
+        return y + x.sum() if self.mood["coupled"] else y
 
 
 def test_a_coupling_found_live_is_said_and_final(
@@ -388,7 +388,7 @@ def test_a_coupling_found_live_is_said_and_final(
     example = (torch.randn(2, 8),)
     with evolve.wrap(model, example, slo=evolve.SLO(60_000.0), config=config) as runtime:
         assert runtime.parts.serving.licence.now.batching
-        model.coupled = True
+        model.mood["coupled"] = True
 
         def batching_is_off() -> bool:
             for future in [runtime.submit(torch.randn(1, 8)) for _ in range(40)]:
@@ -404,7 +404,7 @@ def test_a_coupling_found_live_is_said_and_final(
         assert said.after == {"state": "off"}
         assert "where the model alone gives" in said.reason
         assert said.reason.endswith("requests are answered one by one from now on")
-    model.coupled = False
+    model.mood["coupled"] = False
     with evolve.wrap(model, example, slo=evolve.SLO(60_000.0), config=config) as again:
         assert not again.parts.serving.licence.now.batching
         assert "batching" in again.status()["watch"]["withdrawn"]

@@ -88,6 +88,18 @@ def test_a_change_is_noticed_at_the_next_look_and_once(change: Callable[[Model],
     assert [weights.moved() for _ in range(5)] == [None] * 5
 
 
+@pytest.mark.parametrize("change", NOTICED.values(), ids=NOTICED.keys())
+def test_a_fingerprint_tells_the_model_before_from_the_model_after(
+    change: Callable[[Model], object],
+) -> None:
+    model = Model().eval()
+    weights = Weights(model)
+    before = weights.fingerprint()
+    assert weights.fingerprint() == before
+    change(model)
+    assert weights.fingerprint() != before
+
+
 def test_what_changed_is_named() -> None:
     model = Model().eval()
     weights = Weights(model)
@@ -186,7 +198,9 @@ def test_what_the_models_own_forward_changes_counts_for_nothing() -> None:
     weights = Weights(model)
     copy(torch.ones(3))
     weights.ignore(unlike(model, copy))
+    before = weights.fingerprint()
     model(torch.ones(5))
     assert weights.moved() is None
+    assert weights.fingerprint() == before
     model.train(not model.training)
     assert weights.moved() is not None
