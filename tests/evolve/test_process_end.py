@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+# An argument that nothing is known about spares the capture: the original serves.
 PRELUDE = """
 import os, sys, threading, torch, evolve
 
@@ -15,13 +16,13 @@ class Layers(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(6)))
-    def forward(self, x):
+    def forward(self, x, told=None):
         return self.layers(x)
 
 def wrapped(kind):
     config = evolve.Config().replace(plans={"build": False}, workers={"kind": kind, "count": 2})
     return evolve.wrap(
-        Layers().eval(), (torch.zeros(1, 256),), slo=evolve.SLO(600_000.0), config=config
+        Layers().eval(), (torch.zeros(1, 256), object()), slo=evolve.SLO(600_000.0), config=config
     )
 
 X = torch.ones(1, 256)
@@ -38,7 +39,7 @@ ENDS = {
 
 # Imports once for all: each round is a fork that has neither wrapped nor computed before.
 EACH_IN_A_FORK = """
-import torch.export
+import torch.export, evolve.wrapping
 for end in ENDS * 2:
     child = os.fork()
     if child == 0:
