@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from evolve.fleet import Fleet
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
 from evolve.patterns import Patterns
+from evolve.promise import Callbacks
 from evolve.renewal import Renewal
 from evolve.retraining import Retraining, live_twin
 from evolve.revision import Revision
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from evolve.capturing import Found
     from evolve.config import Config, WorkersConfig
     from evolve.journal import Journal
+    from evolve.lane import Lane
     from evolve.slo import SLO
     from evolve.workers.base import Worker
     from policies.base import Policy
@@ -59,7 +61,7 @@ class Assembly:
     """What every revision of one runtime has in common.
 
     `wishes`: what the user forbids or demands. `counts` goes on from one revision to the next.
-    `look` is called in every tick.
+    `look` is called in every tick. `callbacks` and `computing`: see `Serving`.
     """
 
     model: torch.nn.Module
@@ -71,18 +73,21 @@ class Assembly:
     journal: Journal
     counts: Counts
     look: Callable[[], None]
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    computing: dict[int, Lane] = field(default_factory=dict)
 
     def revision(self, found: Found, *, pending: bool = False) -> Revision:
         """Everything that serves `found`; started by whoever puts it in force.
 
-        `pending`: nothing is known of the model yet, not even whether it keeps a state. One
-        lane, so that requests are answered one at a time in the order in which they came.
+        `pending`: nothing is known of the model yet. Where nothing is known, not even that it keeps
+        no state, requests are answered one at a time in the order in which they came.
         """
         clock = time.monotonic
         captured = found.capture
         slo, config, journal = self.slo, self.config, self.journal
         workers = workers_of(config.workers, self.device.cores)
-        if pending:
+        in_order = captured.form is None
+        if in_order:  # and no worker could do what only the original can
             workers = dataclasses.replace(workers, kind="thread", count=1)
         lanes, threads = workers.count or 1, workers.threads or 1
         original = Original(self.model, captured, restless=found.restless)
@@ -103,7 +108,7 @@ class Assembly:
                 tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
-            now_ms=lambda: clock() * 1e3,
+            now_ms=lambda: clock() * 1e3, in_order=in_order,
             on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
         )  # fmt: skip
         workshop = self._workshop(found, threads)
@@ -112,7 +117,7 @@ class Assembly:
         licence, watch = make_watch(workshop, original, library, journal, pauses, lambda: faults)
         serving = Serving(
             scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
-            watch,
+            watch, self.callbacks, self.computing,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, costs, slo.p99_ms)
         fleet = Fleet(

@@ -43,6 +43,7 @@ class Fleet:
         said: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._serving = serving
         self._hire = hire
         self._warm = warm
         self._said = said
@@ -164,10 +165,15 @@ class Fleet:
                 self.replace(lane, "worker process ended while idle")
 
     def close(self, timeout_s: float) -> None:
-        """Waits for the lanes to finish their batch, then ends the workers."""
+        """Waits for the batches under way, but for one that the caller is within, at most
+        `timeout_s` in all; then ends the workers."""
         self._closed.set()
+        until_s = time.monotonic() + timeout_s
+        own = self._serving.computing.get(threading.get_ident())
+        besides = {own.index} if own in self.lanes else set()
+        self._serving.scheduler.drain(besides, timeout_s)
         for lane in self.lanes:
-            lane.join(timeout_s)
+            lane.join(max(0.0, until_s - time.monotonic()))
         for lane in self.lanes:
             if lane.worker is not None:
                 lane.worker.close()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evolve.batching import all_finite, split, stack
 from evolve.errors import DeadlineExceeded, PlanFault
 from evolve.original import ORIGINAL
+from evolve.promise import Call, Callbacks
 from evolve.tally import Ran
 from supernet.errors import Uncapturable
 from supernet.structure import take_apart
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from evolve.workers.base import Answer, Worker
     from supernet.capture import Capture
 
-__all__ = ["Lane", "Serving"]
+__all__ = ["Lane", "Serving", "answer_apart"]
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What every lane shares. `on_fault` hears of each plan fault, after the answers left."""
+    """What every lane shares. `on_fault` hears of each plan fault, after the answers left;
+    `callbacks` runs what users hung on their futures, `computing` says which thread computes on
+    which lane now; both are the same for all revisions of a runtime."""
 
     scheduler: Scheduler
     original: Original
@@ -42,6 +45,8 @@ class Serving:
     on_fault: Callable[[Lane, str, PlanFault, bool], None]
     licence: Licence
     watch: Watch
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    computing: dict[int, Lane] = field(default_factory=dict)
 
 
 class Lane:
@@ -55,6 +60,7 @@ class Lane:
         self.index = index
         self.worker = worker
         self._last_plan = ""
+        self._due: list[Call] = []
         self._serving = serving
         self._thread = threading.Thread(target=self._run, name=f"lane-{index}", daemon=True)
 
@@ -62,7 +68,9 @@ class Lane:
         self._thread.start()
 
     def join(self, timeout_s: float) -> None:
-        if self._thread.is_alive():
+        """Waits for the lane to end, except where its own thread is the caller: a model's
+        ``forward`` that closes the runtime."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
     def resident(self) -> frozenset[str]:
@@ -73,20 +81,40 @@ class Lane:
     def _run(self) -> None:
         scheduler = self._serving.scheduler
         while (batch := scheduler.take(self.index, self.resident)) is not None:
+            self._serving.computing[threading.get_ident()] = self
             try:
                 self._serve(batch)
-            except Exception as error:  # a fault of our own must not lose a request, nor the lane
-                for request in batch.requests:
+            except BaseException as error:  # a fault of our own loses no request, nor the lane
+                for request in (*batch.requests, *batch.refused):
                     if not request.future.done():
-                        request.future.set_exception(error)
+                        self._settle(request, error=error)
             finally:
+                del self._serving.computing[threading.get_ident()]
+                due, self._due = self._due, []
                 scheduler.release(self.index)
+                if due:
+                    self._serving.callbacks.run(due)
+
+    def _settle(self, request: Request, answer: Any = None, error: Any = None) -> None:
+        self._due += request.future.settle(answer, error)
+
+    def _call_back(self) -> None:
+        if self._due:
+            due, self._due = self._due, []
+            self._serving.callbacks.run(due)
 
     def answer_here(self, request: Request) -> Any:
         """Answers one request on the caller's thread; the caller has claimed this lane.
 
-        Raises what the user's model raises.
+        Raises what the user's model raises; a `KeyboardInterrupt` may be the user's own.
         """
+        self._serving.computing[threading.get_ident()] = self
+        try:
+            return self._answer_here(request)
+        finally:
+            del self._serving.computing[threading.get_ident()]
+
+    def _answer_here(self, request: Request) -> Any:
         tables = self._serving.scheduler.tables
         plan = tables.fastest(request.rows, request.cell, self.resident())
         length = request.length
@@ -110,7 +138,8 @@ class Lane:
     def _serve(self, batch: Batch) -> None:
         for request in batch.refused:
             self._refuse(request)
-        requests = [r for r in batch.requests if r.future.set_running_or_notify_cancel()]
+        self._call_back()  # who is refused need not wait for the batch
+        requests = [r for r in batch.requests if r.future.begin()]
         if not requests:
             return
         if requests[0].outside is not None:
@@ -125,7 +154,7 @@ class Lane:
     ) -> None:
         try:
             answers, samples = self._run_batch(plan, requests, length, predicted_ms)
-        except Exception as error:
+        except BaseException as error:
             self._recover(plan, requests, error)
             return
         for request, leaves in zip(requests, answers, strict=True):
@@ -162,7 +191,7 @@ class Lane:
             raise PlanFault(f"plan {plan} returned a NaN or an infinity")
         return answer
 
-    def _recover(self, plan: str, requests: Sequence[Request], error: Exception) -> None:
+    def _recover(self, plan: str, requests: Sequence[Request], error: BaseException) -> None:
         """The original answers each request alone; the plan is blamed only if all of them work.
 
         A batch that holds a bad request makes every plan raise, and the original too: then
@@ -179,15 +208,16 @@ class Lane:
         works = True
         for request in requests:
             try:
-                answer = self._serving.original.call(request.args, request.kwargs)
+                answer = self._serving.original.call(request.args, request.kwargs, request.ambience)
                 works = works and _finite(answer)
-            except Exception as error:
+            except BaseException as error:  # SystemExit too is the sender's, not the lane's
                 works = False
                 self._serving.tally.raised(request)
-                request.future.set_exception(error)
+                self._settle(request, error=error)
             else:
                 self._serving.tally.ended(request)
-                request.future.set_result(answer)
+                self._settle(request, answer)
+            self._call_back()
         return works
 
     def _finish(self, request: Request, leaves: list[Any]) -> None:
@@ -195,21 +225,32 @@ class Lane:
             answer = self._serving.capture.rebuild(leaves)
         except Exception as error:  # a structure that can't be rebuilt must not lose the answer
             self._serving.tally.raised(request)
-            request.future.set_exception(error)
+            self._settle(request, error=error)
             return
         self._serving.tally.ended(request)
-        request.future.set_result(answer)
+        self._settle(request, answer)
 
     def _refuse(self, request: Request) -> None:
-        if not request.future.set_running_or_notify_cancel():
+        if not request.future.begin():
             return
         self._serving.tally.refused(request)
-        request.future.set_exception(
-            DeadlineExceeded(
-                f"refused after {self._serving.tally.waited_ms(request):.1f} ms: its deadline of "
-                f"{request.deadline_ms - request.arrived_ms:g} ms can no longer be met"
-            )
+        waited_ms = self._serving.tally.waited_ms(request)
+        late = DeadlineExceeded(
+            f"refused after {waited_ms:.1f} ms: its deadline of "
+            f"{request.deadline_ms - request.arrived_ms:g} ms can no longer be met"
         )
+        self._settle(request, error=late)
+
+
+def answer_apart(serving: Serving, request: Request) -> Any:
+    """The original's answer, computed beside the lanes on the caller's own thread."""
+    try:
+        answer = serving.original.call(request.args, request.kwargs)
+    except BaseException:
+        serving.tally.raised(request)
+        raise
+    serving.tally.ended(request)
+    return answer
 
 
 def _finite(answer: Any) -> bool:

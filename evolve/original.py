@@ -15,6 +15,7 @@ from profiler.flops import flops_per_row
 from supernet.structure import detached, take_apart
 
 if TYPE_CHECKING:
+    from evolve.ambience import Ambience
     from profiler.shapes import Shape
     from supernet.capture import Capture
 
@@ -44,10 +45,16 @@ class Original:
         self._capture = capture
         self._clock = clock
 
-    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """`model(*args, **kwargs)`, whatever it returns or raises."""
+    def call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], ambience: Ambience | None = None
+    ) -> Any:
+        """`model(*args, **kwargs)` as under `ambience`, whatever it returns or raises."""
         with torch.set_grad_enabled(self._capture.needs_gradients):
-            answer = self._model(*args, **kwargs)
+            if ambience is None:
+                answer = self._model(*args, **kwargs)
+            else:
+                with ambience.entered():
+                    answer = self._model(*args, **kwargs)
         return detached(answer) if self._capture.needs_gradients else answer
 
     def run(self, leaves: Sequence[torch.Tensor]) -> Answer:

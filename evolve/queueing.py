@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from evolve.promise import Promise
 from policies.rule import Waiting
+
+if TYPE_CHECKING:
+    from evolve.ambience import Ambience
 
 __all__ = ["Request", "RequestQueue"]
 
@@ -17,7 +20,8 @@ class Request:
     """One call of the user's, on its way to an answer.
 
     `leaves` are its tensors in signature order, or empty when the call does not fit the
-    capture; `outside` then says why, and the original model answers it alone.
+    capture; `outside` then says why, and the original model answers it alone. `ambience` is what
+    the caller's thread had in force beyond the usual.
     Times are milliseconds on the runtime's clock.
     """
 
@@ -32,16 +36,17 @@ class Request:
     deadline_ms: float
     refusable: bool
     outside: str | None = None
-    _future: Future[Any] | None = field(default=None, init=False, repr=False)
+    ambience: Ambience | None = None
+    _future: Promise | None = field(default=None, init=False, repr=False)
 
     @property
-    def future(self) -> Future[Any]:
+    def future(self) -> Promise:
         """Made when first asked for, by who sends the request: one who computes needs none."""
         if self._future is None:
-            self._future = Future()
+            self._future = Promise()
         return self._future
 
-    def promised(self, future: Future[Any]) -> Request:
+    def promised(self, future: Promise) -> Request:
         """This request with `future` as its own: it takes the place of one that has it."""
         self._future = future
         return self

@@ -8,9 +8,11 @@ the scheduler's tables. A tick: `Controller.tick`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +21,11 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from evolve import process_end
+from evolve.ambience import Ambience
 from evolve.brain import Progress
 from evolve.errors import EvolveError, RuntimeClosed
+from evolve.lane import answer_apart
 from evolve.original import ORIGINAL
 from evolve.queueing import Request
 from evolve.revision import CLOSE_TIMEOUT_S
@@ -29,7 +34,9 @@ from supernet.errors import OutsideCapture
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
     from evolve.decision import Decision
+    from evolve.promise import Promise
     from evolve.revision import Revision
+    from evolve.scheduler import Scheduler
     from evolve.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan
@@ -48,6 +55,8 @@ class Runtime:
         self.slo = assembly.slo
         self.config = assembly.config
         self._journal = assembly.journal
+        self._callbacks = assembly.callbacks
+        self._computing = assembly.computing
         self._clock = clock
         self._alone = itertools.count(1)
         self._lock = threading.Lock()  # held while revisions change, never while one answers
@@ -55,6 +64,8 @@ class Runtime:
         self._retiring: list[threading.Thread] = []
         self._upkeep: Upkeep | None = None
         self._closed = False
+        self._pid = os.getpid()
+        self._orphaned = False
         self._outside_reasons: set[str] = set()
 
     # -- revisions ---------------------------------------------------------------------------
@@ -82,23 +93,34 @@ class Runtime:
         revision.start()
         with self._lock:
             if not self._closed:
-                old = self._revision
+                old, scheduler = self._revision, revision.serving.scheduler
+                if in_turn := _both_in_order(old, revision):
+                    scheduler.hold()  # until what runs on `old` is answered
                 for request in old.retire() if old is not None else ():
-                    revision.serving.scheduler.adopt(self._again(revision, request))
+                    scheduler.adopt(self._again(revision, request))
                 self._revision = revision  # new requests come only behind those that waited
-                self._let_go(old)
+                self._let_go(old, scheduler if in_turn else None)
+                process_end.started(self)
                 return True
         revision.retire()
         revision.close()
         return False
 
-    def _let_go(self, old: Revision | None) -> None:
+    def _let_go(self, old: Revision | None, waits: Scheduler | None) -> None:
         self._retiring = [thread for thread in self._retiring if thread.is_alive()]
-        if old is not None:
-            old.stop()
-            thread = threading.Thread(target=old.close, name="retire", daemon=True)
-            self._retiring.append(thread)
-            thread.start()
+        if old is None:
+            return
+
+        def retire() -> None:
+            if waits is not None:
+                old.serving.scheduler.drain((), None)
+                waits.proceed()
+            old.close()
+
+        old.stop()
+        thread = threading.Thread(target=retire, name="retire", daemon=True)
+        self._retiring.append(thread)
+        thread.start()
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -108,31 +130,36 @@ class Runtime:
         Never refused for being late: a caller who waits wants the answer. With thread workers
         and a free lane it is computed on the caller's own thread.
         """
-        revision = self._in_force()
-        request = self._request(revision, args, kwargs, refusable=False)
-        scheduler = revision.serving.scheduler
+        revision = self._open()
+        request = self._request(revision, args, kwargs, Ambience.of_caller(), refusable=False)
         revision.serving.tally.arrived(request)
-        lane = scheduler.claim() if revision.in_process else None
+        if self._stays(request):
+            return self._answer_here(revision, request)
+        lane = revision.serving.scheduler.claim() if revision.in_process else None
         if lane is None:
             future = request.future
             self._queue(revision, request)
             return future.result()
-        try:
-            return revision.fleet.lanes[lane].answer_here(request)
-        finally:
-            scheduler.release(lane)
+        return _answer_on(revision, lane, request)
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
         """Queues one request, due `slo.p99_ms` from now, and returns its future.
 
         The future raises `DeadlineExceeded` when the request is refused because its deadline
         can no longer be met, `RuntimeClosed` when the runtime closes first, and whatever the
-        model itself raises. Cancelling it before it runs takes it out of the queue.
+        model itself raises. Cancelling it before it runs takes it out of the queue. Its callbacks
+        run on threads of their own: they may ask the runtime again, and wait for it.
         """
-        revision = self._in_force()
-        request = self._request(revision, args, kwargs, refusable=True)
+        return self._submit(args, kwargs)
+
+    def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
+        revision = self._open()
+        request = self._request(revision, args, kwargs, Ambience.of_caller(), refusable=True)
         revision.serving.tally.arrived(request)
         future = request.future
+        if self._stays(request):
+            self._settle_here(revision, request)
+            return future
         try:
             self._queue(revision, request)
         except EvolveError as error:
@@ -148,28 +175,93 @@ class Runtime:
             try:
                 return revision.serving.scheduler.submit(request)
             except RuntimeClosed:
-                with self._lock:  # a change of revisions ends first
-                    now = self._in_force()
-                if now is revision:
-                    raise
-                revision, request = now, self._again(now, request)
+                revision = self._successor(revision)
+                request = self._again(revision, request)
+
+    def _successor(self, revision: Revision) -> Revision:
+        """What replaced `revision` this very moment; raises `RuntimeClosed` where nothing did."""
+        with self._lock:  # a change of revisions ends first
+            now = self._in_force()
+        if now is revision:
+            raise RuntimeClosed("the runtime was closed meanwhile")
+        return now
 
     def _again(self, revision: Revision, request: Request) -> Request:
         """The same call, future and deadline as `revision` sees them."""
-        other = self._request(revision, request.args, request.kwargs, refusable=request.refusable)
+        other = self._request(
+            revision, request.args, request.kwargs, request.ambience, refusable=request.refusable
+        )
         return dataclasses.replace(
             other, arrived_ms=request.arrived_ms, deadline_ms=request.deadline_ms
         ).promised(request.future)
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""
-        return await asyncio.wrap_future(self.submit(*args, **kwargs))
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(ended.set)
+
+        future = self._submit(args, kwargs)
+        future.when_done(wake)
+        try:
+            await ended.wait()
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        return future.result()
+
+    # -- on the caller's own thread ------------------------------------------------------------
+
+    def _stays(self, request: Request) -> bool:
+        """Whether only the caller's own thread can answer: the model asks from within its own
+        ``forward``, which a lane waits for, or a mode is in force that no lane can enter."""
+        ambience = request.ambience
+        foreign = ambience is not None and ambience.foreign is not None
+        return foreign or threading.get_ident() in self._computing
+
+    def _answer_here(self, revision: Revision, request: Request) -> Any:
+        """By the original, at once; in its turn where the model may keep a state."""
+        while revision.serving.scheduler.in_order and threading.get_ident() not in self._computing:
+            if (lane := revision.serving.scheduler.claim(wait=True)) is not None:
+                return _answer_on(revision, lane, request)
+            revision = self._successor(revision)
+        return answer_apart(revision.serving, request)
+
+    def _settle_here(self, revision: Revision, request: Request) -> None:
+        request.future.begin()
+        try:
+            request.future.set_result(self._answer_here(revision, request))
+        except KeyboardInterrupt:  # on this thread it is the user's own
+            raise
+        except BaseException as error:
+            request.future.set_exception(error)
+
+    # -- from a call to a request --------------------------------------------------------------
+
+    def _open(self) -> Revision:
+        """What serves now; raises `RuntimeClosed` where nothing does."""
+        self._own()
+        if self._closed:
+            raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
+        return self._in_force()
+
+    def _own(self) -> None:
+        """Raises `RuntimeClosed` in a fork, where locks may be held by threads that are not."""
+        if self._orphaned:
+            raise RuntimeClosed(
+                f"this runtime belongs to process {self._pid}, of which this one is a fork; "
+                "wrap the model again here"
+            )
 
     def _request(
         self,
         revision: Revision,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        ambience: Ambience | None,
         *,
         refusable: bool,
     ) -> Request:
@@ -177,20 +269,22 @@ class Runtime:
         deadline_ms = self.slo.deadline_ms(now_ms)
         capture = revision.serving.capture
         try:
+            if ambience is not None and (why := ambience.obstacle(capture.signature.device)):
+                raise OutsideCapture(why)
             flat = capture.flatten(args, kwargs)
             capture.check(flat.leaves)
         except OutsideCapture as reason:
             self._say_outside(str(reason))
             return Request(
                 args, kwargs, [], 1, 1, 0, next(self._alone), now_ms, deadline_ms,
-                refusable=False, outside=str(reason),
+                refusable=False, outside=str(reason), ambience=ambience,
             )  # fmt: skip
         # Lengths that can't be padded share a batch only with their equals.
         group = revision.serving.licence.now.group(flat.length, next(self._alone))
         cell = capture.grid.cell(flat.length)
         return Request(
             args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
-            refusable=refusable,
+            refusable=refusable, ambience=ambience,
         )  # fmt: skip
 
     def _say_outside(self, reason: str) -> None:
@@ -231,6 +325,7 @@ class Runtime:
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
+        self._own()
         until_s = math.inf if timeout_s is None else self._clock() + timeout_s
 
         def left_s() -> float | None:
@@ -253,6 +348,7 @@ class Runtime:
         leave no trace: single values written through `.data` or NumPy, tensors on a GPU written so,
         and whatever lies inside objects that the model holds.
         """
+        self._own()
         if self._upkeep is not None and not self._closed:
             self._upkeep.refresh()
 
@@ -264,6 +360,7 @@ class Runtime:
         after a change of plan takes beside the plan, as seen so far. `watch`: how many live answers
         were compared with the original's, and what was turned off since they differed.
         """
+        self._own()
         parts = self.parts
         queue, _, busy = parts.serving.scheduler.depth()
         tally = parts.serving.tally
@@ -297,25 +394,39 @@ class Runtime:
 
     def close(self) -> None:
         """Finishes the batches under way, fails what still waits with `RuntimeClosed`, ends
-        the workers and builds. Calling it again does nothing."""
+        the workers and builds. Calling it again does nothing.
+
+        It may be called from wherever a request leads: a callback, the model's own ``forward``.
+        The end of the process calls it too. In a fork of the process it does nothing.
+        """
+        if self._orphaned:
+            return
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+        process_end.stopped(self)
         revision = self._in_force()
         if self._upkeep is not None:
             self._upkeep.stop()
         revision.stop()
         for request in revision.retire():
-            if request.future.set_running_or_notify_cancel():
+            if request.future.begin():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
         revision.close()
+        within = threading.get_ident() in self._computing  # a retiring lane may wait for us
         for thread in self._retiring:
-            thread.join(CLOSE_TIMEOUT_S)
+            thread.join(0.0 if within else CLOSE_TIMEOUT_S)
+        self._callbacks.close(CLOSE_TIMEOUT_S)
         if self._upkeep is not None:
             self._upkeep.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason="closed")
         self._journal.close()
+
+    def orphan(self) -> None:
+        """Called in a fork of this process, which has neither the threads nor a say over the
+        workers: every call raises `RuntimeClosed` there."""
+        self._orphaned = True
 
     def __enter__(self) -> Runtime:
         return self
@@ -327,3 +438,15 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _both_in_order(old: Revision | None, new: Revision) -> bool:
+    return old is not None and old.serving.scheduler.in_order and new.serving.scheduler.in_order
+
+
+def _answer_on(revision: Revision, lane: int, request: Request) -> Any:
+    """On the caller's own thread, which has claimed `lane`."""
+    try:
+        return revision.fleet.lanes[lane].answer_here(request)
+    finally:
+        revision.serving.scheduler.release(lane)

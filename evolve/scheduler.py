@@ -8,7 +8,7 @@ tick (`Scheduler.use`) and read once per decision.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -88,6 +88,8 @@ class Scheduler:
         limit: Requests that may wait; more are refused on arrival.
         rate_per_s: Requests arriving per second, of this moment.
         now_ms: The runtime's clock, milliseconds.
+        in_order: Whether requests run in order of arrival, whatever the rule says; with one lane
+            also one at a time. For a model that keeps a state between calls, or may.
         on_engaged: Told, under the queue's lock, True when work comes to an idle service, and
             False when the last of it is done.
     """
@@ -99,6 +101,7 @@ class Scheduler:
         limit: int,
         rate_per_s: Callable[[], float],
         now_ms: Callable[[], float],
+        in_order: bool = False,
         on_engaged: Callable[[bool], None] = lambda engaged: None,
     ) -> None:
         self._on_engaged = on_engaged
@@ -106,6 +109,9 @@ class Scheduler:
         self._ready = Ready(tables, {})
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
+        self.in_order = in_order
+        self._held = False
+        self._claimants = 0
         self._queue = RequestQueue(limit)
         self._changed = threading.Condition()
         self._busy: set[int] = set()
@@ -156,28 +162,49 @@ class Scheduler:
             self._note_work()
             self._changed.notify_all()
 
-    def claim(self) -> int | None:
+    def claim(self, *, wait: bool = False) -> int | None:
         """Takes an idle lane for a caller that computes on its own thread; None when none is.
 
-        Only when nothing waits, so that nobody is overtaken. Pair with `release`.
+        Only when nothing waits, so that nobody is overtaken; with `wait`, it is None only once
+        closed. Pair with `release`.
         """
         with self._changed:
-            if self._closed or len(self._queue):
-                return None
-            for lane in range(self.tables.lanes):
-                if lane not in self._busy:
-                    self._busy.add(lane)
-                    self._note_work()
-                    return lane
+            while (lane := self._idle_lane()) is None and wait and not self._closed:
+                self._claimants += 1
+                self._changed.wait()
+                self._claimants -= 1
+            if lane is not None:
+                self._busy.add(lane)
+                self._note_work()
+            return lane
+
+    def _idle_lane(self) -> int | None:
+        if self._closed or self._held or len(self._queue):
             return None
+        return next((n for n in range(self.tables.lanes) if n not in self._busy), None)
 
     def release(self, lane: int) -> None:
         """The lane is free again."""
         with self._changed:
             self._busy.discard(lane)
             self._note_work()
-            if len(self._queue):
+            if len(self._queue) or self._claimants or self._closed:
                 self._changed.notify_all()
+
+    def hold(self) -> None:
+        """Begins nothing until `proceed`: who serves the same model elsewhere comes first."""
+        with self._changed:
+            self._held = True
+
+    def proceed(self) -> None:
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
+    def drain(self, besides: Collection[int], timeout_s: float | None) -> bool:
+        """Waits until no lane is busy, those in `besides` apart; False when time ran out."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._busy <= set(besides), timeout_s)
 
     def _note_work(self) -> None:
         engaged = bool(self._busy) or len(self._queue) > 0
@@ -193,7 +220,7 @@ class Scheduler:
         """
         with self._changed:
             while not self._closed:
-                if lane in self._busy or not len(self._queue):
+                if self._held or lane in self._busy or not len(self._queue):
                     self._changed.wait()
                     continue
                 ready = self._ready
@@ -206,6 +233,8 @@ class Scheduler:
             return None
 
     def _pick(self, ready: Ready, resident: frozenset[str]) -> Pick:
+        if self.in_order:
+            return Pick(0, (0,), (), np.inf)
         rule = ready.rules.get(resident)
         if rule is None:
             rule = ready.rules[resident] = _rule(ready.tables, resident)

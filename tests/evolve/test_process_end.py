@@ -1,0 +1,118 @@
+"""The process ends with the code asked for, whatever waits, and a fork never waits for ever."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# An argument that nothing is known about spares the capture: the original serves.
+PRELUDE = """
+import os, sys, threading, torch, evolve
+
+class Layers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(6)))
+    def forward(self, x, told=None):
+        return self.layers(x)
+
+def wrapped(kind):
+    config = evolve.Config().replace(plans={"build": False}, workers={"kind": kind, "count": 2})
+    return evolve.wrap(
+        Layers().eval(), (torch.zeros(1, 256), object()), slo=evolve.SLO(600_000.0), config=config
+    )
+
+X = torch.ones(1, 256)
+"""
+
+
+ENDS = {
+    "sys.exit(7)": 7,
+    "runtime = None; sys.exit(0)": 0,
+    "raise ValueError('theirs')": 1,
+    "futures[0].add_done_callback(lambda f: runtime(X)); sys.exit(3)": 3,
+}
+"""How a process ends while 2,000 requests wait, and the code it is to end with."""
+
+# Imports once for all: each round is a fork that has neither wrapped nor computed before.
+EACH_IN_A_FORK = """
+import torch.export, evolve.wrapping
+for end in ENDS * 2:
+    child = os.fork()
+    if child == 0:
+        runtime = wrapped(KIND)
+        futures = [runtime.submit(X) for _ in range(2000)]
+        exec(end)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def run(body: str, kind: str = "") -> subprocess.CompletedProcess[str]:
+    wrap = f"runtime = wrapped({kind!r})\n" if kind else ""
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{PRELUDE}\n{wrap}{body}"],
+        cwd=root, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_the_exit_code_is_the_one_asked_for(kind: str) -> None:
+    ended = run(f"ENDS, KIND = {list(ENDS)!r}, {kind!r}\n{EACH_IN_A_FORK}")
+    assert [int(code) for code in ended.stdout.split()] == [*ENDS.values()] * 2, ended.stderr
+    assert "terminate called" not in ended.stderr
+
+
+def test_threads_that_are_waited_for_are_served_to_their_end() -> None:
+    body = """
+main = threading.main_thread()
+
+def late():
+    main.join()
+    print(runtime(X).shape[0], runtime.submit(X).result().shape[0])
+
+threading.Thread(target=late).start()
+"""
+    ended = run(body, "thread")
+    assert (ended.returncode, ended.stdout.split()) == (0, ["1", "1"]), ended.stderr
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_fork_says_whose_the_runtime_is_and_harms_nobody(kind: str) -> None:
+    body = """
+pid = os.getpid()
+waiting = [runtime.submit(X) for _ in range(200)]
+child = os.fork()
+if child == 0:
+    for ask in (lambda: runtime(X), lambda: runtime.submit(X), runtime.status):
+        try:
+            ask()
+        except evolve.RuntimeClosed as error:
+            assert f"belongs to process {pid}" in str(error), error
+        else:
+            os._exit(9)
+    runtime.close()
+    with runtime:
+        pass
+    sys.exit(5)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(status, sum(len(future.result()) for future in waiting), len(runtime(X)))
+"""
+    ended = run(body, kind)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["5", "200", "1"]), ended.stderr
+
+
+def test_a_fork_may_wrap_the_model_again() -> None:
+    body = """
+torch.set_num_threads(1)  # a fork of a process whose OpenMP has run can't use it again
+child = os.fork()
+if child == 0:
+    with wrapped("thread") as again:
+        sys.exit(len(again(X)) + len(again.submit(X).result()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    ended = run(body, "thread")
+    assert (ended.returncode, ended.stdout.split()) == (0, ["2"]), ended.stderr
