@@ -180,7 +180,9 @@ def _assemble(
         limit=config.queue_limit, rate_per_s=window.arrival_per_s, now_ms=lambda: clock() * 1e3,
         on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
     )  # fmt: skip
-    workshop = Workshop(captured, device, slo, config.plans, threads)
+    workshop = Workshop(
+        captured, device, slo, config.plans, threads, isolated=config.workers.kind == "process"
+    )
     # A lane tells of a fault, and the watch of a wrong answer, only once they run: when `faults`
     # below exists.
     licence, watch = make_watch(workshop, original, library, journal, pauses, lambda: faults)

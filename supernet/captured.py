@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from profiler.shapes import ShapeGrid
 from supernet.calls import CallForm, Example, check_example
+from supernet.domain.engine import Domain
 from supernet.errors import OutsideCapture
 from supernet.findings import OFF, Finding
 from supernet.guards import Guard
@@ -71,6 +72,7 @@ class Capture:
     ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
     within the grid).
     ``needs_gradients``: the original must be called with gradients on, or it raises.
+    ``domain`` is what is known of the program's numbers where the guards hold.
     """
 
     program: ExportedProgram | None
@@ -88,6 +90,7 @@ class Capture:
     form: CallForm | None = None
     result: Structure | None = None
     needs_gradients: bool = False
+    domain: Domain = field(default_factory=Domain)
     _checks: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = field(init=False, repr=False)
     _on_cpu: bool = field(init=False, repr=False)
 

@@ -15,6 +15,8 @@ from supernet.axes import Axes, check_constants, infer_axes, output_dims, resize
 from supernet.calls import CallForm
 from supernet.captured import Capture
 from supernet.dataflow.proof import Proof, prove
+from supernet.domain.engine import Domain
+from supernet.domain.study import find_domain
 from supernet.errors import Uncapturable, WrongArgument
 from supernet.experiments import masks, padding_counts, rows_meet
 from supernet.exporting import (
@@ -237,6 +239,10 @@ class Study:
         longest = self.longest if _fits(self.longest, axes) else examples[-1]
         references = make_references(self.probe, axes, grid, examples, longest, paddable=paddable)
         only = self.wishes.lengths
+        more: tuple[Guard, ...] = ()
+        domain = Domain()
+        if exported is not None:
+            more, domain = find_domain(exported.program, signature, grid, examples)
         return Capture(
             program=exported.program if exported else None,
             reason=found.reason,
@@ -247,11 +253,12 @@ class Study:
             training=self.model.training,
             batching=batching,
             padding=padding,
-            guards=guards,
+            guards=(*guards, *more),
             lengths=frozenset(only) if only is not None and axes.has_length else None,
             references=references,
             form=self.form,
             result=self.probe.structure,
+            domain=domain,
         )
 
     def _sample(self, axes: Axes) -> list[Tensor]:

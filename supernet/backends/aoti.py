@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
+from supernet.domain.engine import Engine
 from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
 from supernet.plans import PlanSpec
@@ -34,6 +35,11 @@ __all__ = ["AotiBackend", "AotiPlan"]
 _FILE = "model.pt2"
 _RECIPE = 2  # raised when the same program would be compiled otherwise
 _FROZEN = {"freezing": True, "cpp.enable_concat_linear": True}
+
+
+COMPILED_ENGINE = Engine(wraps_indices=True, aborts=True)
+"""What TorchInductor's code does otherwise: a bad index or a divisor of 0 ends the process, and a
+negative index counts from the end where the model raises."""
 
 
 class AotiBackend:
@@ -56,6 +62,9 @@ class AotiBackend:
 
     def supports(self, signature: Signature) -> str | None:
         return None
+
+    def engine(self, fusion: str) -> Engine:
+        return COMPILED_ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         torch.set_num_threads(spec.threads)

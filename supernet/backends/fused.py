@@ -16,10 +16,11 @@ import torch
 from torch.fx import GraphModule
 
 from supernet.backends.base import Source, check_run
+from supernet.domain.engine import Engine
 from supernet.fusion import onednn
 from supernet.fusion.rounding import kinds
 from supernet.fusion.stored_graph import read_graph
-from supernet.plans import PlanSpec
+from supernet.plans import COMPILED, PlanSpec
 from supernet.signature import Signature
 
 __all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
@@ -51,6 +52,13 @@ class FusedBackend:
             if "float" in spec.dtype and spec.dtype != "float32":
                 return f"it fuses float32 only, and {spec.name} is {spec.dtype}"
         return None
+
+    def engine(self, fusion: str) -> Engine:
+        if COMPILED not in fusion.split("+"):
+            return Engine()
+        from supernet.backends.aoti import COMPILED_ENGINE
+
+        return COMPILED_ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         from supernet.fusion.building import build
