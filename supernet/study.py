@@ -236,13 +236,23 @@ class Study:
             device=str(examples[0][0].device),
         )
         weights, graph_hash = hashes(self.model, exported, signature)
-        longest = self.longest if _fits(self.longest, axes) else examples[-1]
-        references = make_references(self.probe, axes, grid, examples, longest, paddable=paddable)
         only = self.wishes.lengths
         more: tuple[Guard, ...] = ()
         domain = Domain()
         if exported is not None:
-            more, domain = find_domain(exported.program, signature, grid, examples)
+            more, domain = find_domain(
+                exported.program,
+                signature,
+                grid,
+                examples,
+                [g.leaf for g in guards if isinstance(g, Shown)],
+            )
+        guards = (*guards, *more)
+        longest = self.longest if _fits(self.longest, axes) else examples[-1]
+        references = make_references(
+            self.probe, axes, grid, examples, longest,
+            paddable=paddable, guards=guards, shortest=signature.min_length,
+        )  # fmt: skip
         return Capture(
             program=exported.program if exported else None,
             reason=found.reason,
@@ -253,7 +263,7 @@ class Study:
             training=self.model.training,
             batching=batching,
             padding=padding,
-            guards=(*guards, *more),
+            guards=guards,
             lengths=frozenset(only) if only is not None and axes.has_length else None,
             references=references,
             form=self.form,

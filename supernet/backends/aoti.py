@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
-from supernet.domain.engine import Engine
+from supernet.backends.fused import ENGINE
+from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
 from supernet.plans import PlanSpec
@@ -37,9 +38,15 @@ _RECIPE = 2  # raised when the same program would be compiled otherwise
 _FROZEN = {"freezing": True, "cpp.enable_concat_linear": True}
 
 
-COMPILED_ENGINE = Engine(wraps_indices=True, aborts=True)
-"""What TorchInductor's code does otherwise: a bad index or a divisor of 0 ends the process, and a
-negative index counts from the end where the model raises."""
+COMPILED_ENGINE = Engine(
+    wraps_indices=True,
+    aborts=True,
+    refused=frozenset((name, "int8") for name in ("to", "_to_copy")),  # 300.0 is 127, not 44
+    drops_nan=ENGINE.drops_nan,
+    drops_inf=words("gelu"),
+)
+"""What TorchInductor's code does otherwise: a bad index or a divisor of 0 ends the process;
+products and their activations are oneDNN's."""
 
 
 class AotiBackend:

@@ -16,17 +16,25 @@ import torch
 from torch.fx import GraphModule
 
 from supernet.backends.base import Source, check_run
-from supernet.domain.engine import Engine
+from supernet.domain.engine import Engine, words
 from supernet.fusion import onednn
 from supernet.fusion.rounding import kinds
 from supernet.fusion.stored_graph import read_graph
 from supernet.plans import COMPILED, PlanSpec
 from supernet.signature import Signature
 
-__all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
+__all__ = ["ENGINE", "RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
 RECIPE = 11
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
+
+ENGINE = Engine(
+    drops_nan=words(
+        """relu relu6 hardtanh hardswish hardsigmoid leaky_relu elu clamp clamp_min clamp_max
+        max_pool1d max_pool2d"""
+    )
+)
+"""What oneDNN's kernels do otherwise: activations and maxima take a NaN for the least number."""
 
 
 class FusedBackend:
@@ -55,7 +63,7 @@ class FusedBackend:
 
     def engine(self, fusion: str) -> Engine:
         if COMPILED not in fusion.split("+"):
-            return Engine()
+            return ENGINE
         from supernet.backends.aoti import COMPILED_ENGINE
 
         return COMPILED_ENGINE

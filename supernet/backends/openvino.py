@@ -18,7 +18,7 @@ from supernet.backends.base import (
     write_signature,
 )
 from supernet.backends.onnx_file import missing_exporter
-from supernet.domain.engine import Engine, words
+from supernet.domain.engine import FEW_BITS, INEXACT, Engine, words
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -35,13 +35,7 @@ _EXTREMES = words(
 _SORTED = words("argmax argmin sort topk argsort")
 _ENGINE = Engine(
     bits=32,
-    # By way of float32, whose integers are exact up to 2 to the power of 24.
-    narrow=dict.fromkeys(
-        words("floor_divide remainder fmod div __rshift__ bitwise_right_shift pow prod")
-        | _EXTREMES
-        | _SORTED,
-        25,
-    ),
+    narrow=dict.fromkeys(INEXACT, FEW_BITS),
     saturates=frozenset("*"),
     dtypes={
         "float64": "it computes float64 in 32 bits",

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["FEW_BITS", "Domain", "Engine", "obstacle", "words"]
+__all__ = ["FEW_BITS", "INEXACT", "Domain", "Engine", "obstacle", "words"]
 
 FEW_BITS = 25
 """Integers of so many bits every engine computes exactly, by way of float32 if need be."""
+
+
+def words(text: str) -> frozenset[str]:
+    """The names of operators, written one after the other."""
+    return frozenset(text.split())
+
+
+INEXACT = words(
+    """floor_divide remainder fmod div __rshift__ bitwise_right_shift pow prod max min amax amin
+    maximum minimum max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    argmax argmin sort topk argsort clamp clamp_min clamp_max sign abs"""
+)
+"""Operators whose integers some engine computes by way of float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +63,11 @@ class Engine:
 
     ``bits``: of its integers; ``narrow``: of those that some operators take. ``saturates``:
     operators whose integers stop at the end of their dtype ("*": all). ``dtypes``: those that it
-    computes otherwise, and why; ``refused``: operators with a dtype that it gets wrong. ``checks_indices``: whether it refuses what is beyond the end of a table;
-    ``wraps_indices``: whether it takes negative places where the model refuses them. ``aborts``:
-    whether it ends the process instead. ``drops_nan``, ``drops_inf``: operators that may give a
-    number for a NaN, or another one for an infinity.
+    computes otherwise, and why; ``refused``: operators with a dtype that it gets wrong.
+    ``checks_indices``: whether it refuses what is beyond the end of a table; ``wraps_indices``:
+    whether it takes negative places where the model refuses them. ``aborts``: whether it ends the
+    process instead. ``drops_nan``, ``drops_inf``: operators that may give a number for a NaN, or
+    another one for an infinity.
     """
 
     bits: int = 64
@@ -132,8 +146,3 @@ def _lost(domain: Domain, engine: Engine) -> str | None:
             if hit := takers & lost:
                 return f"its {min(hit)} may give a number for {what} that {source} makes"
     return None
-
-
-def words(text: str) -> frozenset[str]:
-    """The names of operators, written one after the other."""
-    return frozenset(text.split())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from supernet.domain.demands import Narrowing
-from supernet.domain.engine import FEW_BITS, Domain, words
+from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
 from supernet.domain.graph import dtype_of, functional, name_of, tensors
 from supernet.domain.indices import Demand, demands, hidden
 from supernet.domain.interval import BIT, INT32, Interval, of_dtype
@@ -37,6 +37,8 @@ _MIXING = words(
     """remainder fmod floor_divide bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__
     bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ div"""
 )
+_FEW = Interval(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
+_ROOM = _FEW.most // 256  # a range is no guard where requests of ten times the size would leave it
 _INTEGERS = frozenset(("int64", "int32", "int16", "int8", "uint8"))
 
 
@@ -45,14 +47,16 @@ def find_domain(
     signature: Signature,
     grid: ShapeGrid,
     examples: Sequence[Sequence[Tensor]],
+    shown: Collection[int] = (),
 ) -> tuple[tuple[Guard, ...], Domain]:
     """Guards that every example passes, and the domain of the program where they hold.
 
+    ``shown``: masks among the inputs that hide no row whole, for which there is a guard already.
     What goes wrong here must not keep a model from being served: the domain then says so, and
     engines that differ from the model anywhere are left out.
     """
     try:
-        return _Study(functional(program), signature, grid, examples).found()
+        return _Study(functional(program), signature, grid, examples, shown).found()
     except Exception as error:  # torch.export's graphs hold whatever a library put there
         return (), Domain(failed=one_line(error))
 
@@ -68,7 +72,9 @@ class _Look:
 
     @property
     def faults(self) -> tuple[int, int, int]:
-        return len(self.unproven), len(self.bits), len(self.values.wraps)
+        """How much is open: what an index demands first, then what some engine gets wrong."""
+        wide = [n for n, bits in self.bits.items() if bits > (FEW_BITS if n in INEXACT else 32)]
+        return len(self.unproven), len(wide), len(self.values.wraps)
 
 
 class _Study:
@@ -78,6 +84,7 @@ class _Study:
         signature: Signature,
         grid: ShapeGrid,
         examples: Sequence[Sequence[Tensor]],
+        shown: Collection[int],
     ) -> None:
         self._program, self._signature, self._examples = program, signature, examples
         self._nodes: list[Node] = list(program.graph.nodes)
@@ -88,6 +95,7 @@ class _Study:
             name: of_dtype(spec.dtype)
             for name, spec in zip(self._names, signature.inputs, strict=True)
         }
+        self._hiding = {self._names[leaf] for leaf in shown}
         self._floats = {name for name, spec in zip(self._names, signature.inputs, strict=True)
                         if "float" in spec.dtype}  # fmt: skip
         self._demands = tuple(demands(self._nodes, self._sizes))
@@ -103,8 +111,12 @@ class _Study:
         return tuple(self._guards(best)), self._domain(best)
 
     def _hypotheses(self, best: _Look) -> Iterator[dict[str, Interval]]:
-        """Ranges that the examples suggest: flags, then what fits 32 bits."""
-        for bound, wanted in ((BIT, self._suits_bit), (INT32, self._suits_int32)):
+        """Ranges that the examples suggest: flags, what fits 32 bits, what every engine has."""
+        for bound, wanted in (
+            (BIT, self._suits_bit),
+            (INT32, self._suits_int32),
+            (_FEW, self._suits_few),
+        ):
             more = {
                 name: found.meet(*bound.ends)
                 for name, found in best.leaves.items()
@@ -118,6 +130,9 @@ class _Study:
 
     def _suits_int32(self, name: str) -> bool:
         return self._is_whole(name) and self._shown(name, INT32) and not self._is_mixed(name)
+
+    def _suits_few(self, name: str) -> bool:
+        return self._suits_int32(name) and self._shown(name, Interval(-_ROOM, _ROOM))
 
     def _is_whole(self, name: str) -> bool:
         return name not in self._floats and self._whole[name] != BIT
@@ -227,7 +242,7 @@ class _Study:
             bits=best.bits,
             wraps=frozenset(name_of(node) for node in best.values.wraps),
             unproven=unproven,
-            undefined=undefined(self._nodes, best.values),
+            undefined=undefined(self._nodes, best.values, self._hiding),
             unbounded=infinities(self._nodes, best.values),
             unguarded=unguarded[0] if unguarded else None,
         )
