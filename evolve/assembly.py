@@ -168,8 +168,9 @@ class Assembly:
 
     def _workshop(self, found: Found, threads: int) -> Workshop:
         return Workshop(
-            found.capture, self.device, self.slo, self.config.plans, threads, found.stored
-        )
+            found.capture, self.device, self.slo, self.config.plans, threads,
+            isolated=self.config.workers.kind == "process", stored=found.stored,
+        )  # fmt: skip
 
     def _worker_said(self, worker: str, what: str) -> None:
         self.journal.append("worker", worker, reason=what)

@@ -7,22 +7,19 @@ original model (`Signature.batchable`, `Signature.paddable`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from evolve.errors import PlanFault
+from supernet.guards import is_finite
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
     from supernet.signature import Dim, Signature, TensorSpec
 
 __all__ = ["all_finite", "crop", "pad", "split", "stack"]
-
-_FEW = 8192  # numbers whose sum of squares BLAS takes in one thread: half the cost of a search
 
 
 def stack(requests: Sequence[Request], signature: Signature, length: int) -> list[torch.Tensor]:
@@ -140,19 +137,5 @@ def crop(
 
 
 def all_finite(leaves: Sequence[Any]) -> bool:
-    """Whether no floating leaf holds a NaN or an infinity.
-
-    On the CPU numpy looks: torch would wake all cores for it, which the workers need.
-    """
-    return all(_finite(leaf) for leaf in leaves if leaf.is_floating_point() or leaf.is_complex())
-
-
-def _finite(leaf: torch.Tensor) -> bool:
-    if leaf.is_cpu and leaf.dtype in (torch.float32, torch.float64) and leaf.numel():
-        array = leaf.detach().numpy()
-        if array.size <= _FEW and math.isfinite(np.vdot(array, array)):
-            return True
-        # The squares of large numbers overflow: the extremes, which a NaN takes part in, decide.
-        most, least = np.maximum.reduce(array, axis=None), np.minimum.reduce(array, axis=None)
-        return math.isfinite(most) and math.isfinite(least)
-    return bool(torch.isfinite(leaf).all())
+    """Whether no floating leaf holds a NaN or an infinity."""
+    return all(is_finite(leaf) for leaf in leaves if leaf.is_floating_point() or leaf.is_complex())

@@ -59,6 +59,7 @@ class Workshop:
     slo: SLO
     config: PlansConfig
     threads: int
+    isolated: bool = False
     stored: Callable[[ArtifactCache], Path] | None = None
 
     def obstacle(self) -> str | None:
@@ -70,7 +71,7 @@ class Workshop:
     def specs(self) -> tuple[PlanSpec, ...]:
         proposed = propose(
             self.capture, self.device, self.config.backends, self.config.precisions, self.threads,
-            Limit(self.slo.metric, self.slo.max_error),
+            Limit(self.slo.metric, self.slo.max_error), isolated=self.isolated,
         )  # fmt: skip
         return self.wanted(proposed)
 
@@ -82,7 +83,7 @@ class Workshop:
     def left_out(self) -> dict[str, str]:
         """Backends that could have been asked for and can't be used here, and why."""
         asked = self.config.backends or tuple(name for name in BACKENDS if name != "eager")
-        reasons = {name: unavailable(name, self.capture) for name in asked}
+        reasons = {name: unavailable(name, self.capture, isolated=self.isolated) for name in asked}
         return {name: reason for name, reason in reasons.items() if reason is not None}
 
     def open_cache(self, on_discard: Callable[[str, str], None]) -> ArtifactCache:

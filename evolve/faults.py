@@ -3,7 +3,7 @@
 | what happened | verdict |
 |---|---|
 | the plan raised or gave a NaN, and the original answered well | quarantined at once |
-| it raised, and the original raised too | a bad request; the plan stays |
+| it raised or its worker died, and the original raised too | a bad request; the plan stays |
 | its worker died of a fault of its own (SIGSEGV, SIGABRT, exit) | quarantined at once |
 | its worker was killed from outside (SIGKILL, SIGTERM: a person, the OOM killer) | the plan \
 stays; the third time it is quarantined |
@@ -35,9 +35,15 @@ MAX_KILLS = 3
 
 
 def blames_plan(fault: PlanFault, *, original_works: bool, kills: int) -> bool:
-    """Whether the plan is taken out for good. `kills` counts those of its worker from outside."""
+    """Whether the plan is taken out for good.
+
+    `original_works`: it answered all the requests, and well. `kills` counts those of the plan's
+    worker from outside.
+    """
     if isinstance(fault, WorkerCrashed):
-        return fault.returncode not in KILLED_FROM_OUTSIDE or kills >= MAX_KILLS
+        if fault.returncode in KILLED_FROM_OUTSIDE:
+            return kills >= MAX_KILLS
+        return original_works
     return isinstance(fault, WorkerHung) or original_works
 
 

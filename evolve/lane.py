@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evolve.batching import all_finite, split, stack
-from evolve.errors import DeadlineExceeded, PlanFault
+from evolve.errors import DeadlineExceeded, PlanFault, WorkerCrashed
 from evolve.original import ORIGINAL
 from evolve.promise import Call, Callbacks
 from evolve.tally import Ran
@@ -47,6 +47,13 @@ class Serving:
     watch: Watch
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
+
+
+class Alone(NamedTuple):
+    """How the original did: whether it answered every request, and with finite numbers."""
+
+    answered: bool
+    finite: bool
 
 
 class Lane:
@@ -197,28 +204,30 @@ class Lane:
         A batch that holds a bad request makes every plan raise, and the original too: then
         nobody but that request's sender is told.
         """
-        works = self._answer_alone(requests)
+        original = self._answer_alone(requests)
         if plan != ORIGINAL:
             self._serving.tally.retried(len(requests))
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
+            # A worker must live through inputs whose answer is a NaN, but not give a number.
+            works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
             self._serving.on_fault(self, plan, fault, works)
 
-    def _answer_alone(self, requests: Sequence[Request]) -> bool:
-        """Answers by the original, one by one; True when every answer is there and finite."""
-        works = True
+    def _answer_alone(self, requests: Sequence[Request]) -> Alone:
+        """Answers by the original, one by one."""
+        answered = finite = True
         for request in requests:
             try:
                 answer = self._serving.original.call(request.args, request.kwargs, request.ambience)
-                works = works and _finite(answer)
+                finite = finite and _finite(answer)
             except BaseException as error:  # SystemExit too is the sender's, not the lane's
-                works = False
+                answered = False
                 self._serving.tally.raised(request)
                 self._settle(request, error=error)
             else:
                 self._serving.tally.ended(request)
                 self._settle(request, answer)
             self._call_back()
-        return works
+        return Alone(answered, finite)
 
     def _finish(self, request: Request, leaves: list[Any]) -> None:
         try:

@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 
 from profiler.shapes import ShapeGrid
 from supernet.calls import CallForm, Example, check_example
+from supernet.domain.engine import Domain
 from supernet.errors import OutsideCapture
 from supernet.findings import OFF, Finding
 from supernet.guards import Guard
@@ -73,6 +74,7 @@ class Capture:
     ``needs_gradients``: the original must be called with gradients on, or it raises.
     ``ops`` are the program's operators in order (None: no program); a capture made in another
     process has them without the program, which stays in that process's files.
+    ``domain`` is what is known of the program's numbers where the guards hold.
     """
 
     program: ExportedProgram | None
@@ -91,6 +93,7 @@ class Capture:
     result: Structure | None = None
     needs_gradients: bool = False
     ops: tuple[str, ...] | None = None
+    domain: Domain = field(default_factory=Domain)
     _checks: tuple[tuple[torch.dtype, tuple[int, ...]], ...] = field(init=False, repr=False)
     _on_cpu: bool = field(init=False, repr=False)
 

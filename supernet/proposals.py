@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from supernet.backends.base import BACKENDS, backend
+from supernet.domain.engine import obstacle
 from supernet.plans import COMPILED, PlanSpec
 
 if TYPE_CHECKING:
@@ -46,10 +47,14 @@ def propose(
     precisions: Collection[str] = ("fp32", "mixed", "int8", "bf16"),
     threads: int = 1,
     limit: Limit | None = None,
+    *,
+    isolated: bool = True,
 ) -> tuple[PlanSpec, ...]:
     """Specs in the order worth building; empty where there is no program to build from.
 
     ``limit`` is what a mixed precision may use up; without one, none is proposed.
+
+    ``isolated``: whether plans run in processes of their own, which may end.
 
     ``backends`` None means every one that is available, except eager, which runs the same
     kernels as the original; a backend that is named here but cannot be used is left out. Fused
@@ -68,7 +73,7 @@ def propose(
     compiles = "aoti" in wanted and backend("aoti").unavailable() is None
     compiles = compiles and not any("conv" in target for target in ops)  # it has no layers then
     by_layers = compiles and len(ops) > (_SHALLOW if threads == 1 else _DEEP)
-    by_layers = by_layers and unavailable("fused", capture) is None
+    by_layers = by_layers and unavailable("fused", capture, COMPILED, isolated=isolated) is None
     if by_layers and backends is None:
         wanted.remove("aoti")
     return tuple(
@@ -79,15 +84,22 @@ def propose(
         and (by_layers or COMPILED not in fusion or precision != "fp32")
         and precision in precisions
         and (precision != "mixed" or limit is not None)
-        and unavailable(name, capture) is None
+        and unavailable(name, capture, fusion, isolated=isolated) is None
         and precision in backend(name).precisions(isa)
     )
 
 
-def unavailable(name: str, capture: Capture) -> str | None:
-    """Why backend ``name`` cannot run this model here, in one line; None if it can."""
+def unavailable(
+    name: str, capture: Capture, fusion: str = "", *, isolated: bool = True
+) -> str | None:
+    """Why backend ``name`` cannot run this model here, or would answer otherwise than it, in one
+    line; None if it can."""
     chosen = backend(name)
-    return chosen.unavailable() or chosen.supports(capture.signature)
+    return (
+        chosen.unavailable()
+        or chosen.supports(capture.signature)
+        or obstacle(capture.domain, chosen.engine(fusion), isolated=isolated)
+    )
 
 
 def _spec(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.axes import Axes, pad, resize
+from supernet.boundaries import boundaries
 from supernet.errors import Uncapturable
+from supernet.guards import Guard
 from supernet.inputs import MaskForm, invented, mask_forms
 from supernet.probe import Probe
 
@@ -39,22 +41,42 @@ def make_references(
     longest: Sequence[Tensor],
     *,
     paddable: bool,
+    guards: Sequence[Guard] = (),
+    shortest: int = 1,
 ) -> tuple[Reference, ...]:
     """Batches spread over the grid: the examples, one row, full batches, both ends of the lengths.
 
     Batches of padded rows are included where padding is legal, since that is what is served. What
-    is invented looks like the examples: masks stay masks.
+    is invented looks like the examples: masks stay masks. Beyond these, what lies at the ends of
+    the ranges that ``guards`` let through, from length ``shortest`` on.
     """
+    usual = _candidates(axes, grid, examples, longest, paddable)
+    hostile = boundaries(
+        axes, guards, examples[0], shortest=shortest, most_rows=max(2, grid.max_rows)
+    )
+    made = _answered(probe, axes, usual, max(_MOST_ROWS, 2 * grid.max_rows), needed=True)
+    return (*made, *_answered(probe, axes, hostile, _MOST_ROWS, needed=False))
+
+
+def _answered(
+    probe: Probe,
+    axes: Axes,
+    candidates: Iterable[Sequence[Tensor]],
+    most_rows: int,
+    *,
+    needed: bool,
+) -> tuple[Reference, ...]:
+    """The batches that the original answers, within the limits; the first one if it is needed."""
     made: list[Reference] = []
     rows = size = 0
-    for inputs in _candidates(axes, grid, examples, longest, paddable):
+    for inputs in candidates:
         own = axes.rows(inputs)
-        if made and (rows + own > max(_MOST_ROWS, 2 * grid.max_rows) or size > _MOST_BYTES):
+        if made and (rows + own > most_rows or size > _MOST_BYTES):
             continue
         try:
             outputs = probe(inputs)
         except (RuntimeError, ValueError, IndexError, Uncapturable):
-            if not made:
+            if needed and not made:
                 raise
             continue  # an invented batch that the original itself refuses proves nothing
         shape = Shape(own, axes.length(inputs))

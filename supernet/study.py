@@ -15,6 +15,8 @@ from supernet.axes import Axes, check_constants, infer_axes, output_dims, resize
 from supernet.calls import CallForm
 from supernet.captured import Capture
 from supernet.dataflow.proof import Proof, prove
+from supernet.domain.engine import Domain
+from supernet.domain.study import find_domain
 from supernet.errors import Uncapturable, WrongArgument
 from supernet.experiments import masks, padding_counts, rows_meet
 from supernet.exporting import (
@@ -234,9 +236,23 @@ class Study:
             device=str(examples[0][0].device),
         )
         weights, graph_hash = hashes(self.model, exported, signature)
-        longest = self.longest if _fits(self.longest, axes) else examples[-1]
-        references = make_references(self.probe, axes, grid, examples, longest, paddable=paddable)
         only = self.wishes.lengths
+        more: tuple[Guard, ...] = ()
+        domain = Domain()
+        if exported is not None:
+            more, domain = find_domain(
+                exported.program,
+                signature,
+                grid,
+                examples,
+                [g.leaf for g in guards if isinstance(g, Shown)],
+            )
+        guards = (*guards, *more)
+        longest = self.longest if _fits(self.longest, axes) else examples[-1]
+        references = make_references(
+            self.probe, axes, grid, examples, longest,
+            paddable=paddable, guards=guards, shortest=signature.min_length,
+        )  # fmt: skip
         return Capture(
             program=exported.program if exported else None,
             reason=found.reason,
@@ -252,6 +268,7 @@ class Study:
             references=references,
             form=self.form,
             result=self.probe.structure,
+            domain=domain,
         )
 
     def _sample(self, axes: Axes) -> list[Tensor]:

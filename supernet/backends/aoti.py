@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
+from supernet.backends.fused import ENGINE
+from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
 from supernet.packages import load_package, unpack
@@ -35,6 +37,17 @@ __all__ = ["AotiBackend", "AotiPlan"]
 _FILE = "model.pt2"
 _RECIPE = 3  # raised when the same program would be compiled otherwise
 _FROZEN = {"freezing": True, "cpp.enable_concat_linear": True}
+
+
+COMPILED_ENGINE = Engine(
+    wraps_indices=True,
+    aborts=True,
+    refused=frozenset((name, "int8") for name in ("to", "_to_copy")),  # 300.0 is 127, not 44
+    drops_nan=ENGINE.drops_nan,
+    drops_inf=words("gelu"),
+)
+"""What TorchInductor's code does otherwise: a bad index or a divisor of 0 ends the process;
+products and their activations are oneDNN's."""
 
 
 class AotiBackend:
@@ -57,6 +70,9 @@ class AotiBackend:
 
     def supports(self, signature: Signature) -> str | None:
         return None
+
+    def engine(self, fusion: str) -> Engine:
+        return COMPILED_ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         torch.set_num_threads(spec.threads)

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from supernet.domain.engine import Engine
 from supernet.microbatches import Microbatched, Microbatches
 from supernet.operators import define, read_operators
 from supernet.plans import PlanSpec
@@ -123,6 +124,10 @@ class Backend(Protocol):
 
     def supports(self, signature: Signature) -> str | None:
         """Why it cannot run such tensors, in one line; None if it can."""
+        ...
+
+    def engine(self, fusion: str) -> Engine:
+        """What it computes otherwise than torch, with the rules of ``PlanSpec.fusion``."""
         ...
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from supernet.backends.base import Source, check_run
+from supernet.domain.engine import Engine
 from supernet.errors import BuildFailed
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
@@ -40,6 +41,9 @@ class EagerBackend:
 
     def supports(self, signature: Signature) -> str | None:
         return None
+
+    def engine(self, fusion: str) -> Engine:
+        return Engine()
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         save_program(source.program(), out / _FILE)

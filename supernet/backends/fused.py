@@ -16,16 +16,25 @@ import torch
 from torch.fx import GraphModule
 
 from supernet.backends.base import Source, check_run
+from supernet.domain.engine import Engine, words
 from supernet.fusion import onednn
 from supernet.fusion.rounding import kinds
 from supernet.fusion.stored_graph import read_graph
-from supernet.plans import PlanSpec
+from supernet.plans import COMPILED, PlanSpec
 from supernet.signature import Signature
 
-__all__ = ["RECIPE", "FusedBackend", "FusedPlan", "offered"]
+__all__ = ["ENGINE", "RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
 RECIPE = 12
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
+
+ENGINE = Engine(
+    drops_nan=words(
+        """relu relu6 hardtanh hardswish hardsigmoid leaky_relu elu clamp clamp_min clamp_max
+        max_pool1d max_pool2d"""
+    )
+)
+"""What oneDNN's kernels do otherwise: activations and maxima take a NaN for the least number."""
 
 
 class FusedBackend:
@@ -51,6 +60,13 @@ class FusedBackend:
             if "float" in spec.dtype and spec.dtype != "float32":
                 return f"it fuses float32 only, and {spec.name} is {spec.dtype}"
         return None
+
+    def engine(self, fusion: str) -> Engine:
+        if COMPILED not in fusion.split("+"):
+            return ENGINE
+        from supernet.backends.aoti import COMPILED_ENGINE
+
+        return COMPILED_ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         from supernet.fusion.building import build

@@ -31,6 +31,7 @@ def export_onnx(program: ExportedProgram, signature: Signature, folder: Path) ->
     """``model.onnx`` in ``folder``, weights beside it so that processes can share their pages."""
     import torch
 
+    from supernet.backends.masked import with_hidden_rows
     from supernet.recurrent import any_length
 
     quiet = logging.getLogger("torch.onnx")
@@ -41,7 +42,7 @@ def export_onnx(program: ExportedProgram, signature: Signature, folder: Path) ->
         try:
             # Rank-preserving dims are taken from the program, which already has them free.
             made = torch.onnx.export(
-                program,
+                with_hidden_rows(program),
                 input_names=[f"input_{index}" for index in range(len(signature.inputs))],
                 output_names=[spec.name for spec in signature.outputs],
                 dynamo=True,

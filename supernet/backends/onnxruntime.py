@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from supernet.backends.base import Source, check_run, supports_numpy
 from supernet.backends.onnx_file import ONNX_FILE, missing_exporter
+from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
@@ -21,6 +22,22 @@ from supernet.signature import Signature
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimePlan"]
 
 _QUANTISED = ("MatMul", "Gemm")
+
+# Measured on tiny programs; tests/supernet/test_domain.py holds what follows from it.
+_POOLS = words("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d")
+# Clip, Max, Min and Sign compare the lower halves of 64-bit integers.
+_HALVED = words("clamp clamp_min clamp_max maximum minimum max min amax amin sign sort topk")
+_SHIFTS = words("__lshift__ __rshift__ bitwise_left_shift bitwise_right_shift")
+_ENGINE = Engine(
+    narrow={**dict.fromkeys(_HALVED, 32), "prod": 53},  # the latter by way of float64
+    saturates=words("sum prod"),
+    refused=frozenset((name, "uint8") for name in _SHIFTS),  # they come out as int8
+    # torch.onnx keeps a program's numbers in 32 bits: x + 1e-12 is x.
+    dtypes={"float64": "the ONNX file has constants of 32 bits"},
+    wraps_indices=True,
+    drops_nan=_POOLS | words("max min sign sort topk argsort atan2"),
+    drops_inf=_POOLS | words("gelu pow atan2 hardswish logaddexp linalg_vector_norm norm"),
+)
 
 
 class OnnxRuntimeBackend:
@@ -43,6 +60,9 @@ class OnnxRuntimeBackend:
 
     def supports(self, signature: Signature) -> str | None:
         return supports_numpy(signature)
+
+    def engine(self, fusion: str) -> Engine:
+        return _ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         model = source.onnx()

@@ -18,6 +18,7 @@ from supernet.backends.base import (
     write_signature,
 )
 from supernet.backends.onnx_file import missing_exporter
+from supernet.domain.engine import FEW_BITS, INEXACT, Engine, words
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
@@ -25,6 +26,33 @@ __all__ = ["OpenVinoBackend", "OpenVinoPlan"]
 
 _FILE = "model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+# Measured on tiny programs; tests/supernet/test_domain.py holds what follows from it.
+_EXTREMES = words(
+    """max min amax amin maximum minimum max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d"""
+)
+_SORTED = words("argmax argmin sort topk argsort")
+_ENGINE = Engine(
+    bits=32,
+    narrow=dict.fromkeys(INEXACT, FEW_BITS),
+    saturates=frozenset("*"),
+    dtypes={
+        "float64": "it computes float64 in 32 bits",
+        "float16": "it computes float16 in 32 bits",
+        "bfloat16": "it computes bfloat16 in 32 bits",
+    },
+    checks_indices=False,
+    drops_nan=_EXTREMES
+    | _SORTED
+    | words(
+        """relu relu6 clamp clamp_min clamp_max hardtanh hardsigmoid hardswish gt ge lt le eq ne
+        where masked_fill isnan isfinite linalg_vector_norm norm exp expm1 logsumexp logaddexp
+        softmax log_softmax sign to _to_copy bool atan2 celu elu selu nan_to_num any all
+        logical_not"""
+    ),
+    drops_inf=_EXTREMES | words("hardswish logaddexp atan2 linalg_vector_norm norm"),
+)
 
 
 class OpenVinoBackend:
@@ -48,6 +76,9 @@ class OpenVinoBackend:
 
     def supports(self, signature: Signature) -> str | None:
         return supports_numpy(signature)
+
+    def engine(self, fusion: str) -> Engine:
+        return _ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         import openvino

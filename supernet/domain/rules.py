@@ -1,0 +1,363 @@
+"""What each operator makes of the ranges of its arguments; none stands for "any number"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from supernet.domain.graph import ALIASES, dtype_of
+from supernet.domain.interval import ANY, BIT, Interval
+
+if TYPE_CHECKING:
+    from supernet.domain.values import Values
+
+__all__ = ["RULES"]
+
+Arguments: TypeAlias = dict[str, Any]
+Rule: TypeAlias = Callable[["Values", Node, Arguments], "Interval | tuple[Interval, ...]"]
+
+_ZERO = Interval(0, 0)
+
+
+def _first(given: Arguments) -> Any:
+    return next(iter(given.values()))
+
+
+def _same(v: Values, node: Node, given: Arguments) -> Interval:
+    return v[_first(given)]
+
+
+def _padded(v: Values, node: Node, given: Arguments) -> Interval:
+    fill = given.get("value")
+    return v[_first(given)].hull(_ZERO if fill is None else v[fill])
+
+
+def _add(v: Values, node: Node, given: Arguments) -> Interval:
+    return v[given["self"]] + v[given["other"]] * v[given.get("alpha", 1)]
+
+
+def _sub(v: Values, node: Node, given: Arguments) -> Interval:
+    return v[given["self"]] + -(v[given["other"]] * v[given.get("alpha", 1)])
+
+
+def _rsub(v: Values, node: Node, given: Arguments) -> Interval:
+    return v[given["other"]] + -(v[given["self"]] * v[given.get("alpha", 1)])
+
+
+def _mul(v: Values, node: Node, given: Arguments) -> Interval:
+    return v[given["self"]] * v[given["other"]]
+
+
+def _quotient(v: Values, node: Node, given: Arguments) -> Interval:
+    """Division by numbers of one sign, rounded as asked."""
+    top, bottom = v[given["self"]], v[given["other"]]
+    if bottom.least <= 0 <= bottom.most or not bottom.is_bounded:
+        return ANY
+    ends = [a / b if isinstance(a, float) else _exact(a, b) for a in top.ends for b in bottom.ends]
+    least, most = min(ends), max(ends)
+    mode = given.get("rounding_mode") if "rounding_mode" in given else None
+    if dtype_of(node) in ("float32", "float64", "float16", "bfloat16") and mode is None:
+        return Interval(least, most)
+    return Interval(_floor(least), math.ceil(most) if math.isfinite(most) else most)
+
+
+def _exact(a: float, b: float) -> float:
+    whole, rest = divmod(a, b)
+    return whole if rest == 0 else whole + 0.5  # enough to round either way
+
+
+def _floor(value: float) -> float:
+    return math.floor(value) if math.isfinite(value) else value
+
+
+def _remainder(v: Values, node: Node, given: Arguments) -> Interval:
+    top, bottom = v[given["self"]], v[given["other"]]
+    if bottom.least <= 0 or not bottom.is_bounded:
+        return ANY
+    step = 0 if "float" in (dtype_of(node) or "") else 1
+    if top.least >= 0 and top.most < bottom.least:
+        return top
+    return Interval(0, bottom.most - step)
+
+
+def _fmod(v: Values, node: Node, given: Arguments) -> Interval:
+    most = max(abs(end) for end in v[given["other"]].ends)
+    top = v[given["self"]]
+    return Interval(0 if top.least >= 0 else -most, 0 if top.most <= 0 else most)
+
+
+def _and(v: Values, node: Node, given: Arguments) -> Interval:
+    a, b = (v[value] for value in list(given.values())[:2])
+    positive = [one.most for one in (a, b) if one.least >= 0]
+    return Interval(0, min(positive)) if positive else ANY
+
+
+def _or(v: Values, node: Node, given: Arguments) -> Interval:
+    a, b = (v[value] for value in list(given.values())[:2])
+    most = max(a.most, b.most)
+    if min(a.least, b.least) < 0 or not math.isfinite(most):
+        return ANY
+    return Interval(0, (1 << int(most).bit_length()) - 1)
+
+
+def _not(v: Values, node: Node, given: Arguments) -> Interval:
+    return BIT if dtype_of(node) == "bool" else -v[_first(given)] + Interval(-1, -1)
+
+
+def _left(v: Values, node: Node, given: Arguments) -> Interval:
+    a, by = (v[value] for value in list(given.values())[:2])
+    if by.least < 0 or by.most > 62:
+        return ANY
+    return a * Interval(2 ** int(by.least), 2 ** int(by.most))
+
+
+def _right(v: Values, node: Node, given: Arguments) -> Interval:
+    a, by = (v[value] for value in list(given.values())[:2])
+    if by.least < 0 or by.most > 62 or not a.is_bounded:
+        return ANY
+    ends = [int(end) >> int(bits) for end in a.ends for bits in by.ends]
+    return Interval(min(ends), max(ends))
+
+
+def _neg(v: Values, node: Node, given: Arguments) -> Interval:
+    return -v[_first(given)]
+
+
+def _abs(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)]
+    ends = [abs(end) for end in found.ends]
+    return Interval(0 if found.least <= 0 <= found.most else min(ends), max(ends))
+
+
+def _sign(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)]
+    return Interval(0 if found.least >= 0 else -1, 0 if found.most <= 0 else 1)
+
+
+def _clamp(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)]
+    low, high = given.get("min"), given.get("max")
+    if low is not None:
+        bound = v[low]
+        found = Interval(max(found.least, bound.least), max(found.most, bound.most), found.below)
+    if high is not None:
+        bound = v[high]
+        found = Interval(min(found.least, bound.least), min(found.most, bound.most), found.below)
+    return found
+
+
+def _minimum(v: Values, node: Node, given: Arguments) -> Interval:
+    a, b = (v[value] for value in list(given.values())[:2])
+    below = a.below if a.below is not None else b.below
+    return Interval(min(a.least, b.least), min(a.most, b.most), below)
+
+
+def _maximum(v: Values, node: Node, given: Arguments) -> Interval:
+    a, b = (v[value] for value in list(given.values())[:2])
+    return Interval(max(a.least, b.least), max(a.most, b.most))
+
+
+def _where(v: Values, node: Node, given: Arguments) -> Interval:
+    condition = given["condition"]
+    yes = v.refined(given["self"], condition, holds=True)
+    return yes.hull(v.refined(given["other"], condition, holds=False))
+
+
+def _masked_fill(v: Values, node: Node, given: Arguments) -> Interval:
+    return v.refined(given["self"], given["mask"], holds=False).hull(v[given["value"]])
+
+
+def _count(v: Values, given: Arguments) -> tuple[Interval, Any]:
+    """How many numbers each result takes in, and that as an expression where it is one size."""
+    value = _first(given).meta["val"]
+    dims = given.get("dim")
+    chosen = range(value.ndim) if dims is None or dims == [] else dims
+    chosen = [chosen] if isinstance(chosen, int) else list(chosen)
+    if value.ndim == 0:
+        return Interval(1, 1), None
+    sizes = [value.shape[dim] for dim in chosen]
+    count = Interval(1, 1)
+    for size in sizes:
+        count = count * v.sizes.bound(size)
+    return count, sizes[0] if len(sizes) == 1 else None
+
+
+def _sum(v: Values, node: Node, given: Arguments) -> Interval:
+    """Also of a running sum, whose parts take in fewer."""
+    found, (count, size) = v[_first(given)], _count(v, given)
+    parts = Interval(1, count.most) if "cumsum" in str(node.target) else count
+    whole = found * parts
+    if found.inside(0, 1) and size is not None:
+        return Interval(whole.least, whole.most, v.sizes.expression(size) + 1)
+    return whole
+
+
+def _extreme(v: Values, node: Node, given: Arguments) -> Interval | tuple[Interval, ...]:
+    found = v[_first(given)]
+    if isinstance(node.meta.get("val"), (tuple, list)):
+        return found, _positions(v, given, given.get("dim"))
+    return v[given["self"]].hull(v[given["other"]]) if "other" in given else found
+
+
+def _arg(v: Values, node: Node, given: Arguments) -> Interval:
+    return _positions(v, given, given.get("dim"))
+
+
+def _sorted(v: Values, node: Node, given: Arguments) -> tuple[Interval, ...]:
+    return v[_first(given)], _positions(v, given, given.get("dim", -1))
+
+
+def _positions(v: Values, given: Arguments, dim: int | None) -> Interval:
+    """Places along a dimension of the first argument."""
+    value = _first(given).meta["val"]
+    if dim is None or value.ndim == 0:
+        return Interval(0, max(_count(v, {"self": _first(given)})[0].most - 1, 0))
+    size = value.shape[dim]
+    return Interval(0, v.sizes.bound(size).most - 1, v.sizes.expression(size))
+
+
+def _arange(v: Values, node: Node, given: Arguments) -> Interval:
+    start, end, step = (v[given.get(name, default)] for name, default in
+                        (("start", 0), ("end", None), ("step", 1)))  # fmt: skip
+    if step.least != step.most or step.least <= 0 or not end.is_bounded:
+        return start.hull(end)
+    end_given = given["end"].meta.get("val") if isinstance(given["end"], Node) else given["end"]
+    if "float" in (dtype_of(node) or "") or not isinstance(end_given, (int, torch.SymInt)):
+        return Interval(start.least, max(end.most, start.least))
+    return Interval(start.least, max(end.most - 1, start.least), v.sizes.expression(end_given))
+
+
+def _full(v: Values, node: Node, given: Arguments) -> Interval:
+    key = next(key for key in ("fill_value", "value", "s") if key in given)
+    return v[given[key]]
+
+
+def _joined(v: Values, node: Node, given: Arguments) -> Interval:
+    ranges = [v[part] for part in _first(given)]
+    whole = ranges[0]
+    for one in ranges[1:]:
+        whole = whole.hull(one)
+    return whole
+
+
+def _cast(v: Values, node: Node, given: Arguments) -> Interval:
+    found, dtype = v[_first(given)], dtype_of(node) or ""
+    if "float" in dtype or not found.is_bounded:
+        return found
+    if dtype == "bool":
+        return BIT
+    return Interval(math.trunc(found.least), math.trunc(found.most), found.below)
+
+
+def _scattered(v: Values, node: Node, given: Arguments) -> Interval:
+    new = given.get("src", given.get("value", given.get("values", given.get("source"))))
+    return v[given["self"]].hull(v[new]) if new is not None else ANY
+
+
+def _rounded(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)]
+    least, most = _floor(found.least), -_floor(-found.most)
+    return Interval(least, most)
+
+
+def _pow(v: Values, node: Node, given: Arguments) -> Interval:
+    base, power = v[_first(given)], list(given.values())[1]
+    if isinstance(power, int) and power >= 0 and base.is_bounded and power <= 64:
+        ends = [end**power for end in base.ends]
+        return Interval(
+            0 if power % 2 == 0 and base.least <= 0 <= base.most else min(ends), max(ends)
+        )
+    return Interval(0, math.inf) if base.least >= 0 else ANY
+
+
+def _within(least: float, most: float) -> Rule:
+    return lambda v, node, given: Interval(least, most)
+
+
+def _of_size(v: Values, node: Node, given: Arguments) -> Interval:
+    """Places between the sorted borders of `bucketize` and `searchsorted`."""
+    borders = given.get("boundaries", given.get("sorted_sequence"))
+    value = borders.meta.get("val") if isinstance(borders, Node) else None
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return ANY
+    return Interval(0, v.sizes.bound(value.shape[-1]).most)
+
+
+def _getitem(v: Values, node: Node, given: Arguments) -> Interval:
+    parts, index = v.parts(node.args[0]), node.args[1]
+    return parts[index] if isinstance(index, int) and index < len(parts) else v[node.args[0]]
+
+
+def _softplus(v: Values, node: Node, given: Arguments) -> Interval:
+    return Interval(0, math.inf)
+
+
+def _relu(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)]
+    return Interval(max(found.least, 0), max(found.most, 0), found.below)
+
+
+_GROUPS: dict[str, Rule] = {
+    "eq ne lt le gt ge logical_and logical_or logical_not logical_xor isnan isinf isfinite any all "
+    "isin": _within(0, 1),
+    "sigmoid softmax _softmax hardsigmoid one_hot": _within(0, 1),
+    "tanh sin cos erf cosine_similarity": _within(-1, 1),
+    "exp sqrt rsqrt softplus square norm linalg_vector_norm var std cdist": _softplus,
+    "zeros zeros_like new_zeros": _within(0, 0),
+    "ones ones_like new_ones": _within(1, 1),
+    "full full_like new_full scalar_tensor fill": _full,
+    "cat concat stack concatenate hstack vstack": _joined,
+    "sort topk kthvalue": _sorted,
+    "argmax argmin": _arg,
+    "argsort": lambda v, node, given: _positions(v, given, given.get("dim", -1)),
+    "max min amax amin median mean mode cummax cummin": _extreme,
+    "sum cumsum": _sum,
+    "to _to_copy type_as float long int double half bool _cast_Long": _cast,
+    "scatter scatter_copy index_put slice_scatter select_scatter index_copy index_fill copy": (
+        _scattered
+    ),
+    "floor ceil round trunc": _rounded,
+    "bitwise_and __and__": _and,
+    "bitwise_or __or__ bitwise_xor __xor__": _or,
+    "bitwise_left_shift __lshift__": _left,
+    "bitwise_right_shift __rshift__": _right,
+    "div true_divide floor_divide": _quotient,
+    "bucketize searchsorted": _of_size,
+}
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(ALIASES, _same),
+    **{name: rule for names, rule in _GROUPS.items() for name in names.split()},
+    "tril": _padded,
+    "triu": _padded,
+    "diag_embed": _padded,
+    "constant_pad_nd": _padded,
+    "pad": _padded,
+    "dropout": _padded,
+    "add": _add,
+    "sub": _sub,
+    "rsub": _rsub,
+    "mul": _mul,
+    "remainder": _remainder,
+    "fmod": _fmod,
+    "bitwise_not": _not,
+    "neg": _neg,
+    "abs": _abs,
+    "sign": _sign,
+    "clamp": _clamp,
+    "clamp_min": _clamp,
+    "clamp_max": _clamp,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "where": _where,
+    "masked_fill": _masked_fill,
+    "arange": _arange,
+    "pow": _pow,
+    "relu": _relu,
+    "getitem": _getitem,
+}

@@ -1,0 +1,284 @@
+"""The guards of a program's inputs, and what is open although they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from supernet.domain.demands import Narrowing
+from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
+from supernet.domain.graph import dtype_of, functional, name_of, tensors
+from supernet.domain.indices import Demand, demands, hidden
+from supernet.domain.interval import BIT, INT32, Interval, of_dtype
+from supernet.domain.nonfinite import infinities, undefined
+from supernet.domain.sizes import Sizes
+from supernet.domain.values import Values
+from supernet.guards import Finite, Guard, Within, is_finite
+from supernet.probe import one_line
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from profiler.shapes import ShapeGrid
+    from supernet.signature import Signature
+
+__all__ = ["find_domain"]
+
+Leaves = Mapping[str, Interval]
+"""Ranges of the integer inputs, by placeholder name."""
+
+# What mixes the digits of a number: who does so has large numbers, whatever the examples show.
+_MIXING = words(
+    """remainder fmod floor_divide bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__
+    bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ div"""
+)
+_FEW = Interval(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
+_ROOM = _FEW.most // 256  # a range is no guard where requests of ten times the size would leave it
+_INTEGERS = frozenset(("int64", "int32", "int16", "int8", "uint8"))
+
+
+def find_domain(
+    program: ExportedProgram,
+    signature: Signature,
+    grid: ShapeGrid,
+    examples: Sequence[Sequence[Tensor]],
+    shown: Collection[int] = (),
+) -> tuple[tuple[Guard, ...], Domain]:
+    """Guards that every example passes, and the domain of the program where they hold.
+
+    ``shown``: masks among the inputs that hide no row whole, for which there is a guard already.
+    What goes wrong here must not keep a model from being served: the domain then says so, and
+    engines that differ from the model anywhere are left out.
+    """
+    try:
+        return _Study(functional(program), signature, grid, examples, shown).found()
+    except Exception as error:  # torch.export's graphs hold whatever a library put there
+        return (), Domain(failed=one_line(error))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The program's numbers where the integer inputs lie in ``leaves``."""
+
+    leaves: Leaves
+    values: Values
+    unproven: tuple[Demand, ...]
+    bits: Mapping[str, int]
+
+    @property
+    def faults(self) -> tuple[int, int, int]:
+        """How much is open: what an index demands first, then what some engine gets wrong."""
+        wide = [n for n, bits in self.bits.items() if bits > (FEW_BITS if n in INEXACT else 32)]
+        return len(self.unproven), len(wide), len(self.values.wraps)
+
+
+class _Study:
+    def __init__(
+        self,
+        program: ExportedProgram,
+        signature: Signature,
+        grid: ShapeGrid,
+        examples: Sequence[Sequence[Tensor]],
+        shown: Collection[int],
+    ) -> None:
+        self._program, self._signature, self._examples = program, signature, examples
+        self._nodes: list[Node] = list(program.graph.nodes)
+        self._sizes = Sizes(program, signature, grid)
+        self._held = _held(program)
+        self._names = list(program.graph_signature.user_inputs)
+        self._whole = {
+            name: of_dtype(spec.dtype)
+            for name, spec in zip(self._names, signature.inputs, strict=True)
+        }
+        self._hiding = {self._names[leaf] for leaf in shown}
+        self._floats = {name for name, spec in zip(self._names, signature.inputs, strict=True)
+                        if "float" in spec.dtype}  # fmt: skip
+        self._demands = tuple(demands(self._nodes, self._sizes))
+
+    def found(self) -> tuple[tuple[Guard, ...], Domain]:
+        best = self._narrowed(self._whole)
+        for more in self._hypotheses(best):
+            if not any(best.faults):
+                break
+            tried = self._narrowed({**best.leaves, **more})
+            if tried.faults < best.faults:
+                best = tried
+        return tuple(self._guards(best)), self._domain(best)
+
+    def _hypotheses(self, best: _Look) -> Iterator[dict[str, Interval]]:
+        """Ranges that the examples suggest: flags, what fits 32 bits, what every engine has."""
+        for bound, wanted in (
+            (BIT, self._suits_bit),
+            (INT32, self._suits_int32),
+            (_FEW, self._suits_few),
+        ):
+            more = {
+                name: found.meet(*bound.ends)
+                for name, found in best.leaves.items()
+                if wanted(name) and not found.inside(*bound.ends)
+            }
+            if more:
+                yield more
+
+    def _suits_bit(self, name: str) -> bool:
+        return self._is_whole(name) and self._shown(name, BIT)
+
+    def _suits_int32(self, name: str) -> bool:
+        return self._is_whole(name) and self._shown(name, INT32) and not self._is_mixed(name)
+
+    def _suits_few(self, name: str) -> bool:
+        return self._suits_int32(name) and self._shown(name, Interval(-_ROOM, _ROOM))
+
+    def _is_whole(self, name: str) -> bool:
+        return name not in self._floats and self._whole[name] != BIT
+
+    def _shown(self, name: str, bound: Interval) -> bool:
+        """Whether every example lies within ``bound``."""
+        leaves = [example[self._names.index(name)] for example in self._examples]
+        return all(
+            Interval(int(leaf.min()), int(leaf.max())).inside(*bound.ends)
+            for leaf in leaves
+            if leaf.numel()
+        )
+
+    def _is_mixed(self, name: str) -> bool:
+        """Whether its digits are mixed: a hash or a time stamp, likely to be larger."""
+        ours = {node for node in self._nodes if node.name == name}
+        for node in self._nodes:
+            if any(given in ours for given in node.all_input_nodes):
+                if name_of(node) in _MIXING and dtype_of(node) in _INTEGERS:
+                    return True
+                if dtype_of(node) in _INTEGERS and len(node.all_input_nodes) == 1:
+                    ours.add(node)
+        return False
+
+    def _narrowed(self, leaves: Leaves) -> _Look:
+        """The look at the ranges to which the demands narrow ``leaves``, as far as they can."""
+        look = self._look(leaves)
+        narrowing = Narrowing(look.values, leaves)
+        for demand in look.unproven:
+            before = dict(narrowing.leaves)
+            if narrowing.meets(demand) and not self._shows(narrowing.leaves):
+                narrowing.leaves = before  # a guard that turns the examples away guards nothing
+        return self._look(narrowing.leaves) if narrowing.leaves != dict(leaves) else look
+
+    def _shows(self, leaves: Leaves) -> bool:
+        return all(
+            self._shown(name, found) for name, found in leaves.items() if self._is_whole(name)
+        )
+
+    def _look(self, leaves: Leaves) -> _Look:
+        values = Values(self._nodes, leaves, self._held, self._sizes)
+        unmet = Narrowing(values, {})  # nothing to narrow: it only says what is proven
+        unproven = tuple(d for d in self._demands if not unmet.meets(d) and self._varies(d.operand))
+        return _Look(leaves, values, unproven, self._bits(values))
+
+    def _varies(self, node: Node) -> bool:
+        """Whether it depends on what the inputs hold, not on their sizes alone.
+
+        What sizes decide, the original was asked at the shortest and the longest.
+        """
+        seen: set[Node] = set()
+        todo = [node]
+        while todo:
+            one = todo.pop()
+            if one in seen:
+                continue
+            seen.add(one)
+            if one.name in self._whole:
+                return True
+            if isinstance(one.meta.get("val"), torch.SymInt) and "sym_size" in name_of(one):
+                continue
+            todo.extend(one.all_input_nodes)
+        return False
+
+    def _bits(self, values: Values) -> dict[str, int]:
+        """By operator (or input), the most bits of its integers, where that is more than a few."""
+        needed: dict[str, int] = {}
+        for node in self._nodes:
+            if node.op not in ("call_function", "placeholder"):
+                continue
+            held = [one for one in (node, *node.all_input_nodes) if dtype_of(one) in _INTEGERS]
+            bits = max((_bits_of(values[one]) for one in held), default=0)
+            name = name_of(node) if node.op == "call_function" else self._title(node.name)
+            if bits > FEW_BITS and (node.users or node.op == "call_function"):
+                needed[name] = max(needed.get(name, 0), bits)
+        return needed
+
+    def _title(self, name: str) -> str:
+        """An input as the user calls it."""
+        if name not in self._whole:
+            return "a constant"
+        return f"the input {self._signature.inputs[self._names.index(name)].name}"
+
+    def _guards(self, best: _Look) -> Iterator[Guard]:
+        for leaf, (name, spec) in enumerate(zip(self._names, self._signature.inputs, strict=True)):
+            found = best.leaves[name]
+            if name in self._floats:
+                if self._is_finite(leaf):
+                    yield Finite(leaf, spec.name)
+            elif found.ends != self._whole[name].ends:
+                yield Within(leaf, spec.name, int(found.least), int(found.most))
+
+    def _is_finite(self, leaf: int) -> bool:
+        return all(is_finite(example[leaf]) for example in self._examples)
+
+    def _domain(self, best: _Look) -> Domain:
+        unproven = {
+            str(demand): best.values[demand.operand].least >= demand.least or demand.wraps
+            for demand in best.unproven
+        }
+        if (what := hidden(self._program)) is not None:
+            unproven[what] = False
+        unguarded = [self._title(name) for leaf, name in enumerate(self._names)
+                     if name in self._floats and not self._is_finite(leaf)]  # fmt: skip
+        return Domain(
+            uses=frozenset(_uses(self._nodes)),
+            bits=best.bits,
+            wraps=frozenset(name_of(node) for node in best.values.wraps),
+            unproven=unproven,
+            undefined=undefined(self._nodes, best.values, self._hiding),
+            unbounded=infinities(self._nodes, best.values),
+            unguarded=unguarded[0] if unguarded else None,
+        )
+
+
+def _held(program: ExportedProgram) -> dict[str, Tensor]:
+    """Parameters, buffers and constants by the names of their placeholders."""
+    signature = program.graph_signature
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    found = {}
+    for name, target in targets.items():
+        value = program.state_dict.get(target, program.constants.get(target))
+        if isinstance(value, Tensor):
+            found[name] = value
+    return found
+
+
+def _uses(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """Operators with each dtype that they take or give; inputs as "the input"."""
+    for node in nodes:
+        if node.op not in ("call_function", "placeholder"):
+            continue
+        name = name_of(node) if node.op == "call_function" else "the input"
+        given: list[Any] = [node.meta.get("val")]
+        given.extend(other.meta.get("val") for other in node.all_input_nodes)
+        for value in given:
+            for tensor in tensors(value):
+                yield name, str(tensor.dtype).removeprefix("torch.")
+
+
+def _bits_of(found: Interval) -> int:
+    """Bits of the widest number, its sign included."""
+    if not found.is_bounded:
+        return 64
+    return 1 + max(int(found.most), -int(found.least) - 1, 0).bit_length()
