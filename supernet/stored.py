@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.cache import ArtifactCache
+from supernet.findings import OFF, Finding
 from supernet.operators import custom_operators, define
 from supernet.signature import Signature
 
@@ -46,7 +47,8 @@ class StoredCapture:
     """Signature and grid of a stored capture; programs and batches are read when asked for.
 
     ``folder`` is what `store` gave. Its name, ``key``, is another where the batches are.
-    ``operators``: those that a library defines, and in which module.
+    ``operators``: those that a library defines, and in which module. ``batching`` and ``padding``:
+    what may be done with requests, and how that is known.
     """
 
     folder: Path
@@ -55,6 +57,8 @@ class StoredCapture:
     grid: ShapeGrid
     shapes: tuple[Shape, ...]
     operators: Mapping[str, str] = field(default_factory=dict)
+    batching: Finding = OFF
+    padding: Finding = OFF
 
     @staticmethod
     def read(folder: Path) -> StoredCapture:
@@ -66,6 +70,8 @@ class StoredCapture:
             grid=ShapeGrid.from_json(record["grid"]),
             shapes=tuple(Shape(int(rows), int(length)) for rows, length in record["shapes"]),
             operators={str(name): str(at) for name, at in record["operators"].items()},
+            batching=Finding.from_json(record["batching"]),
+            padding=Finding.from_json(record["padding"]),
         )
 
     @property
@@ -188,6 +194,8 @@ def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> 
         "signature": capture.signature.to_json(),
         "grid": capture.grid.to_json(),
         "operators": custom_operators(program),
+        "batching": capture.batching.to_json(),
+        "padding": capture.padding.to_json(),
         "shapes": _pairs([reference.shape for reference in capture.references]),
     }
     save_file(tensors, str(folder / _TENSORS))

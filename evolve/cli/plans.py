@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from evolve.cli.plain import say
 
 if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
+    from supernet.findings import Finding
     from supernet.plans import Plan
 
 __all__ = ["plans"]
@@ -62,7 +64,11 @@ def plans(
         raise typer.BadParameter(f"no plans in {root}; serve a model first", param_hint="MODEL")
     elif json:
         rows = [_row(plan) for plan in found]
-        say(json_.dumps({"cache": str(root), "plans": rows}, indent=2))
+        graphs = {
+            graph: {name: finding.to_json() for name, finding in findings.items()}
+            for graph, findings in _findings(root, found).items()
+        }
+        say(json_.dumps({"cache": str(root), "plans": rows, "graphs": graphs}, indent=2))
     elif found:
         _print_table(root, found)
     else:
@@ -94,6 +100,22 @@ def _store(root: Path) -> ArtifactCache:
     from supernet.cache import ArtifactCache
 
     return ArtifactCache(root, on_discard=_warn)
+
+
+def _findings(root: Path, found: Sequence[Plan]) -> dict[str, dict[str, Finding]]:
+    """By graph: whether requests may share a batch and be padded, as last captured."""
+    if not found:
+        return {}  # looking must not create a cache
+    from supernet.stored import StoredCapture, newest
+
+    cache = _store(root)
+    made = {}
+    for graph in dict.fromkeys(plan.spec.graph_hash for plan in found):
+        folder = newest(cache, graph)
+        if folder is not None:
+            stored = StoredCapture.read(folder)
+            made[graph] = {"batching": stored.batching, "padding": stored.padding}
+    return made
 
 
 def _warn(entry: str, reason: str) -> None:
@@ -152,6 +174,9 @@ def _print_table(root: Path, found: tuple[Plan, ...]) -> None:
             Text(printable(plan.reason, 300)),
         )
     screen().print(table)
+    for graph, findings in _findings(root, found).items():
+        for name, finding in findings.items():
+            screen().print(Text(printable(f"{graph[:8]} {name} {finding}", 300)))
 
 
 def _cost(plan: Plan) -> str:

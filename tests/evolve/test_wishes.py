@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 import evolve
-from tests.evolve.conftest import encoder_call
+from evolve.cli import main
+from tests.evolve.conftest import WAITED_FOR, encoder_call
 
 
 def test_what_is_forbidden_is_off_and_answers_stay(
@@ -43,3 +47,23 @@ def test_a_proof_is_told(encoder: torch.nn.Module, config: evolve.Config) -> Non
         "batching": {"status": "proven", "why": ""},
         "padding": {"status": "proven", "why": ""},
     }
+
+
+def test_the_plans_command_tells_what_is_proven(
+    encoder: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = evolve.Config(capture=WAITED_FOR).replace(
+        plans={"cache_dir": tmp_path, "backends": ("eager",)}
+    )
+    calls = [encoder_call(5), encoder_call(9)]
+    with evolve.wrap(encoder, calls, config=config, paddable=False) as runtime:
+        assert runtime.wait_for_plans(120)
+        graph = runtime.parts.serving.capture.graph_hash
+    assert main(["plans", "--cache", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["graphs"][graph]
+    assert told["batching"] == {"status": "proven", "why": ""}
+    assert told["padding"] == {"status": "off", "why": "forbidden"}
+    assert main(["plans", "--cache", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"{graph[:8]} batching proven" in out
+    assert f"{graph[:8]} padding off: forbidden" in out
