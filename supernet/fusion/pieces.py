@@ -33,6 +33,7 @@ from supernet.fusion.package import load_pieces
 from supernet.fusion.product import multiply
 from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
 from supernet.fusion.winograd import convolve
+from supernet.recurrent import shapes_of
 
 __all__ = ["Piece", "compile_stretches", "pieces_of"]
 
@@ -114,6 +115,8 @@ def _compiles(node: Node) -> bool:
         return True
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return False
+    if shapes_of(target) is not None:  # it would be unrolled
         return False
     return not target._schema.is_mutable and not _is_random(node, target)
 

@@ -24,6 +24,7 @@ from supernet.fusion.product import multiply
 from supernet.fusion.rounding import quantize
 from supernet.fusion.winograd import convolve
 from supernet.probe import one_line
+from supernet.recurrent import shapes_of
 
 __all__ = ["SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
 
@@ -96,6 +97,7 @@ def _value(node: Node) -> Any:
         rows, columns = (size + 2 * pad - 2 for size in x.shape[2:])
         return x.new_empty((len(x), rows, columns, len(weight))).permute(0, 3, 1, 2)
     target: Any = packed_product() if node.target is onednn.linear() else node.target
+    target = shapes_of(target) or target  # by itself, it would be unrolled at one length
     try:
         return target(*args, **kwargs)
     except Exception as error:  # an operator raises what it likes at sizes without numbers

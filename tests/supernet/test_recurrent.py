@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from supernet.backends.base import backend
 from supernet.capture import capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
-from supernet.recurrent import any_length
+from supernet.fusion.pieces import pieces_of
+from supernet.recurrent import any_length, shapes_of
 from tests.supernet.contract import MemorySource, make_spec, run
-from tests.supernet.models import ids, seeded
+from tests.supernet.models import Wrapped, ids, seeded
+from tests.supernet.test_pieces import lowered_of
 
 LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "LSTM": (nn.LSTM, {}),
@@ -91,6 +94,33 @@ def test_what_would_unroll_them_is_refused(tmp_path: Path) -> None:
     learned = capture(tagger("GRU"), [(ids(1, 5),), (ids(1, 9),)], max_rows=4)
     with pytest.raises(BuildFailed, match="unrolls recurrent layers"):
         backend("aoti").build(MemorySource(learned, tmp_path), make_spec(learned, "aoti"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_compiled_pieces_are_what_lies_between(name: str) -> None:
+    learned = capture(tagger(name), [(ids(1, 5),), (ids(1, 9),)], max_rows=4)
+    lowered = lowered_of(learned)
+    inside = [str(node.target) for piece in pieces_of(lowered) for node in piece.nodes]
+    assert "aten.embedding.default" in inside
+    assert not any(op.startswith(("aten.lstm", "aten.gru")) for op in inside)
+    layer = next(n for n in lowered.module.graph.nodes if shapes_of(n.target) is not None)
+    assert isinstance(layer.meta["val"][0].shape[1], torch.SymInt), "the length stays free"
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of tracing
+def test_traces_of_other_threads_see_the_layers_arithmetic() -> None:
+    layer, x = seeded(lambda: nn.GRU(4, 4, batch_first=True)), torch.ones(2, 3, 4)
+
+    def trace() -> torch.fx.GraphModule:
+        with torch.no_grad():
+            program = torch.export.export(Wrapped(lambda m, x: m.a(x)[0], a=layer), (x,))
+        return program.run_decompositions().module()
+
+    with any_length(), ThreadPoolExecutor(1) as other:
+        traced = other.submit(trace).result()
+    with torch.no_grad():
+        torch.testing.assert_close(traced(x), layer(x)[0])
+    assert "aten.gru.input" not in str(traced.graph)
 
 
 def test_what_runs_meanwhile_and_afterwards_is_as_ever() -> None:
