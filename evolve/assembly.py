@@ -60,8 +60,9 @@ __all__ = ["Assembly", "workers_of"]
 class Assembly:
     """What every revision of one runtime has in common.
 
-    `wishes`: what the user forbids or demands. `counts` goes on from one revision to the next.
-    `look` is called in every tick. `callbacks` and `computing`: see `Serving`.
+    `wishes`: what the user forbids or demands. `counts` and `withdrawn` (liberties taken back,
+    and why) go on from one revision to the next. `look` is called in every tick. `callbacks` and
+    `computing`: see `Serving`.
     """
 
     model: torch.nn.Module
@@ -75,6 +76,7 @@ class Assembly:
     look: Callable[[], None]
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
+    withdrawn: dict[str, str] = field(default_factory=dict)
 
     def revision(self, found: Found, *, pending: bool = False) -> Revision:
         """Everything that serves `found`; started by whoever puts it in force.
@@ -114,7 +116,9 @@ class Assembly:
         workshop = self._workshop(found, threads)
         # A lane tells of a fault, and the watch of a wrong answer, only once they run: when
         # `faults` below exists.
-        licence, watch = make_watch(workshop, original, library, journal, pauses, lambda: faults)
+        licence, watch = make_watch(
+            workshop, original, library, journal, pauses, lambda: faults, self.withdrawn
+        )
         serving = Serving(
             scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
             watch, self.callbacks, self.computing,

@@ -17,8 +17,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from evolve.batching import pad
+from evolve.errors import EvolveError
 from evolve.original import ORIGINAL
 from supernet.agreement import Difference, difference, noise_of
+from supernet.errors import Uncapturable
 from supernet.fidelity import tier_of
 from supernet.noise import noisy_answers
 from supernet.probe import one_line
@@ -140,9 +142,11 @@ class _Case:
     def ask(self, inputs: Sequence[Tensor]) -> Outcome:
         try:
             return self._original.run(inputs).leaves
+        except (EvolveError, Uncapturable) as error:  # a fault of our own
+            raise NotJudged(type(error).__name__) from error
         except BaseException as error:  # whatever the model raises is its answer
             if _out_of_memory(error):
-                raise NotJudged(one_line(error)) from error
+                raise NotJudged("out of memory") from error
             return error
 
     @cached_property

@@ -94,12 +94,21 @@ class Licence:
     Args:
         granted: What the capture allows.
         memory: Of earlier runs of the same model; None to keep none.
+        earlier: What was withdrawn from earlier captures of the model in this process, whatever
+            its weights were then; added to.
     """
 
-    def __init__(self, granted: Liberties, memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        granted: Liberties,
+        memory: Memory | None = None,
+        earlier: dict[str, str] | None = None,
+    ) -> None:
         self._memory = memory
+        self._earlier = {} if earlier is None else earlier
         self._lock = threading.Lock()
-        self.withdrawn: Mapping[str, str] = {} if memory is None else memory.recall()
+        recalled = {} if memory is None else memory.recall()
+        self.withdrawn: Mapping[str, str] = {**recalled, **self._earlier}
         self.now = _without(granted, self.withdrawn)
 
     def withdraw(self, liberty: Liberty, why: str) -> None:
@@ -111,6 +120,7 @@ class Licence:
                 return
             self.now = _without(self.now, {liberty})
             self.withdrawn = {**self.withdrawn, liberty: why}
+            self._earlier[liberty] = why
             if self._memory is not None:
                 self._memory.remember(self.withdrawn)
 

@@ -229,8 +229,8 @@ class Watch:
             return
         try:
             verdict = self._judge.check(sample)
-        except NotJudged:
-            self._skip("not judged: out of memory", 1)
+        except NotJudged as why:
+            self._skip(f"not judged: {why}", 1)
             return
         if verdict is not None and self._have_weights_moved():
             self._skip("weights moved", 1)

@@ -36,11 +36,13 @@ def make_watch(
     journal: Journal,
     pauses: Pauses,
     faults: Callable[[], Faults],
+    withdrawn: dict[str, str],
 ) -> tuple[Licence, Watch]:
     """What lanes may do with requests, and who has it taken back.
 
     `faults` is asked for only when something was found. What earlier runs of the same model had
-    to withdraw is withdrawn from the start, and the journal says so.
+    to withdraw, or earlier captures of it in this one (`withdrawn`, which is added to), is
+    withdrawn from the start, and the journal says so.
     """
     captured = workshop.capture
 
@@ -50,11 +52,9 @@ def make_watch(
     signature = captured.signature
     granted = Liberties(batching=signature.batchable, padding=signature.paddable)
     memory = Memory(workshop.place().folder, open_cache, captured.graph_hash)
-    licence = Licence(granted, memory)
+    licence = Licence(granted, memory, withdrawn)
     for liberty, why in licence.withdrawn.items():
-        journal.append(
-            "runtime", liberty, after={"state": "off"}, reason=f"found in an earlier run: {why}"
-        )
+        journal.append("runtime", liberty, after={"state": "off"}, reason=f"found earlier: {why}")
     first_version = original.version()
 
     def stay_out(plan: str, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,15 +52,14 @@ class Mean(nn.Module):
 
 
 class Counting(nn.Module):
-    """Its answer depends on how often it was asked."""
+    """Its answer depends on how often it was asked, which no look at it tells."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self._count = itertools.count().__next__
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x + self.calls
+        return x + self._count()
 
 
 def rows(*values: float) -> list[list[Tensor]]:

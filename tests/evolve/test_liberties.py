@@ -85,3 +85,9 @@ def test_a_damaged_memory_is_as_good_as_none(tmp_path: Path) -> None:
     (report,) = (root / "reports").glob("memo-liberties-*.json")
     report.write_text("{")
     assert Licence(BOTH, memory(root)).now == BOTH
+
+
+def test_a_new_capture_of_the_model_does_not_take_it_again() -> None:
+    earlier: dict[str, str] = {}
+    Licence(BOTH, None, earlier).withdraw("batching", "rows are coupled")
+    assert Licence(BOTH, None, earlier).now == Liberties(batching=False, padding=True)
