@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._device import DeviceContext
 
-__all__ = ["Ambience"]
+__all__ = ["Ambience", "plain"]
 
 
 def _private(path: str, default: Any) -> Callable[[], Any]:
@@ -106,3 +106,14 @@ def _modes() -> tuple[torch.device | None, str | None]:
             return device, f"{type(mode).__name__} is active"
         device = mode.device
     return device, None
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Neither autocast nor inference mode, whatever the caller has: as on a thread of its own."""
+    with ExitStack() as stack:
+        if _inferring():
+            stack.enter_context(torch.inference_mode(False))
+        for kind, _ in _autocast():
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

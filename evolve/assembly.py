@@ -91,6 +91,9 @@ class Assembly:
         in_order = captured.form is None
         if in_order:  # and no worker could do what only the original can
             workers = dataclasses.replace(workers, kind="thread", count=1)
+        if in_order and not pending:
+            why = f"one at a time in order of arrival, by the original: {captured.reason}"
+            journal.append("request", ORIGINAL, reason=f"requests are answered {why}")
         lanes, threads = workers.count or 1, workers.threads or 1
         original = Original(self.model, captured, restless=found.restless)
         costs = CostTable(captured.grid)

@@ -188,7 +188,10 @@ class Upkeep:
         with self._putting:
             if asked == self._asked and not self._stopped:
                 self._watched = False
-                self._say(f"not captured, the original model serves for good: {reason}")
+                self._say(
+                    "not captured, the original model serves for good, one request at a time in "
+                    f"order of arrival: {reason}"
+                )
                 self._put(self.pending(reason))
                 self._settled.set()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evolve.ambience import plain
 from evolve.assembly import Assembly
 from evolve.capturing import can_be_beside, capture_here
 from evolve.config import Config, load_config
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["wrap"]
 
 
+@plain()  # a model is learnt as it is, whatever is in force around this call
 def wrap(
     model: torch.nn.Module,
     example_inputs: Any,
