@@ -195,7 +195,7 @@ def _assemble(
 
     fleet = Fleet(
         lanes, serving, hire=partial(_hire, workers), said=worker_said,
-        warm=partial(warm_batches, captured.signature, costs, slo.p99_ms),
+        warm=partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms),
     )  # fmt: skip
 
     def plan_said(plan: str, before: str, after: str, reason: str) -> None:
