@@ -12,6 +12,7 @@ from evolve.errors import PlanFault
 from evolve.original import ORIGINAL
 from evolve.residency import worth_keeping
 from supernet.fidelity import tier_of
+from supernet.guards import Within
 from supernet.plans import PlanState
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from evolve.savings import Savings
     from evolve.workers.base import Inputs
     from profiler.costs import CostTable
+    from supernet.guards import Guard
     from supernet.plans import Plan, PlanLibrary
     from supernet.signature import Signature
 
@@ -104,11 +106,16 @@ class Admission:
         return {keys[i] for i in kept}
 
 
-def warm_batches(signature: Signature, costs: CostTable, slo_ms: float, plan: Plan) -> list[Inputs]:
+def warm_batches(
+    signature: Signature, guards: Sequence[Guard], costs: CostTable, slo_ms: float, plan: Plan
+) -> list[Inputs]:
     """The batches worth running once before `plan` serves: those that can meet the SLO.
 
-    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself.
+    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself. None
+    where 0, which they hold, is no index that the model takes.
     """
+    if any(isinstance(guard, Within) and not guard.least <= 0 <= guard.most for guard in guards):
+        return []
     matrix = costs.matrix([plan.key])[0]
     grid = costs.grid
     shapes = sorted(

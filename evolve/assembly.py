@@ -126,7 +126,7 @@ class Assembly:
             scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
             watch, self.callbacks, self.computing,
         )  # fmt: skip
-        warm = partial(warm_batches, captured.signature, costs, slo.p99_ms)
+        warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         fleet = Fleet(
             lanes, serving, hire=partial(_hire, workers), said=self._worker_said, warm=warm
         )

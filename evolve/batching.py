@@ -17,9 +17,10 @@ from supernet.guards import is_finite
 
 if TYPE_CHECKING:
     from evolve.queueing import Request
+    from supernet.domain.engine import Domain
     from supernet.signature import Dim, Signature, TensorSpec
 
-__all__ = ["all_finite", "crop", "pad", "split", "stack"]
+__all__ = ["crop", "pad", "plausible", "split", "stack"]
 
 
 def stack(requests: Sequence[Request], signature: Signature, length: int) -> list[torch.Tensor]:
@@ -136,6 +137,14 @@ def crop(
     return part if owned and "length" not in spec.dims else part.clone()
 
 
-def all_finite(leaves: Sequence[Any]) -> bool:
-    """Whether no floating leaf holds a NaN or an infinity."""
-    return all(is_finite(leaf) for leaf in leaves if leaf.is_floating_point() or leaf.is_complex())
+def plausible(leaves: Sequence[Any], domain: Domain) -> bool:
+    """Whether no output leaf holds a NaN or an infinity that the model itself would not give."""
+    for index, leaf in enumerate(leaves):
+        if not (leaf.is_floating_point() or leaf.is_complex()) or is_finite(leaf):
+            continue
+        if index < len(domain.nan) and domain.nan[index]:
+            continue
+        if index < len(domain.infinite) and domain.infinite[index] and not leaf.isnan().any():
+            continue
+        return False
+    return True

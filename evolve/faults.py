@@ -74,6 +74,7 @@ class Faults:
         self._refresh = refresh
         self._lock = threading.Lock()
         self._kills: Counter[str] = Counter()
+        self._told: set[tuple[str, type[PlanFault]]] = set()
 
     def heard(self, lane: Lane, plan: str, fault: PlanFault, original_works: bool) -> None:
         """Decides, quarantines and replaces."""
@@ -84,6 +85,8 @@ class Faults:
             known = self._library.get(plan) is not None
         if worker_gone:
             self._replace(lane, str(fault))
+        if not blamed:
+            self._say_twice(plan, fault)
         if blamed and known:
             self._take_out(plan, str(fault), f"{fault}; the original model answered its requests")
 
@@ -103,3 +106,14 @@ class Faults:
         )  # fmt: skip
         self._refresh()
         self._unload(plan)
+
+    def _say_twice(self, plan: str, fault: PlanFault) -> None:
+        """Once for each plan and kind of fault: such batches cost as much as both."""
+        with self._lock:
+            told = (plan, type(fault)) in self._told
+            self._told.add((plan, type(fault)))
+        if not told:
+            self._journal.append(
+                "plan", plan,
+                reason=f"{fault}; its batch ran again on the original model, which had trouble too",
+            )  # fmt: skip

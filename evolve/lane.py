@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evolve.batching import all_finite, split, stack
+from evolve.batching import plausible, split, stack
 from evolve.errors import DeadlineExceeded, PlanFault, WorkerCrashed
 from evolve.original import ORIGINAL
 from evolve.promise import Call, Callbacks
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evolve.watch import Watch
     from evolve.workers.base import Answer, Worker
     from supernet.capture import Capture
+    from supernet.domain.engine import Domain
 
 __all__ = ["Lane", "Serving", "answer_apart"]
 
@@ -50,7 +51,7 @@ class Serving:
 
 
 class Alone(NamedTuple):
-    """How the original did: whether it answered every request, and with finite numbers."""
+    """Whether the original answered every request, and with what a plan may give, too."""
 
     answered: bool
     finite: bool
@@ -194,7 +195,7 @@ class Lane:
         if plan == ORIGINAL or worker is None:
             return self._serving.original.run(inputs)
         answer = worker.run(plan, inputs)
-        if not all_finite(answer.leaves):
+        if not plausible(answer.leaves, self._serving.capture.domain):
             raise PlanFault(f"plan {plan} returned a NaN or an infinity")
         return answer
 
@@ -218,7 +219,7 @@ class Lane:
         for request in requests:
             try:
                 answer = self._serving.original.call(request.args, request.kwargs, request.ambience)
-                finite = finite and _finite(answer)
+                finite = finite and _plausible(answer, self._serving.capture.domain)
             except BaseException as error:  # SystemExit too is the sender's, not the lane's
                 answered = False
                 self._serving.tally.raised(request)
@@ -262,9 +263,9 @@ def answer_apart(serving: Serving, request: Request) -> Any:
     return answer
 
 
-def _finite(answer: Any) -> bool:
+def _plausible(answer: Any, domain: Domain) -> bool:
     try:
         leaves, _ = take_apart(answer)
     except Uncapturable:  # nothing to look into; it is the original's own answer all the same
         return True
-    return all_finite(leaves)
+    return plausible(leaves, domain)

@@ -16,7 +16,7 @@ from supernet.calls import CallForm
 from supernet.captured import Capture
 from supernet.dataflow.proof import Proof, prove
 from supernet.domain.engine import Domain
-from supernet.domain.study import find_domain
+from supernet.domain.study import find_domain, with_answers
 from supernet.errors import Uncapturable, WrongArgument
 from supernet.experiments import masks, padding_counts, rows_meet
 from supernet.exporting import (
@@ -253,6 +253,7 @@ class Study:
             self.probe, axes, grid, examples, longest,
             paddable=paddable, guards=guards, shortest=signature.min_length,
         )  # fmt: skip
+        domain = with_answers(domain, [reference.outputs for reference in references])
         return Capture(
             program=exported.program if exported else None,
             reason=found.reason,

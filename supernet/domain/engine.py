@@ -34,7 +34,8 @@ class Domain:
     ``unproven``: an index or a divisor that may be outside what its operator takes; by whether the
     least is known to be no less than the operator takes. ``undefined``: operators that may make a
     NaN of finite numbers, each with those that take in what it made. ``unbounded``: likewise for
-    an infinity that the program itself writes.
+    an infinity that the program itself writes. ``infinite``, ``nan``: by output, whether the
+    model's own answers may hold one.
     """
 
     uses: frozenset[tuple[str, str]] = frozenset()
@@ -45,16 +46,8 @@ class Domain:
     unbounded: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     unguarded: str | None = None
     failed: str | None = None
-
-    @property
-    def may_be_nan(self) -> bool:
-        """Whether finite inputs may have a NaN among their answers."""
-        return bool(self.undefined)
-
-    @property
-    def may_be_infinite(self) -> bool:
-        """Whether finite inputs may have an infinity among their answers."""
-        return bool(self.undefined or self.unbounded)
+    infinite: tuple[bool, ...] = ()
+    nan: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

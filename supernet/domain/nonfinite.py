@@ -35,9 +35,10 @@ def undefined(nodes: Any, values: Values, shown: Collection[str]) -> Takers:
     hiding = [node for node in nodes if _writes_infinity(node, values)]
     lone = {node for node in hiding if _shows_a_key(node, shown)}
     found = [n for n in nodes if n.op == "call_function" and _is_undefined(n, values)]
+    reached = {source: _reached(nodes, {source}) for source in hiding}
     for node in nodes:
         if name_of(node) in _ROWS:
-            reaching = [source for source in hiding if node in _reached(nodes, {source})]
+            reaching = [source for source in hiding if node in reached[source]]
             if len(reaching) > 1 or not lone.issuperset(reaching):
                 found.append(node)
     return _takers(nodes, found, frozenset())
@@ -67,8 +68,9 @@ def _at_one(node: Any, shown: Collection[str]) -> bool | None:
         return first
     if name in ("logical_not", "bitwise_not") and dtype_of(node) == "bool":
         return not first
-    if name in ("eq", "ne", "gt") and node.args[1] in (0, 1):
-        number, other = int(first), 1 if node.args[1] else 0
+    other = node.args[1] if len(node.args) > 1 else None
+    if name in ("eq", "ne", "gt") and isinstance(other, int):
+        number = int(first)
         return {"eq": number == other, "ne": number != other, "gt": number > other}[name]
     return None
 
@@ -77,10 +79,14 @@ def _is_infinite(value: Any) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def infinities(nodes: Any, values: Values) -> Takers:
-    """Operators that write an infinity, or may make one of finite numbers."""
+def infinities(nodes: Any, values: Values) -> tuple[Takers, tuple[bool, ...]]:
+    """Operators that write an infinity, or may make one of finite numbers; and by output, whether
+    one may reach it."""
     found = [node for node in nodes if _writes_infinity(node, values) or _overflows(node, values)]
-    return _takers(nodes, found, _ABSORBING)
+    carried = _carried(nodes, set(found), _ABSORBING)
+    output = next(node for node in nodes if node.op == "output")
+    answers = tuple(node in carried for node in output.args[0])
+    return _takers(nodes, found, _ABSORBING), answers
 
 
 def _is_undefined(node: Node, values: Values) -> bool:
@@ -119,14 +125,17 @@ def _takers(nodes: Any, sources: list[Node], absorbing: frozenset[str]) -> Taker
 
 def _reached(nodes: Any, sources: set[Node], absorbing: frozenset[str] = frozenset()) -> set[Node]:
     """The sources, and every operator that takes in what one of them made."""
-    reached = set(sources)
-    carries = set(sources)
+    carried = _carried(nodes, sources, absorbing)
+    return carried | {node for node in nodes if not carried.isdisjoint(node.all_input_nodes)}
+
+
+def _carried(nodes: Any, sources: set[Node], absorbing: frozenset[str]) -> set[Node]:
+    """The sources, and every operator whose result may hold what one of them made."""
+    carried = set(sources)
     for node in nodes:
-        if any(source in carries for source in node.all_input_nodes):
-            reached.add(node)
-            if name_of(node) not in absorbing:
-                carries.add(node)
-    return reached
+        if name_of(node) not in absorbing and not carried.isdisjoint(node.all_input_nodes):
+            carried.add(node)
+    return carried
 
 
 _POSITIVE = (math.ulp(0.0), math.inf)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from profiler.shapes import ShapeGrid
     from supernet.signature import Signature
 
-__all__ = ["find_domain"]
+__all__ = ["find_domain", "with_answers"]
 
 Leaves = Mapping[str, Interval]
 """Ranges of the integer inputs, by placeholder name."""
@@ -59,6 +59,20 @@ def find_domain(
         return _Study(functional(program), signature, grid, examples, shown).found()
     except Exception as error:  # torch.export's graphs hold whatever a library put there
         return (), Domain(failed=one_line(error))
+
+
+def with_answers(domain: Domain, answers: Sequence[Sequence[Tensor]]) -> Domain:
+    """The domain with what the original's own answers hold: NaN, and infinities not seen before."""
+    floats = [[t for t in same if t.is_floating_point()] for same in zip(*answers, strict=True)]
+    written = domain.infinite or (False,) * len(floats)
+    return replace(
+        domain,
+        nan=tuple(any(bool(t.isnan().any()) for t in same) for same in floats),
+        infinite=tuple(
+            known or any(bool(t.isinf().any()) for t in same)
+            for known, same in zip(written, floats, strict=True)
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,15 +249,20 @@ class _Study:
         }
         if (what := hidden(self._program)) is not None:
             unproven[what] = False
+        ranges = [found for name, found in best.leaves.items() if self._is_whole(name)]
+        if self._signature.paddable and not all(r.least <= 0 <= r.most for r in ranges):
+            unproven["an index of padding"] = False
         unguarded = [self._title(name) for leaf, name in enumerate(self._names)
                      if name in self._floats and not self._is_finite(leaf)]  # fmt: skip
+        unbounded, infinite = infinities(self._nodes, best.values)
         return Domain(
             uses=frozenset(_uses(self._nodes)),
             bits=best.bits,
             wraps=frozenset(name_of(node) for node in best.values.wraps),
             unproven=unproven,
             undefined=undefined(self._nodes, best.values, self._hiding),
-            unbounded=infinities(self._nodes, best.values),
+            unbounded=unbounded,
+            infinite=infinite,
             unguarded=unguarded[0] if unguarded else None,
         )
 

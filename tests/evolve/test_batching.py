@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.batching import all_finite, split, stack
+from evolve.batching import plausible, split, stack
 from evolve.queueing import Request
+from supernet.domain.engine import Domain
 from supernet.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -66,13 +67,23 @@ def test_a_transposed_input_becomes_contiguous() -> None:
 
 def test_finite_means_every_entry() -> None:
     fine = torch.full((3,), 3e38)  # the sum overflows, no entry does
-    assert all_finite([fine, torch.tensor([1, 2])])
-    assert not all_finite([fine, torch.tensor([1.0, float("nan")])])
-    assert not all_finite([torch.tensor([float("-inf"), 1.0])])
+    usual = Domain()
+    assert plausible([fine, torch.tensor([1, 2])], usual)
+    assert not plausible([fine, torch.tensor([1.0, float("nan")])], usual)
+    assert not plausible([torch.tensor([float("-inf"), 1.0])], usual)
     for size in (8192, 8193):  # on both sides of what is summed
         for wrong in (float("nan"), float("inf")):
             long = torch.ones(size, 2)[:, 0]  # not contiguous
-            assert all_finite([long])
+            assert plausible([long], usual)
             long[-1] = wrong
-            assert not all_finite([long])
-    assert all_finite([])
+            assert not plausible([long], usual)
+    assert plausible([], usual)
+
+
+def test_what_the_model_itself_gives_is_plausible_where_it_gives_it() -> None:
+    masked, lost = torch.tensor([float("-inf"), 1.0]), torch.tensor([float("nan"), 1.0])
+    policy = Domain(infinite=(True, False), nan=(False, False))
+    assert plausible([masked, torch.ones(1)], policy)
+    assert not plausible([torch.ones(1), masked], policy)
+    assert not plausible([lost, torch.ones(1)], policy)
+    assert plausible([lost], Domain(infinite=(False,), nan=(True,)))

@@ -18,7 +18,7 @@ from evolve.faults import MAX_KILLS, blames_plan
         (WorkerHung("silent"), True, 0, True),
         (WorkerHung("silent"), False, 0, True),
         (WorkerCrashed("w", -signal.SIGSEGV), True, 1, True),
-        (WorkerCrashed("w", -signal.SIGABRT), False, 1, True),
+        (WorkerCrashed("w", -signal.SIGABRT), False, 1, False),  # a bad index, which both refuse
         (WorkerCrashed("w", 1), True, 1, True),
         (WorkerCrashed("w", -signal.SIGKILL), True, 1, False),
         (WorkerCrashed("w", -signal.SIGTERM), True, MAX_KILLS - 1, False),

@@ -59,7 +59,11 @@ def serve(
     """A runtime whose only plan does what the test says, on staged workers."""
     runtimes: list[evolve.Runtime] = []
 
-    def make(behaviour: Behaviour) -> tuple[evolve.Runtime, list[StagedWorker], Plan]:
+    def make(
+        behaviour: Behaviour,
+        model: torch.nn.Module = mlp,
+        example: tuple[torch.Tensor, ...] = (torch.zeros(2, 8),),
+    ) -> tuple[evolve.Runtime, list[StagedWorker], Plan]:
         workers: list[StagedWorker] = []
 
         def hire(settings: object, name: str) -> StagedWorker:
@@ -67,7 +71,7 @@ def serve(
             return workers[-1]
 
         monkeypatch.setattr("evolve.assembly._hire", hire)
-        runtime = evolve.wrap(mlp, (torch.randn(2, 8),), slo=evolve.SLO(60_000.0), config=config)
+        runtime = evolve.wrap(model, example, slo=evolve.SLO(60_000.0), config=config)
         runtimes.append(runtime)
         runtime.wait_for_plans(30)
         plan = staged_plan()
@@ -240,3 +244,93 @@ def test_only_a_worker_that_keeps_dying_waits_to_be_replaced(
         now_s[0] += apart_s
     assert len(waited) == waits
     assert waited == sorted(waited)
+
+
+class Lookup(torch.nn.Module):
+    """An index made of floats: nothing proves that it lies within the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.table((x * 5).long())
+        return states
+
+
+def test_a_worker_that_dies_of_what_the_model_refuses_costs_the_plan_nothing(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+) -> None:
+    model = Lookup().eval()
+
+    def looks_up(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if float(leaves[0].max()) > 1:
+            raise WorkerCrashed("worker-0", -signal.SIGABRT)
+        with torch.no_grad():
+            return [model(leaves[0])]
+
+    runtime, _, plan = serve(looks_up, model, (torch.rand(1, 4),))
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            runtime(torch.full((1, 4), 1.3))
+    kept = runtime.parts.library.get(plan.key)
+    assert kept is not None
+    assert kept.state is PlanState.ADMITTED
+    told = [d.reason for d in runtime.decisions(1000) if "ran again on the original" in d.reason]
+    assert len(told) == 1
+
+
+def test_a_worker_that_dies_of_what_the_model_answers_with_a_nan_quarantines_the_plan(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+) -> None:
+    class Root(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sqrt()
+
+    runtime, _, plan = serve(crashes, Root(), (torch.rand(1, 4),))
+    answer = runtime(torch.full((1, 4), -1.0))
+    assert answer.isnan().all()
+    kept = runtime.parts.library.get(plan.key)
+    assert kept is not None
+    assert kept.state is PlanState.QUARANTINED
+
+
+class Policy(torch.nn.Module):
+    """Scores of actions, minus infinity for what is not legal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+        return self.scores(x).masked_fill(~legal, float("-inf"))
+
+
+def test_legitimate_infinities_are_answered_by_the_plan_alone(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+) -> None:
+    model = Policy().eval()
+    example = torch.rand(1, 4), torch.tensor([[True, False, True, True]])
+
+    def plays(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [model(*leaves)]
+
+    runtime, workers, _ = serve(plays, model, example)
+    assert torch.equal(runtime(*example), plays(example)[0])
+    assert sum(worker.runs for worker in workers) == 1
+    assert runtime.status()["counts"]["retried"] == 0
+
+
+def test_a_nan_among_legitimate_infinities_is_a_fault(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+) -> None:
+    model = Policy().eval()
+    example = torch.rand(1, 4), torch.tensor([[True, False, True, True]])
+    runtime, _, plan = serve(gives_nan, model, example)
+    answer = runtime(*example)
+    with torch.no_grad():
+        assert torch.equal(answer, model(*example))
+    kept = runtime.parts.library.get(plan.key)
+    assert kept is not None
+    assert kept.state is PlanState.QUARANTINED
