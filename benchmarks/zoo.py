@@ -23,7 +23,29 @@ __all__ = ["BEFORE", "main"]
 
 _ASKING = ("prove", "rows_meet", "padding_counts")
 
-BEFORE: dict[str, str] = {}
+_BOTH = (
+    "Bert", "Roberta", "XLMRoberta", "Electra", "MPNet", "Camembert", "Ernie", "MegatronBert",
+    "RoFormer", "Splinter", "Data2VecText", "IBert", "Albert", "LayoutLM", "RoCBert",
+    "ModernBert", "XLMRobertaXL", "RobertaPreLayerNorm", "SqueezeBert", "Xmod",
+    "BertGenerationEncoder", "DistilBert", "Deberta", "DebertaV2", "RemBert", "MobileBert",
+    "XLM", "Flaubert", "Esm", "BertForSequenceClassification", "BertForMaskedLM",
+    "RobertaForTokenClassification", "T5EncoderModel", "UMT5EncoderModel", "GPT2LMHeadModel",
+    "GPT2ForSequenceClassification", "GPTNeoForCausalLM", "MixtralForCausalLM",
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "GemmaForCausalLM", "PhiForCausalLM", "FalconForCausalLM", "BloomForCausalLM",
+    "OPTForCausalLM", "StableLmForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM",
+    "CohereForCausalLM", "GPTNeoXForCausalLM", "CodeGenForCausalLM", "GPTJForCausalLM",
+    "GraniteForCausalLM", "XGLMForCausalLM", "BioGptForCausalLM", "PersimmonForCausalLM",
+    "GPTBigCodeForCausalLM", "Gemma2ForCausalLM", "Olmo2ForCausalLM", "GlmForCausalLM",
+    "NemotronForCausalLM", "MptForCausalLM",
+)  # fmt: skip
+_ROWS = (
+    "ConvBert", "Nystromformer", "FNet", "Canine", "ViT", "DeiT", "Beit", "Dinov2", "ViTMSN",
+    "CLIPVision", "Data2VecVision", "SiglipVision", "ResNet", "RegNet", "ConvNext",
+    "ConvNextV2", "Swin", "Swinv2", "MobileNetV2", "MobileNetV1", "MobileViT", "Segformer",
+    "PoolFormer", "Wav2Vec2", "Hubert", "WavLM", "UniSpeech",
+)  # fmt: skip
+BEFORE: dict[str, str] = dict.fromkeys(_BOTH, "both") | dict.fromkeys(_ROWS, "rows")
 """By name: ``"both"`` where rows were batched and lengths padded, ``"rows"`` where only batched."""
 
 
