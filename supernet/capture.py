@@ -26,6 +26,7 @@ from supernet.errors import NeedsGradients, OutsideCapture, Uncapturable, WrongA
 from supernet.examples import take_examples
 from supernet.probe import Probe, agree
 from supernet.reasons import explained, one_line
+from supernet.references import Reference
 from supernet.signature import Signature
 from supernet.structure import Structure, take_apart
 from supernet.study import Study, Wishes, hashes
@@ -206,17 +207,28 @@ def _answer_examples(
 def _check_program(learned: Capture) -> None:
     """``Uncapturable`` unless the program still answers as the original did meanwhile.
 
-    What the trace took for a constant (a global, a number made by NumPy) may have moved on.
+    What the trace took for a constant (a global, a number made by NumPy) may have moved on; and
+    torch.export may make a constant of a number that follows a size (``scale=length ** -0.5``),
+    which shows at another size only.
     """
     if learned.program is None:
         return
     plan = EagerPlan(learned.program)
-    for reference in sorted(learned.references, key=lambda r: r.shape.tokens)[:2]:
+    for reference in _of_each_size(learned.references):
         if not agree(plan.run([leaf.clone() for leaf in reference.inputs]), reference.outputs):
             raise Uncapturable(
                 "the exported program answers otherwise than the model: something outside of the "
-                "tensors, or NumPy in the forward, decides the answer"
+                "tensors, a number that follows a size, or NumPy in the forward decides the answer"
             )
+
+
+def _of_each_size(references: Sequence[Reference]) -> list[Reference]:
+    """The smallest of up to three lengths, and of one row and of several."""
+    ordered = sorted(references, key=lambda r: r.shape.tokens)
+    lengths = {r.shape.length: r for r in reversed(ordered)}
+    rows = {min(r.shape.rows, 2): r for r in reversed(ordered)}
+    chosen = [lengths[n] for n in sorted(lengths)[:3]] + list(rows.values())
+    return list({id(reference): reference for reference in chosen}.values())
 
 
 def original_only(model: nn.Module, reason: str, *, hashed: bool = True) -> Capture:

@@ -26,9 +26,12 @@ def _filled(interval: Callable[[Call], Interval]) -> Rule:
             return top(call, "is of a size of several factors", sure=False)
         dims = tuple(as_dim(size) for size in sizes)
         number = interval(call)
-        coupled, moved = (
-            call.scalar_troubles() if isinstance(call.get("fill_value"), Size) else (None, None)
-        )
+        value = call.get("fill_value", call.get("value", call.get("s")))
+        coupled, moved = (None, None)
+        if isinstance(value, Size):
+            coupled, moved = call.scalar_troubles()
+        elif isinstance(value, Value):  # ``fill`` with a tensor
+            return top(call, "is filled with a tensor", sure=False)
         spans = (Span(number, number),) * len(places(dims, "length"))
         if any(follows(dim, which) and which not in dim for dim in dims for which in _BOTH):
             return top(call, "is of a size that follows rows or length", sure=False)
@@ -38,7 +41,7 @@ def _filled(interval: Callable[[Call], Interval]) -> Rule:
 
 
 def _fill_value(call: Call) -> Interval:
-    value = call.get("fill_value", call.get("s"))
+    value = call.get("fill_value", call.get("value", call.get("s")))
     if isinstance(value, Size):
         return Interval(0.0, float(2**62))
     return Interval.at(float(value))
@@ -68,6 +71,8 @@ def _triangle(call: Call) -> Any:
     """``tril`` and ``triu`` of a square of positions."""
     value: Value = call["self"].plain()
     cut = call.get("diagonal") or 0
+    if not isinstance(cut, int):
+        return top(call, "cuts a triangle where a size says", sure=False)
     if value.dims[-2:] != (("length",), ("length",)):
         symbolic = any(not isinstance(f, int) for dim in value.dims[-2:] for f in dim)
         if symbolic:
@@ -76,8 +81,6 @@ def _triangle(call: Call) -> Any:
         return replace(value, valid=some, range=value.range.hull(ZERO))
     rows, columns = value.spans[-2:]
     low = call.name.startswith("tril")
-    if not isinstance(cut, int):
-        return top(call, "cuts a triangle through rows or lengths", sure=False)
     # A padded column lies right of every valid row's diagonal, column 0 left of it or on it.
     beyond = (ZERO if cut <= 0 else columns.pad.hull(ZERO)) if low else columns.pad
     if not low and cut > 1:

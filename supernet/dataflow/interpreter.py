@@ -129,8 +129,10 @@ class _Walk:
         if node.target is operator.getitem:
             source, index = _looked_up(node.args, known)
             return source[index] if isinstance(source, (tuple, list)) else source
-        if isinstance(made, (int, torch.SymInt)) and not isinstance(made, bool):
+        if isinstance(made, (int, torch.SymInt, torch.SymFloat, torch.SymBool)):
             return size_of(made, self._named)
+        if isinstance(made, float):
+            return made
         arguments = _looked_up(node.args, known)
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return self._nested(node, arguments)

@@ -26,6 +26,8 @@ def _slice(call: Call) -> Any:
     start, end, step = call.get("start"), call.get("end"), call.get("step") or 1
     own, size = value.dims[dim], call.sizes()[dim]
     whole = start in (0, None) and step == 1
+    if _symbolic(start):
+        return top(call, "begins where a size says", sure=False)
     if whole and (end is None or (isinstance(end, int) and end >= _END)):
         return value
     if whole and isinstance(end, Size) and as_dim(end) == own:
@@ -41,9 +43,9 @@ def _sliced_numbers(call: Call, value: Value, dim: int, size: Size, whole: bool)
     """A slice of a dim of fixed size; ``table[:length]`` is a table of positions."""
     made = as_dim(size)
     dims = (*value.dims[:dim], made, *value.dims[dim + 1 :])
-    if all(isinstance(factor, int) for factor in made):
+    if all(isinstance(factor, int) for factor in made) and not _symbolic(call.get("end")):
         return replace(value, dims=dims, offset=None, weight=None)
-    if whole and made == ("length",):
+    if whole and made == ("length",):  # of a table that is as long as any request
         grown = respanned(replace(value, dims=(*dims[:dim], (), *dims[dim + 1 :])), dims, 0)
         return replace(grown, offset=_counts(value, dim), weight=None)
     return top(call, "takes a part that follows the size", sure=False)
@@ -63,6 +65,8 @@ def _select(call: Call) -> Any:
     dim, index = call["dim"] % len(value.dims), call["index"]
     own = value.dims[dim]
     dims = (*value.dims[:dim], *value.dims[dim + 1 :])
+    if _symbolic(index):
+        return top(call, "takes the one that a size says", sure=False)
     if all(isinstance(factor, int) for factor in own):
         return replace(value, dims=dims, offset=None, weight=None)
     if own == ("length",) and index == 0 and isinstance(index, int):
@@ -106,8 +110,12 @@ def _parts(call: Call) -> Any:
     value: Value = call["self"]
     dim = (call.get("dim") or 0) % len(value.dims)
     if not all(isinstance(factor, int) for factor in value.dims[dim]):
-        what = "takes rows or lengths apart"
-        return top(call, what, sure=False)
+        return top(call, "takes rows or lengths apart", sure=False)
+    bounds = call.get("split_sizes", call.get("split_size", 1))
+    if any(
+        _symbolic(bound) for bound in (bounds if isinstance(bounds, (list, tuple)) else [bounds])
+    ):
+        return _followed(call, value, "is taken apart where a size says")
     gone = call.name == "unbind"
     made = []
     for index in range(len(call.node.meta["val"])):
@@ -115,6 +123,18 @@ def _parts(call: Call) -> Any:
         dims = (*value.dims[:dim], *own, *value.dims[dim + 1 :])
         made.append(replace(value, dims=dims, offset=None, weight=None))
     return tuple(made)
+
+
+def _symbolic(bound: Any) -> bool:
+    """Whether it follows the rows or the length."""
+    return isinstance(bound, Size) and bool(bound.others)
+
+
+def _followed(call: Call, value: Value, what: str) -> Any:
+    """What a size among the arguments decides is another for every batch and every padding."""
+    made = top(call, what, sure=True)
+    trouble = call.trouble(what)
+    return tuple(one.troubled(trouble, trouble) for one in made)
 
 
 def _cat(call: Call) -> Any:
@@ -181,6 +201,9 @@ def _pad(call: Call) -> Any:
         axis = len(dims) - 1 - pair
         if room[2 * pair] == 0 == room[2 * pair + 1]:
             continue
+        if _symbolic(room[2 * pair]) or _symbolic(room[2 * pair + 1]):
+            follow = call.trouble("adds as many as a size says")
+            return _longer(call, [value.troubled(follow, None)], axis, follow)
         if any(not isinstance(factor, int) for factor in dims[axis]):
             if follows(dims[axis], "rows"):
                 return top(call, "adds rows", sure=True)

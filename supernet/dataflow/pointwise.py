@@ -114,12 +114,11 @@ def _kept(call: Call, value: Value) -> Value:
     if call.dtype is torch.bool and not _is_bool(call):
         made = combine(call, [value], pointwise("truth"))
         return made if value.rows != "index" else made.plain()
-    exact = call.dtype.is_floating_point or call.dtype.is_complex or _was_integer(call)
-    if exact:
-        return Value(
-            value.dims, value.rows, value.valid, value.range, value.spans,
-            value.coupled, value.moved, value.offset, value.weight,
-        )  # fmt: skip
+    floating = call.dtype.is_floating_point or call.dtype.is_complex
+    if floating or call.dtype is _source_dtype(call):
+        return value
+    if _was_integer(call) and value.range == _within(pointwise("clone"), call.dtype)(value.range):
+        return value
     return combine(call, [value], _within(pointwise("trunc"), call.dtype))
 
 

@@ -10,7 +10,7 @@ from supernet.dataflow.interpreter import Call, Rule, top
 from supernet.dataflow.intervals import ANY, FALSE, UNBOUNDED, ZERO, Interval, pointwise
 from supernet.dataflow.pointwise import combine
 from supernet.dataflow.reductions import GAP, hidden
-from supernet.dataflow.sizes import Dim, Odd
+from supernet.dataflow.sizes import Dim, Odd, Size
 from supernet.dataflow.values import Span, Trouble, Value, follows, places, worst
 from supernet.dataflow.views import moved_axes
 
@@ -32,7 +32,7 @@ def contract(call: Call, operands: Sequence[Labelled], out: str) -> Any:
     plain = [(value.plain(), labels) for value, labels in operands]
     summed = [label for label in of if label not in out]
     dims = tuple(of[label] for label in out)
-    coupled = moved = None
+    coupled, moved = call.scalar_troubles()
     if any(follows(of[label], "rows") for label in summed):
         coupled = call.trouble("sums over the rows of the batch")
     elif len(places(dims, "rows")) > 1:
@@ -141,10 +141,8 @@ def _convolution(call: Call) -> Any:
     value: Value = (call.get("input") or call["self"]).plain()
     weight: Value = call["weight"]
     spatial = len(weight.dims) - 2
-    if len(value.dims) != spatial + 2 or any(
-        weight.dims[i] and weight.rows != "same" for i in (0, 1)
-    ):
-        return top(call, "is a convolution without a batch", sure=False)
+    if len(value.dims) != spatial + 2 or not _fixed(call.tensors[1:]):
+        return top(call, "is a convolution without a batch, or by other than weights", sure=False)
     coupled = moved = None
     if any(follows(dim, "rows") for dim in value.dims[1:]):
         coupled = call.trouble("mixes the rows of the batch")
@@ -178,6 +176,22 @@ def _convolution(call: Call) -> Any:
     )  # fmt: skip
 
 
+def _sizes(argument: Any) -> list[Size]:
+    if isinstance(argument, Size):
+        return [argument]
+    items = argument if isinstance(argument, (list, tuple)) else ()
+    return [size for item in items for size in _sizes(item)]
+
+
+def _fixed(others: Sequence[Value]) -> bool:
+    """Whether these are the same for every request, whatever its length."""
+    return all(
+        v.rows == "same"
+        and not any(follows(dim, "rows") or follows(dim, "length") for dim in v.dims)
+        for v in others
+    )
+
+
 def _width(weight: Value, axis: int) -> int:
     dim = weight.dims[axis]
     return int(dim[0]) if dim and isinstance(dim[0], int) else 1
@@ -194,7 +208,15 @@ def _pooled(call: Call) -> Any:
     """Pooling and resampling over dims of a fixed size."""
     value: Value = (call.get("self") or call.get("input") or call.tensors[0]).plain()
     several = call.node.meta["val"]
-    moved = coupled = None
+    first = call.dims(None if not isinstance(several, (tuple, list)) else 0)[0]
+    if first != value.dims[0] or not _fixed(call.tensors[1:]):
+        return top(call, "changes its first dim, or is by other than weights", sure=False)
+    sizes_given = [s for argument in call.given.values() for s in _sizes(argument)]
+    coupled = moved = None
+    if any(size.follows("rows") for size in sizes_given):
+        coupled = call.trouble("computes with the number of rows")
+    if any(size.follows("length") for size in sizes_given):
+        moved = call.trouble("computes with the padded length")
     if any(follows(dim, "rows") for dim in value.dims[1:]):
         coupled = call.trouble("mixes the rows of the batch")
     if any(follows(dim, "length") for dim in value.dims):

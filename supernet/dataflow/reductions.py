@@ -205,6 +205,8 @@ def _running(call: Call) -> Any:
 def _ranked(call: Call) -> Any:
     """``sort``, ``topk`` and the like along one dim."""
     value: Value = call["self"].plain()
+    if "dim" not in call.given:
+        return _reduced(call, value, range(len(value.dims)), "spread", lambda a: a)
     given = call.get("dim")
     axis = (-1 if given is None else given) % max(len(value.dims), 1)
     dim = value.dims[axis] if value.dims else ()

@@ -199,6 +199,14 @@ CASES = {
         of(lambda m, x: (x[..., 0], x[x[..., 0] > 0.9])), (-noise(2, 8).abs(),), OFF
     ),
     "rows compared with each other": Case(of(lambda m, x: x @ x.T @ x * 1e-9 + x), ROWS, OFF),
+    "the median of everything": Case(of(lambda m, x: x + 0 * x.median()), ROWS, OFF, why="median"),
+    "weights made of the rows": Case(
+        of(lambda m, x: x + 1e-9 * fn.conv1d(x[:, None], x[:, None, :3], padding=1).sum(1)),
+        ROWS, OFF,
+    ),
+    "halves of the batch": Case(
+        of(lambda m, x: torch.cat([fn.glu(x, 0), fn.glu(x, 0)])), (noise(2, 8),), OFF
+    ),
     # -- padding ---------------------------------------------------------------------------------
     "mean of what the mask shows": Case(
         embedder(lambda m, i, k: pooled(m.mix(m.embed(i)), k)), MASKED, PROVEN, PROVEN
@@ -275,6 +283,21 @@ CASES = {
     ),
     "where the largest is": Case(
         embedder(lambda m, i, k: (m.embed(i).sum(-1) * k).argmax(1)), MASKED, PROVEN, OFF
+    ),
+    "one over the length": Case(
+        embedder(lambda m, i: m.embed(i) * (1.0 / i.shape[1])), WORDS, PROVEN, OFF
+    ),
+    "a table read where the length ends": Case(
+        embedder(lambda m, i: m.embed(i) + m.mix.weight[i.shape[1] - 1]), WORDS, PROVEN, OFF
+    ),
+    "a table read from the length on": Case(
+        embedder(lambda m, i: m.embed(i) + m.mix.weight[i.shape[1] :][:1]), WORDS, PROVEN, OFF
+    ),
+    "the length as a tensor": Case(
+        embedder(lambda m, i: m.embed(i) / torch.full((), i.shape[1])), WORDS, PROVEN, OFF
+    ),
+    "ids that wrap around": Case(
+        embedder(lambda m, i: i.clamp(min=1).to(torch.int8).amax(1)), WORDS, PROVEN, OFF
     ),
     "positions sorted": Case(embedder(lambda m, i: i.sort(1).values), WORDS, PROVEN, OFF),
     "statistics over time": Case(
@@ -404,6 +427,19 @@ def test_a_recurrent_layer_over_padding(pool: str, both: bool) -> None:
     learned = capture(seeded(lambda: Tagger(both=both, pool=pool)), WORDS)
     assert learned.batching.allowed
     assert learned.padding.allowed is (pool == "none" and not both), learned.padding
+
+
+def test_a_program_in_which_the_length_became_a_number_holds_for_no_other_length() -> None:
+    """torch.export writes the sample's own scale into the graph."""
+    model = embedder(
+        lambda m, i: fn.scaled_dot_product_attention(
+            *[m.embed(i)] * 3, is_causal=True, scale=i.shape[1] ** -0.5
+        )
+    )
+    learned = capture(seeded(model), WORDS)
+    for length in (3, 4, 6, 9):
+        with pytest.raises(OutsideCapture, match="length must be between 5 and 5"):
+            learned.flatten((words(1, length),), {})
 
 
 def test_what_the_user_forbids_is_off() -> None:
