@@ -7,7 +7,7 @@ original model (`Signature.batchable`, `Signature.paddable`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,15 +78,19 @@ def split(
     length: int,
     *,
     lent: bool = False,
+    held: Collection[int] = (),
 ) -> list[list[torch.Tensor]]:
     """Each request's own output leaves: its rows, cropped to its length, contiguous.
 
-    Where the outputs are `lent` all are copied, otherwise only what is a part of a batch.
+    Where the outputs are `lent` all are copied, otherwise only what is a part of a batch, and those
+    of the indices `held`, which lie in memory that is computed with again.
+
     Raises `PlanFault` when the outputs are not those of the signature.
     """
     _check(outputs, signature, sum(request.rows for request in requests), length)
     if len(requests) == 1 and requests[0].length == length:
-        return [[leaf.clone() for leaf in outputs] if lent else list(outputs)]
+        copied = range(len(outputs)) if lent else held
+        return [[leaf.clone() if i in copied else leaf for i, leaf in enumerate(outputs)]]
     answers: list[list[torch.Tensor]] = []
     at = 0
     for request in requests:
@@ -98,9 +102,9 @@ def split(
                     at,
                     request.rows,
                     request.length,
-                    owned=len(requests) == 1 and not lent,
+                    owned=len(requests) == 1 and not lent and i not in held,
                 )
-                for leaf, spec in zip(outputs, signature.outputs, strict=True)
+                for i, (leaf, spec) in enumerate(zip(outputs, signature.outputs, strict=True))
             ]
         )
         at += request.rows
@@ -126,7 +130,12 @@ def _check(outputs: Sequence[torch.Tensor], signature: Signature, rows: int, len
 def crop(
     leaf: torch.Tensor, spec: TensorSpec, at: int, rows: int, length: int, *, owned: bool = False
 ) -> torch.Tensor:
-    """`rows` of a batch from `at` on, cut to `length`; copied unless `owned` and whole."""
+    """`rows` of a batch from `at` on, cut to `length`; copied unless `owned` and whole.
+
+    A parameter, which the original returned, stays the very parameter.
+    """
+    if isinstance(leaf, torch.nn.Parameter):
+        return leaf
     part = leaf
     for index, dim in enumerate(spec.dims):
         if dim == "rows":

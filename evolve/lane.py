@@ -132,7 +132,7 @@ class Lane:
         if request.outside is None:
             try:
                 (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
-                answer = self._serving.capture.rebuild(leaves)
+                answer = self._serving.original.rebuild(leaves, request.leaves)
             except Exception as error:
                 self._recover(plan, (request,), error)
             else:
@@ -178,7 +178,8 @@ class Lane:
         began_s = time.perf_counter()
         inputs = stack(requests, signature, length)
         answer = self.compute(plan, inputs)
-        answers = split(answer.leaves, requests, signature, length, lent=answer.lent)
+        held = self._serving.capture.handed_on.held
+        answers = split(answer.leaves, requests, signature, length, lent=answer.lent, held=held)
         elapsed_ms = (time.perf_counter() - began_s) * 1e3
         rows = tokens = 0
         for request in requests:
@@ -232,7 +233,7 @@ class Lane:
 
     def _finish(self, request: Request, leaves: list[Any]) -> None:
         try:
-            answer = self._serving.capture.rebuild(leaves)
+            answer = self._serving.original.rebuild(leaves, request.leaves)
         except Exception as error:  # a structure that can't be rebuilt must not lose the answer
             self._serving.tally.raised(request)
             self._settle(request, error=error)

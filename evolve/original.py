@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,9 +65,24 @@ class Original:
         args, kwargs = self._capture.form.arguments(leaves)
         began = self._clock()
         outputs, _ = take_apart(self.call(args, kwargs))
+        outputs = [leaf.detach() if leaf.grad_fn is not None else leaf for leaf in outputs]
         if outputs and outputs[0].is_cuda:
             torch.cuda.synchronize(outputs[0].device)
         return Answer(outputs, (self._clock() - began) * 1e3)
+
+    def rebuild(self, leaves: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> Any:
+        """The model's own structure around the output leaves of a call with the tensors `given`.
+
+        What the model returns as it is, a parameter or an input, is put back in its place.
+        """
+        handed_on = self._capture.handed_on
+        if handed_on.own or handed_on.given:
+            leaves = list(leaves)
+            for output, name in handed_on.own:
+                leaves[output] = attrgetter(name)(self._model)
+            for output, leaf in handed_on.given:
+                leaves[output] = given[leaf]
+        return self._capture.rebuild(leaves)
 
     def version(self) -> tuple[object, ...]:
         """Equal as long as nobody changes the model, as far as that can be seen."""

@@ -9,32 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import itertools
 import math
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from evolve import process_end
-from evolve.ambience import Ambience
 from evolve.brain import Progress
 from evolve.errors import EvolveError, RuntimeClosed
 from evolve.lane import answer_apart
-from evolve.original import ORIGINAL
-from evolve.queueing import Request
+from evolve.reception import Reception
 from evolve.revision import CLOSE_TIMEOUT_S
-from supernet.errors import OutsideCapture
+from evolve.status import status_of
 
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
     from evolve.decision import Decision
     from evolve.promise import Promise
+    from evolve.queueing import Request
     from evolve.revision import Revision
     from evolve.scheduler import Scheduler
     from evolve.upkeep import Upkeep
@@ -58,7 +54,7 @@ class Runtime:
         self._callbacks = assembly.callbacks
         self._computing = assembly.computing
         self._clock = clock
-        self._alone = itertools.count(1)
+        self._reception = Reception(assembly.slo, assembly.journal, clock)
         self._lock = threading.Lock()  # held while revisions change, never while one answers
         self._revision: Revision | None = None
         self._retiring: list[threading.Thread] = []
@@ -66,7 +62,6 @@ class Runtime:
         self._closed = False
         self._pid = os.getpid()
         self._orphaned = False
-        self._outside_reasons: set[str] = set()
 
     # -- revisions ---------------------------------------------------------------------------
 
@@ -97,7 +92,7 @@ class Runtime:
                 if in_turn := _both_in_order(old, revision):
                     scheduler.hold()  # until what runs on `old` is answered
                 for request in old.retire() if old is not None else ():
-                    scheduler.adopt(self._again(revision, request))
+                    scheduler.adopt(self._reception.again(revision, request))
                 self._revision = revision  # new requests come only behind those that waited
                 self._let_go(old, scheduler if in_turn else None)
                 process_end.started(self)
@@ -131,7 +126,7 @@ class Runtime:
         and a free lane it is computed on the caller's own thread.
         """
         revision = self._open()
-        request = self._request(revision, args, kwargs, Ambience.of_caller(), refusable=False)
+        request = self._reception.request(revision, args, kwargs, refusable=False)
         revision.serving.tally.arrived(request)
         if self._stays(request):
             return self._answer_here(revision, request)
@@ -154,7 +149,7 @@ class Runtime:
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
         revision = self._open()
-        request = self._request(revision, args, kwargs, Ambience.of_caller(), refusable=True)
+        request = self._reception.request(revision, args, kwargs, refusable=True)
         revision.serving.tally.arrived(request)
         future = request.future
         if self._stays(request):
@@ -176,7 +171,7 @@ class Runtime:
                 return revision.serving.scheduler.submit(request)
             except RuntimeClosed:
                 revision = self._successor(revision)
-                request = self._again(revision, request)
+                request = self._reception.again(revision, request)
 
     def _successor(self, revision: Revision) -> Revision:
         """What replaced `revision` this very moment; raises `RuntimeClosed` where nothing did."""
@@ -185,15 +180,6 @@ class Runtime:
         if now is revision:
             raise RuntimeClosed("the runtime was closed meanwhile")
         return now
-
-    def _again(self, revision: Revision, request: Request) -> Request:
-        """The same call, future and deadline as `revision` sees them."""
-        other = self._request(
-            revision, request.args, request.kwargs, request.ambience, refusable=request.refusable
-        )
-        return dataclasses.replace(
-            other, arrived_ms=request.arrived_ms, deadline_ms=request.deadline_ms
-        ).promised(request.future)
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""
@@ -239,8 +225,6 @@ class Runtime:
         except BaseException as error:
             request.future.set_exception(error)
 
-    # -- from a call to a request --------------------------------------------------------------
-
     def _open(self) -> Revision:
         """What serves now; raises `RuntimeClosed` where nothing does."""
         self._own()
@@ -254,46 +238,6 @@ class Runtime:
             raise RuntimeClosed(
                 f"this runtime belongs to process {self._pid}, of which this one is a fork; "
                 "wrap the model again here"
-            )
-
-    def _request(
-        self,
-        revision: Revision,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        ambience: Ambience | None,
-        *,
-        refusable: bool,
-    ) -> Request:
-        now_ms = self._clock() * 1e3
-        deadline_ms = self.slo.deadline_ms(now_ms)
-        capture = revision.serving.capture
-        try:
-            if ambience is not None and (why := ambience.obstacle(capture.signature.device)):
-                raise OutsideCapture(why)
-            flat = capture.flatten(args, kwargs)
-            capture.check(flat.leaves)
-        except OutsideCapture as reason:
-            self._say_outside(str(reason))
-            return Request(
-                args, kwargs, [], 1, 1, 0, next(self._alone), now_ms, deadline_ms,
-                refusable=False, outside=str(reason), ambience=ambience,
-            )  # fmt: skip
-        # Lengths that can't be padded share a batch only with their equals.
-        group = revision.serving.licence.now.group(flat.length, next(self._alone))
-        cell = capture.grid.cell(flat.length)
-        return Request(
-            args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
-            refusable=refusable, ambience=ambience,
-        )  # fmt: skip
-
-    def _say_outside(self, reason: str) -> None:
-        if reason not in self._outside_reasons and len(self._outside_reasons) < 100:
-            self._outside_reasons.add(reason)
-            self._journal.append(
-                "request",
-                ORIGINAL,
-                reason=f"outside the capture, answered by the original: {reason}",
             )
 
     # -- looking inside ----------------------------------------------------------------------
@@ -361,34 +305,7 @@ class Runtime:
         were compared with the original's, and what was turned off since they differed.
         """
         self._own()
-        parts = self.parts
-        queue, _, busy = parts.serving.scheduler.depth()
-        tally = parts.serving.tally
-        computed = tally.counts()
-        return {
-            "closed": self._closed,
-            "capture": parts.serving.capture.describe(),
-            "policy": parts.controller.choice.params.name,
-            "queue": queue,
-            "busy_lanes": busy,
-            "lanes": [
-                {"worker": lane.worker.name, "pid": lane.worker.pid}
-                if (lane.worker is not None)
-                else {"worker": None, "pid": None}
-                for lane in parts.fleet.lanes
-            ],
-            "counts": computed,
-            "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
-            "rows_by_plan": tally.plan_rows(),
-            "switch_ms": tally.window.switch_ms,
-            "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
-            "watch": {
-                **parts.serving.watch.status(),
-                "withdrawn": dict(parts.serving.licence.withdrawn),
-            },
-            "plans": {plan.spec.key: plan.state.value for plan in parts.library.plans()},
-            "journal_fault": self._journal.fault,
-        }
+        return {"closed": self._closed, **status_of(self.parts)}
 
     # -- ending ------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from supernet.domain.engine import Domain
 from supernet.errors import OutsideCapture
 from supernet.findings import OFF, Finding
 from supernet.guards import Guard
+from supernet.handed_on import NOTHING, HandedOn
 from supernet.references import Reference
 from supernet.signature import Signature
 from supernet.structure import Structure
@@ -71,6 +72,7 @@ class Capture:
     ``batching`` and ``padding`` say what may be done with requests, and how that is known;
     ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
     within the grid).
+    ``handed_on`` are the outputs that the program does not compute.
     ``needs_gradients``: the original must be called with gradients on, or it raises.
     ``ops`` are the program's operators in order (None: no program); a capture made in another
     process has them without the program, which stays in that process's files.
@@ -91,6 +93,7 @@ class Capture:
     references: tuple[Reference, ...] = ()
     form: CallForm | None = None
     result: Structure | None = None
+    handed_on: HandedOn = NOTHING
     needs_gradients: bool = False
     ops: tuple[str, ...] | None = None
     domain: Domain = field(default_factory=Domain)

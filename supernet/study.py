@@ -29,6 +29,7 @@ from supernet.exporting import (
 )
 from supernet.findings import OFF, Finding
 from supernet.guards import Guard, Shown
+from supernet.handed_on import NOTHING, handed_on
 from supernet.probe import Probe, structural_copy
 from supernet.references import make_references
 from supernet.signature import Dim, Signature, TensorSpec
@@ -269,6 +270,7 @@ class Study:
             references=references,
             form=self.form,
             result=self.probe.structure,
+            handed_on=handed_on(exported.program, self.model) if exported else NOTHING,
             domain=domain,
         )
 

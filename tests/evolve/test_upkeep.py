@@ -20,6 +20,7 @@ from torch import nn
 
 import evolve
 from evolve.config import CaptureConfig
+from evolve.reception import Reception
 from profiler.shapes import Shape
 from supernet.plans import PlanState
 from tests.evolve.conftest import WAITED_FOR, Encoder, encoder_call
@@ -113,16 +114,16 @@ def test_who_read_the_old_revision_is_answered_by_the_new_one(
 ) -> None:
     """The reference is read, then replaced, then used: on the caller's thread and queued."""
     x = torch.randn(2, 8)
-    read = type(runtime)._request
+    read = Reception.request
 
-    def slow(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def slow(self: Reception, *args: Any, **kwargs: Any) -> Any:
         request = read(self, *args, **kwargs)
-        monkeypatch.setattr(type(runtime), "_request", read)
+        monkeypatch.setattr(Reception, "request", read)
         runtime.refresh()
         return request
 
     for ask in (lambda: runtime(x), lambda: runtime.submit(x).result(timeout=60)):
-        monkeypatch.setattr(type(runtime), "_request", slow)
+        monkeypatch.setattr(Reception, "request", slow)
         assert same(ask(), mlp(x))
     assert runtime.status()["counts"]["arrived"] == 2
 
