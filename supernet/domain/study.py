@@ -12,12 +12,13 @@ from torch.fx import Node
 
 from supernet.domain.demands import Narrowing
 from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
-from supernet.domain.graph import dtype_of, functional, name_of, tensors
+from supernet.domain.graph import dtype_of, name_of, tensors
 from supernet.domain.indices import Demand, demands, hidden
 from supernet.domain.interval import BIT, INT32, Interval, of_dtype
 from supernet.domain.nonfinite import infinities, undefined
 from supernet.domain.sizes import Sizes
 from supernet.domain.values import Values
+from supernet.functional import functional
 from supernet.guards import Finite, Guard, Within, is_finite
 from supernet.probe import one_line
 
@@ -191,10 +192,10 @@ class _Study:
     def _look(self, leaves: Leaves) -> _Look:
         values = Values(self._nodes, leaves, self._held, self._sizes)
         unmet = Narrowing(values, {})  # nothing to narrow: it only says what is proven
-        unproven = tuple(
-            d for d in self._demands if d.operand in self._varying and not unmet.meets(d)
-        )
-        return _Look(leaves, values, unproven, self._bits(values))
+        asked = (demand for demand in self._demands if demand.operand in self._varying)
+        unproven = tuple(demand for demand in asked if not unmet.meets(demand))
+        wraps = frozenset(name_of(node) for node in values.wraps & self._varying)
+        return _Look(leaves, values, unproven, self._bits(values), wraps)
 
     def _find_varying(self) -> set[Node]:
         """What depends on the contents of the inputs, not on their sizes alone.
