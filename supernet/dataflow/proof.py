@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from supernet.dataflow.interpreter import UNRULED, interpret
 from supernet.dataflow.intervals import ANY, BIT, TRUE, ZERO, Interval
 from supernet.dataflow.layers import RULES
 from supernet.dataflow.values import Place, Span, Trouble, Value, follows, places, worst
+from supernet.functional import functional
 from supernet.signature import Dim
 
 __all__ = ["Proof", "prove"]
@@ -45,10 +46,10 @@ def prove(
     Raises nothing: what the analysis itself cannot do is a reason like any other.
     """
     try:
-        proof = _proven(_functional(program), dims, dtypes, outputs, named)
+        proof = _proven(functional(program), dims, dtypes, outputs, named)
         if any(t is not None and t.why.endswith(UNRULED) for t in (proof.rows, proof.padding)):
             # Composite operators are made of ones that have a rule; taking all apart takes long.
-            return _proven(_functional(program, core=True), dims, dtypes, outputs, named)
+            return _proven(_core(program), dims, dtypes, outputs, named)
         return proof
     except Exception as error:  # an operator used in a way that its rule did not foresee
         trouble = Trouble(f"the graph cannot be analysed: {type(error).__name__}: {error}", False)
@@ -88,26 +89,12 @@ def _proven(
     return Proof(rows, padding)
 
 
-def _functional(program: ExportedProgram, *, core: bool = False) -> ExportedProgram:
-    """The same without in-place operators, whose results other names would see; with ``core`` in
-    core ATen operators alone."""
-    if not core and not any(_mutates(node) for node in _nodes(program)):
-        return program
+def _core(program: ExportedProgram) -> ExportedProgram:
+    """The same in core ATen operators alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations
-        made: ExportedProgram = program.run_decompositions(None if core else {})
+        made: ExportedProgram = program.run_decompositions(None)
     return made
-
-
-def _nodes(program: ExportedProgram) -> Iterator[torch.fx.Node]:
-    for module in program.graph_module.modules():
-        if isinstance(module, torch.fx.GraphModule):
-            yield from module.graph.nodes
-
-
-def _mutates(node: torch.fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
 
 
 def _input(dims: Sequence[Dim], dtype: torch.dtype, *, shown: bool) -> Value:

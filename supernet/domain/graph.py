@@ -18,7 +18,6 @@ __all__ = [
     "ALIASES",
     "arguments",
     "dtype_of",
-    "functional",
     "inner_operators",
     "name_of",
     "tensors",
@@ -34,15 +33,6 @@ ALIASES = words(
     transpose_copy narrow_copy feature_dropout constant_pad_nd pad"""
 )
 """Operators whose results hold numbers of their first argument, or 0."""
-
-
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """The program without operators that write into a tensor: its nodes are then values."""
-    writes = any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-        for node in program.graph.nodes
-    )
-    return program.run_decompositions({}) if writes else program
 
 
 def name_of(node: Node) -> str:

@@ -27,14 +27,17 @@ _VIEWS = words("unsqueeze expand view reshape slice to _to_copy bool contiguous"
 _EXP_MOST = 80.0  # beyond 88 the result is infinite in float32
 
 
-def undefined(nodes: Any, values: Values, shown: Collection[str]) -> Takers:
+def undefined(
+    nodes: Any, values: Values, varying: Collection[Node], shown: Collection[str]
+) -> Takers:
     """Operators that may make a NaN of finite numbers.
 
-    ``shown``: placeholders of masks that hide no row whole.
+    ``varying``: what depends on the contents of the inputs. ``shown``: placeholders of masks that
+    hide no row whole.
     """
     hiding = [node for node in nodes if _writes_infinity(node, values)]
     lone = {node for node in hiding if _shows_a_key(node, shown)}
-    found = [n for n in nodes if n.op == "call_function" and _is_undefined(n, values)]
+    found = [node for node in varying if _is_undefined(node, values)]
     reached = {source: _reached(nodes, {source}) for source in hiding}
     for node in nodes:
         if name_of(node) in _ROWS:
@@ -79,10 +82,16 @@ def _is_infinite(value: Any) -> bool:
     return isinstance(value, float) and math.isinf(value)
 
 
-def infinities(nodes: Any, values: Values) -> tuple[Takers, tuple[bool, ...]]:
+def infinities(
+    nodes: Any, values: Values, varying: Collection[Node]
+) -> tuple[Takers, tuple[bool, ...]]:
     """Operators that write an infinity, or may make one of finite numbers; and by output, whether
     one may reach it."""
-    found = [node for node in nodes if _writes_infinity(node, values) or _overflows(node, values)]
+    found = [
+        node
+        for node in nodes
+        if _writes_infinity(node, values) or (node in varying and _overflows(node, values))
+    ]
     carried = _carried(nodes, set(found), _ABSORBING)
     output = next(node for node in nodes if node.op == "output")
     answers = tuple(node in carried for node in output.args[0])

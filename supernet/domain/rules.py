@@ -267,12 +267,18 @@ def _rounded(v: Values, node: Node, given: Arguments) -> Interval:
 
 def _pow(v: Values, node: Node, given: Arguments) -> Interval:
     base, power = v[_first(given)], list(given.values())[1]
-    if isinstance(power, int) and power >= 0 and base.is_bounded and power <= 64:
-        ends = [end**power for end in base.ends]
-        return Interval(
-            0 if power % 2 == 0 and base.least <= 0 <= base.most else min(ends), max(ends)
-        )
-    return Interval(0, math.inf) if base.least >= 0 else ANY
+    if not isinstance(power, (int, float)) or power != int(power) or not 0 <= power <= 64:
+        return Interval(0, math.inf) if base.least >= 0 else ANY
+    if not base.is_bounded or isinstance(base.least, float):  # whose power may overflow
+        return Interval(0, math.inf) if power % 2 == 0 or base.least >= 0 else ANY
+    ends = [end ** int(power) for end in base.ends]
+    crosses = power % 2 == 0 and base.least <= 0 <= base.most
+    return Interval(0 if crosses else min(ends), max(ends))
+
+
+def _sqrt(v: Values, node: Node, given: Arguments) -> Interval:
+    found = v[_first(given)].meet(0, math.inf)
+    return Interval(math.sqrt(found.least), math.sqrt(found.most))
 
 
 def _within(least: float, most: float) -> Rule:
@@ -293,7 +299,7 @@ def _getitem(v: Values, node: Node, given: Arguments) -> Interval:
     return parts[index] if isinstance(index, int) and index < len(parts) else v[node.args[0]]
 
 
-def _softplus(v: Values, node: Node, given: Arguments) -> Interval:
+def _positive(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(0, math.inf)
 
 
@@ -307,7 +313,7 @@ _GROUPS: dict[str, Rule] = {
     "isin": _within(0, 1),
     "sigmoid softmax _softmax hardsigmoid one_hot": _within(0, 1),
     "tanh sin cos erf cosine_similarity": _within(-1, 1),
-    "exp sqrt rsqrt softplus square norm linalg_vector_norm var std cdist": _softplus,
+    "exp rsqrt softplus square norm linalg_vector_norm var std cdist": _positive,
     "zeros zeros_like new_zeros": _within(0, 0),
     "ones ones_like new_ones": _within(1, 1),
     "full full_like new_full scalar_tensor fill": _full,
@@ -359,5 +365,6 @@ RULES: dict[str, Rule] = {
     "arange": _arange,
     "pow": _pow,
     "relu": _relu,
+    "sqrt": _sqrt,
     "getitem": _getitem,
 }

@@ -12,12 +12,13 @@ from torch.fx import Node
 
 from supernet.domain.demands import Narrowing
 from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
-from supernet.domain.graph import dtype_of, functional, name_of, tensors
+from supernet.domain.graph import dtype_of, name_of, tensors
 from supernet.domain.indices import Demand, demands, hidden
 from supernet.domain.interval import BIT, INT32, Interval, of_dtype
 from supernet.domain.nonfinite import infinities, undefined
 from supernet.domain.sizes import Sizes
 from supernet.domain.values import Values
+from supernet.functional import functional
 from supernet.guards import Finite, Guard, Within, is_finite
 from supernet.probe import one_line
 
@@ -83,12 +84,13 @@ class _Look:
     values: Values
     unproven: tuple[Demand, ...]
     bits: Mapping[str, int]
+    wraps: frozenset[str]
 
     @property
     def faults(self) -> tuple[int, int, int]:
         """How much is open: what an index demands first, then what some engine gets wrong."""
         wide = [n for n, bits in self.bits.items() if bits > (FEW_BITS if n in INEXACT else 32)]
-        return len(self.unproven), len(wide), len(self.values.wraps)
+        return len(self.unproven), len(wide), len(self.wraps)
 
 
 class _Study:
@@ -112,6 +114,7 @@ class _Study:
         self._hiding = {self._names[leaf] for leaf in shown}
         self._floats = {name for name, spec in zip(self._names, signature.inputs, strict=True)
                         if "float" in spec.dtype}  # fmt: skip
+        self._varying = self._find_varying()
         self._demands = tuple(demands(self._nodes, self._sizes))
 
     def found(self) -> tuple[tuple[Guard, ...], Domain]:
@@ -189,35 +192,37 @@ class _Study:
     def _look(self, leaves: Leaves) -> _Look:
         values = Values(self._nodes, leaves, self._held, self._sizes)
         unmet = Narrowing(values, {})  # nothing to narrow: it only says what is proven
-        unproven = tuple(d for d in self._demands if not unmet.meets(d) and self._varies(d.operand))
-        return _Look(leaves, values, unproven, self._bits(values))
+        asked = (demand for demand in self._demands if demand.operand in self._varying)
+        unproven = tuple(demand for demand in asked if not unmet.meets(demand))
+        wraps = frozenset(name_of(node) for node in values.wraps & self._varying)
+        return _Look(leaves, values, unproven, self._bits(values), wraps)
 
-    def _varies(self, node: Node) -> bool:
-        """Whether it depends on what the inputs hold, not on their sizes alone.
+    def _find_varying(self) -> set[Node]:
+        """What depends on the contents of the inputs, not on their sizes alone.
 
-        What sizes decide, the original was asked at the shortest and the longest.
+        What sizes decide is the same in every batch of a shape: verification sees it, and the
+        original was asked at the shortest and the longest.
         """
-        seen: set[Node] = set()
-        todo = [node]
-        while todo:
-            one = todo.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one.name in self._whole:
-                return True
-            if isinstance(one.meta.get("val"), torch.SymInt) and "sym_size" in name_of(one):
-                continue
-            todo.extend(one.all_input_nodes)
-        return False
+        varying: set[Node] = set()
+        for node in self._nodes:
+            is_size = isinstance(node.meta.get("val"), torch.SymInt) and "size" in name_of(node)
+            if node.name in self._whole or (
+                not is_size and not varying.isdisjoint(node.all_input_nodes)
+            ):
+                varying.add(node)
+        return varying
 
     def _bits(self, values: Values) -> dict[str, int]:
         """By operator (or input), the most bits of its integers, where that is more than a few."""
         needed: dict[str, int] = {}
         for node in self._nodes:
-            if node.op not in ("call_function", "placeholder"):
+            if node.op not in ("call_function", "placeholder") or node not in self._varying:
                 continue
-            held = [one for one in (node, *node.all_input_nodes) if dtype_of(one) in _INTEGERS]
+            held = [
+                one
+                for one in (node, *node.all_input_nodes)
+                if dtype_of(one) in _INTEGERS and one in self._varying
+            ]
             bits = max((_bits_of(values[one]) for one in held), default=0)
             name = name_of(node) if node.op == "call_function" else self._title(node.name)
             if bits > FEW_BITS and (node.users or node.op == "call_function"):
@@ -254,13 +259,13 @@ class _Study:
             unproven["an index of padding"] = False
         unguarded = [self._title(name) for leaf, name in enumerate(self._names)
                      if name in self._floats and not self._is_finite(leaf)]  # fmt: skip
-        unbounded, infinite = infinities(self._nodes, best.values)
+        unbounded, infinite = infinities(self._nodes, best.values, self._varying)
         return Domain(
             uses=frozenset(_uses(self._nodes)),
             bits=best.bits,
-            wraps=frozenset(name_of(node) for node in best.values.wraps),
+            wraps=best.wraps,
             unproven=unproven,
-            undefined=undefined(self._nodes, best.values, self._hiding),
+            undefined=undefined(self._nodes, best.values, self._varying, self._hiding),
             unbounded=unbounded,
             infinite=infinite,
             unguarded=unguarded[0] if unguarded else None,

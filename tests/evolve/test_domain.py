@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -31,12 +30,10 @@ def test_a_service_with_plans_raises_and_answers_what_the_model_does(
             call["ids"][0, 2] = wrong
             with pytest.raises(IndexError):
                 encoder(**call)
-            for answer in (
-                lambda call=call: runtime(**call),
-                lambda call=call: _queued(runtime, call),
-            ):
-                with pytest.raises(IndexError):
-                    answer()
+            with pytest.raises(IndexError):
+                runtime(**call)
+            with pytest.raises(IndexError):
+                runtime.submit(**call).result(timeout=60)
         wide = encoder_call(5)
         wide["mask"][0, 1] = 2**32 + 1
         assert torch.allclose(runtime(**wide)["mean"], encoder(**wide)["mean"])
@@ -44,12 +41,8 @@ def test_a_service_with_plans_raises_and_answers_what_the_model_does(
     assert len(said) == 2, "once for each kind of reason, whatever the values"
 
 
-def _queued(runtime: evolve.Runtime, call: dict[str, torch.Tensor]) -> Any:
-    return runtime.submit(**call).result(timeout=60)
-
-
 def test_engines_that_are_left_out_are_told_with_their_reason(
-    config: evolve.Config, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     class Hashed(torch.nn.Module):
         def __init__(self) -> None:
@@ -67,10 +60,9 @@ def test_engines_that_are_left_out_are_told_with_their_reason(
     with evolve.wrap(Hashed().eval(), example, slo=evolve.SLO(60_000.0), config=config) as runtime:
         assert runtime.wait_for_plans(300)
         assert not runtime.plans()
-        told = {
-            d.subject: d.reason for d in runtime.decisions(1000) if d.after == {"state": "left out"}
-        }
+        left = [d for d in runtime.decisions(1000) if d.after == {"state": "left out"}]
+        told = {d.subject: d.reason for d in left}
         assert torch.equal(
             runtime(torch.tensor([[2**40 + 3]])), runtime(torch.tensor([[(2**40 + 3) % 6]]))
         )
-    assert "it computes in 32 bits" in told["openvino"] or "25 bits" in told["openvino"]
+    assert "integers of" in told["openvino"]
