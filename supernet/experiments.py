@@ -66,14 +66,20 @@ def padding_counts(
 
 
 def masks(axes: Axes, examples: Sequence[Sequence[Tensor]]) -> tuple[int, ...]:
-    """The inputs along the length that hold only 0 and 1 in every example."""
+    """The inputs along the length that are masks in every example: only 0 and 1, and 1 at first."""
     found = []
     for index, dims in enumerate(axes.dims):
         leaves = [example[index] for example in examples]
-        whole = not (leaves[0].is_floating_point() or leaves[0].is_complex())
-        if "length" in dims and whole and all(bool(((x == 0) | (x == 1)).all()) for x in leaves):
+        if "length" in dims and all(_is_mask(x, dims.index("length")) for x in leaves):
             found.append(index)
     return tuple(found)
+
+
+def _is_mask(leaf: Tensor, along: int) -> bool:
+    if leaf.is_floating_point() or leaf.is_complex():
+        return False
+    bits = bool(((leaf == 0) | (leaf == 1)).all())
+    return bits and bool((leaf.select(along, 0) == 1).all())
 
 
 def _contents(leaves: Sequence[Tensor]) -> Iterator[list[Tensor]]:

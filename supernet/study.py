@@ -142,7 +142,9 @@ class Study:
         if exported is not None:
             outputs = with_unknown(outputs, exported.program)
             dtypes = [leaf.dtype for leaf in examples[0]]
-            proof = prove(exported.program, axes.dims, dtypes, outputs, exported.named)
+            proof = prove(
+                exported.program, axes.dims, dtypes, outputs, exported.named, masks(axes, examples)
+            )
         reason = "; ".join(filter(None, notes)) or None
         return _Found(axes, exported, examples, outputs, proof, reason, shortest)
 

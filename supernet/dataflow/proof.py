@@ -40,16 +40,17 @@ def prove(
     dtypes: Sequence[torch.dtype],
     outputs: Sequence[Sequence[Dim]],
     named: Mapping[Any, str],
+    masks: Sequence[int] = (),
 ) -> Proof:
     """From the dims of inputs and outputs, and which symbols of the program they are.
 
-    Raises nothing: what the analysis itself cannot do is a reason like any other.
+    ``masks`` are the inputs of which it may be demanded that they show the first position. Raises nothing: what the analysis itself cannot do is a reason like any other.
     """
     try:
-        proof = _proven(functional(program), dims, dtypes, outputs, named)
+        proof = _proven(functional(program), dims, dtypes, outputs, named, masks)
         if any(t is not None and t.why.endswith(UNRULED) for t in (proof.rows, proof.padding)):
             # Composite operators are made of ones that have a rule; taking all apart takes long.
-            return _proven(_core(program), dims, dtypes, outputs, named)
+            return _proven(_core(program), dims, dtypes, outputs, named, masks)
         return proof
     except Exception as error:  # an operator used in a way that its rule did not foresee
         trouble = Trouble(f"the graph cannot be analysed: {type(error).__name__}: {error}", False)
@@ -62,6 +63,7 @@ def _proven(
     dtypes: Sequence[torch.dtype],
     outputs: Sequence[Sequence[Dim]],
     named: Mapping[Any, str],
+    masks: Sequence[int],
 ) -> Proof:
     def walk(shown: Sequence[int]) -> tuple[Trouble | None, Trouble | None]:
         inputs = [
@@ -78,11 +80,6 @@ def _proven(
     rows, padding = walk(())
     if padding is None or not any("length" in d for d in dims):
         return Proof(rows, padding)
-    masks = [
-        index
-        for index, (d, dtype) in enumerate(zip(dims, dtypes, strict=True))
-        if "length" in d and not dtype.is_floating_point and not dtype.is_complex
-    ]
     for shown in (*((mask,) for mask in masks), tuple(masks)):
         if shown and walk(shown)[1] is None:
             return Proof(rows, None, shown)
