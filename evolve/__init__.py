@@ -1,8 +1,8 @@
 """The living system: wraps a model, serves it, and keeps improving how it runs.
 
 - `wrap` makes a `Runtime`; `slo` says what is asked of it, `config` how it is set up.
-- One request: `runtime` → `reception` (with `ambience`) → `scheduler` (with `queueing`) → `lane` (with
-  `batching`) → `workers` → `promise`.
+- One request: `runtime` → `reception` (with `ambience`) → `scheduler` (with `queueing`) → `lane`
+  (with `batching`) → `workers` → `promise`.
 - One tick: `controller` (with `patterns`). One plan: `brain`. Something broke: `faults`, `fleet`.
 - What happened: `tally`; what was decided: `decision`, `journal`, `log`.
 - `cli` is the command `evolve`, `demo` its main example.

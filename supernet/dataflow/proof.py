@@ -44,7 +44,8 @@ def prove(
 ) -> Proof:
     """From the dims of inputs and outputs, and which symbols of the program they are.
 
-    ``masks`` are the inputs of which it may be demanded that they show the first position. Raises nothing: what the analysis itself cannot do is a reason like any other.
+    ``masks`` are the inputs of which it may be demanded that they show the first position. Raises
+    nothing: what the analysis itself cannot do is a reason like any other.
     """
     try:
         proof = _proven(functional(program), dims, dtypes, outputs, named, masks)
