@@ -54,6 +54,8 @@ def _surely(kind: str, pad: Interval) -> bool:
     """Whether padding surely counts, not merely for lack of knowledge or of a lower mask."""
     if kind in ("max", "argmax", "logsumexp", "softmax") and pad.hi <= _LOW:
         return False
+    if kind in ("any", "all") and pad == BIT:
+        return False
     return pad.tame or kind in ("mean", "spread")
 
 

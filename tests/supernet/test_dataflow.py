@@ -299,6 +299,13 @@ CASES = {
     "ids that wrap around": Case(
         embedder(lambda m, i: i.clamp(min=1).to(torch.int8).amax(1)), WORDS, PROVEN, OFF
     ),
+    "a question about all positions": Case(
+        embedder(lambda m, i: m.embed(i) * (i.cumsum(1) < 0).any()), WORDS, OFF, INFERRED
+    ),
+    "a question about the positions of a row": Case(
+        embedder(lambda m, i: m.embed(i) * (i.cumsum(1) > 10**6).any(1)[:, None, None]),
+        WORDS, PROVEN, INFERRED,
+    ),
     "positions sorted": Case(embedder(lambda m, i: i.sort(1).values), WORDS, PROVEN, OFF),
     "statistics over time": Case(
         of(lambda m, x: fn.instance_norm(x.transpose(1, 2))), FRAMES, PROVEN, OFF
