@@ -13,7 +13,8 @@ from supernet.guards import Guard, Within
 __all__ = ["boundaries"]
 
 _MOST = 12  # rows beside the example's
-_SCALES = (0.0, 1e3, -1e-3)
+# No large ones: the ranges of int8 are chosen on these batches, and would no longer fit what comes.
+_SCALES = (0.0, -1e-3)
 
 
 def boundaries(
