@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +18,11 @@ __all__ = [
     "ALIASES",
     "arguments",
     "dtype_of",
+    "held",
     "inner_operators",
     "name_of",
     "tensors",
+    "uses",
 ]
 
 ALIASES = words(
@@ -74,3 +76,32 @@ def inner_operators(program: ExportedProgram) -> Iterator[Node]:
     for path, module in program.graph_module.named_modules():
         if path and isinstance(module, torch.fx.GraphModule):
             yield from (node for node in module.graph.nodes if node.op == "call_function")
+
+
+def held(program: ExportedProgram) -> dict[str, Tensor]:
+    """Parameters, buffers and constants by the names of their placeholders."""
+    signature = program.graph_signature
+    targets = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    found = {}
+    for name, target in targets.items():
+        value = program.state_dict.get(target, program.constants.get(target))
+        if isinstance(value, Tensor):
+            found[name] = value
+    return found
+
+
+def uses(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
+    """Operators with each dtype that they take or give; inputs as "the input"."""
+    for node in nodes:
+        if node.op not in ("call_function", "placeholder"):
+            continue
+        name = name_of(node) if node.op == "call_function" else "the input"
+        given: list[Any] = [node.meta.get("val")]
+        given.extend(other.meta.get("val") for other in node.all_input_nodes)
+        for value in given:
+            for tensor in tensors(value):
+                yield name, str(tensor.dtype).removeprefix("torch.")

@@ -39,6 +39,17 @@ class Interval:
     def is_bounded(self) -> bool:
         return math.isfinite(self.least) and math.isfinite(self.most)
 
+    @property
+    def bits(self) -> int:
+        """How many the widest number needs as an integer, its sign included; 64 without bounds.
+
+        >>> Interval(-128, 127).bits, Interval(0, 128).bits
+        (8, 9)
+        """
+        if not self.is_bounded:
+            return 64
+        return 1 + max(int(self.most), -int(self.least) - 1, 0).bit_length()
+
     def __add__(self, other: Interval) -> Interval:
         below = None
         if self.below is not None and other.least == other.most and other.is_bounded:

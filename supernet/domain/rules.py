@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from supernet.domain.arithmetic import ARITHMETIC
 from supernet.domain.graph import ALIASES, dtype_of
 from supernet.domain.interval import ANY, BIT, Interval
 
 if TYPE_CHECKING:
     from supernet.domain.values import Values
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "Rule"]
 
 Arguments: TypeAlias = dict[str, Any]
 Rule: TypeAlias = Callable[["Values", Node, Arguments], "Interval | tuple[Interval, ...]"]
@@ -35,108 +36,6 @@ def _same(v: Values, node: Node, given: Arguments) -> Interval:
 def _padded(v: Values, node: Node, given: Arguments) -> Interval:
     fill = given.get("value")
     return v[_first(given)].hull(_ZERO if fill is None else v[fill])
-
-
-def _add(v: Values, node: Node, given: Arguments) -> Interval:
-    return v[given["self"]] + v[given["other"]] * v[given.get("alpha", 1)]
-
-
-def _sub(v: Values, node: Node, given: Arguments) -> Interval:
-    return v[given["self"]] + -(v[given["other"]] * v[given.get("alpha", 1)])
-
-
-def _rsub(v: Values, node: Node, given: Arguments) -> Interval:
-    return v[given["other"]] + -(v[given["self"]] * v[given.get("alpha", 1)])
-
-
-def _mul(v: Values, node: Node, given: Arguments) -> Interval:
-    return v[given["self"]] * v[given["other"]]
-
-
-def _quotient(v: Values, node: Node, given: Arguments) -> Interval:
-    """Division by numbers of one sign, rounded as asked."""
-    top, bottom = v[given["self"]], v[given["other"]]
-    if bottom.least <= 0 <= bottom.most or not bottom.is_bounded:
-        return ANY
-    ends = [a / b if isinstance(a, float) else _exact(a, b) for a in top.ends for b in bottom.ends]
-    least, most = min(ends), max(ends)
-    mode = given.get("rounding_mode") if "rounding_mode" in given else None
-    if dtype_of(node) in ("float32", "float64", "float16", "bfloat16") and mode is None:
-        return Interval(least, most)
-    return Interval(_floor(least), math.ceil(most) if math.isfinite(most) else most)
-
-
-def _exact(a: float, b: float) -> float:
-    whole, rest = divmod(a, b)
-    return whole if rest == 0 else whole + 0.5  # enough to round either way
-
-
-def _floor(value: float) -> float:
-    return math.floor(value) if math.isfinite(value) else value
-
-
-def _remainder(v: Values, node: Node, given: Arguments) -> Interval:
-    top, bottom = v[given["self"]], v[given["other"]]
-    if bottom.least <= 0 or not bottom.is_bounded:
-        return ANY
-    step = 0 if "float" in (dtype_of(node) or "") else 1
-    if top.least >= 0 and top.most < bottom.least:
-        return top
-    return Interval(0, bottom.most - step)
-
-
-def _fmod(v: Values, node: Node, given: Arguments) -> Interval:
-    most = max(abs(end) for end in v[given["other"]].ends)
-    top = v[given["self"]]
-    return Interval(0 if top.least >= 0 else -most, 0 if top.most <= 0 else most)
-
-
-def _and(v: Values, node: Node, given: Arguments) -> Interval:
-    a, b = (v[value] for value in list(given.values())[:2])
-    positive = [one.most for one in (a, b) if one.least >= 0]
-    return Interval(0, min(positive)) if positive else ANY
-
-
-def _or(v: Values, node: Node, given: Arguments) -> Interval:
-    a, b = (v[value] for value in list(given.values())[:2])
-    most = max(a.most, b.most)
-    if min(a.least, b.least) < 0 or not math.isfinite(most):
-        return ANY
-    return Interval(0, (1 << int(most).bit_length()) - 1)
-
-
-def _not(v: Values, node: Node, given: Arguments) -> Interval:
-    return BIT if dtype_of(node) == "bool" else -v[_first(given)] + Interval(-1, -1)
-
-
-def _left(v: Values, node: Node, given: Arguments) -> Interval:
-    a, by = (v[value] for value in list(given.values())[:2])
-    if by.least < 0 or by.most > 62:
-        return ANY
-    return a * Interval(2 ** int(by.least), 2 ** int(by.most))
-
-
-def _right(v: Values, node: Node, given: Arguments) -> Interval:
-    a, by = (v[value] for value in list(given.values())[:2])
-    if by.least < 0 or by.most > 62 or not a.is_bounded:
-        return ANY
-    ends = [int(end) >> int(bits) for end in a.ends for bits in by.ends]
-    return Interval(min(ends), max(ends))
-
-
-def _neg(v: Values, node: Node, given: Arguments) -> Interval:
-    return -v[_first(given)]
-
-
-def _abs(v: Values, node: Node, given: Arguments) -> Interval:
-    found = v[_first(given)]
-    ends = [abs(end) for end in found.ends]
-    return Interval(0 if found.least <= 0 <= found.most else min(ends), max(ends))
-
-
-def _sign(v: Values, node: Node, given: Arguments) -> Interval:
-    found = v[_first(given)]
-    return Interval(0 if found.least >= 0 else -1, 0 if found.most <= 0 else 1)
 
 
 def _clamp(v: Values, node: Node, given: Arguments) -> Interval:
@@ -259,28 +158,6 @@ def _scattered(v: Values, node: Node, given: Arguments) -> Interval:
     return v[given["self"]].hull(v[new]) if new is not None else ANY
 
 
-def _rounded(v: Values, node: Node, given: Arguments) -> Interval:
-    found = v[_first(given)]
-    least, most = _floor(found.least), -_floor(-found.most)
-    return Interval(least, most)
-
-
-def _pow(v: Values, node: Node, given: Arguments) -> Interval:
-    base, power = v[_first(given)], list(given.values())[1]
-    if not isinstance(power, (int, float)) or power != int(power) or not 0 <= power <= 64:
-        return Interval(0, math.inf) if base.least >= 0 else ANY
-    if not base.is_bounded or isinstance(base.least, float):  # whose power may overflow
-        return Interval(0, math.inf) if power % 2 == 0 or base.least >= 0 else ANY
-    ends = [end ** int(power) for end in base.ends]
-    crosses = power % 2 == 0 and base.least <= 0 <= base.most
-    return Interval(0 if crosses else min(ends), max(ends))
-
-
-def _sqrt(v: Values, node: Node, given: Arguments) -> Interval:
-    found = v[_first(given)].meet(0, math.inf)
-    return Interval(math.sqrt(found.least), math.sqrt(found.most))
-
-
 def _within(least: float, most: float) -> Rule:
     return lambda v, node, given: Interval(least, most)
 
@@ -327,16 +204,11 @@ _GROUPS: dict[str, Rule] = {
     "scatter scatter_copy index_put slice_scatter select_scatter index_copy index_fill copy": (
         _scattered
     ),
-    "floor ceil round trunc": _rounded,
-    "bitwise_and __and__": _and,
-    "bitwise_or __or__ bitwise_xor __xor__": _or,
-    "bitwise_left_shift __lshift__": _left,
-    "bitwise_right_shift __rshift__": _right,
-    "div true_divide floor_divide": _quotient,
     "bucketize searchsorted": _of_size,
 }
 
 RULES: dict[str, Rule] = {
+    **ARITHMETIC,
     **dict.fromkeys(ALIASES, _same),
     **{name: rule for names, rule in _GROUPS.items() for name in names.split()},
     "tril": _padded,
@@ -345,16 +217,6 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": _padded,
     "pad": _padded,
     "dropout": _padded,
-    "add": _add,
-    "sub": _sub,
-    "rsub": _rsub,
-    "mul": _mul,
-    "remainder": _remainder,
-    "fmod": _fmod,
-    "bitwise_not": _not,
-    "neg": _neg,
-    "abs": _abs,
-    "sign": _sign,
     "clamp": _clamp,
     "clamp_min": _clamp,
     "clamp_max": _clamp,
@@ -363,8 +225,6 @@ RULES: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "arange": _arange,
-    "pow": _pow,
     "relu": _relu,
-    "sqrt": _sqrt,
     "getitem": _getitem,
 }
