@@ -8,6 +8,7 @@
     ├── JournalError       the journal's file can't be used (evolve.log.file)
     ├── PlotError          a journal can't be drawn (evolve.log.plot)
     └── PlanFault          a plan or its worker failed; never reaches the caller
+        ├── PlanDeclined   the batch is outside what the plan was made for
         ├── WorkerCrashed  the worker process is gone
         └── WorkerHung     no answer within `workers.hang_timeout_s`
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 __all__ = [
     "DeadlineExceeded",
     "EvolveError",
+    "PlanDeclined",
     "PlanFault",
     "QueueFull",
     "RuntimeClosed",
@@ -45,6 +47,10 @@ class RuntimeClosed(EvolveError, RuntimeError):
 
 class PlanFault(EvolveError):
     """A plan raised or its worker failed. The original model answers instead."""
+
+
+class PlanDeclined(PlanFault):
+    """The plan says of itself that the batch's numbers are beyond what it can hold."""
 
 
 class WorkerCrashed(PlanFault):

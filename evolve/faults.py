@@ -2,6 +2,7 @@
 
 | what happened | verdict |
 |---|---|
+| the plan declined the batch, as beyond its range | the plan stays, at the price of both runs |
 | the plan raised or gave a NaN, and the original answered well | quarantined at once |
 | it raised or its worker died, and the original raised too | a bad request; the plan stays |
 | its worker died of a fault of its own (SIGSEGV, SIGABRT, exit) | quarantined at once |
@@ -18,7 +19,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from supernet.plans import PlanState
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def blames_plan(fault: PlanFault, *, original_works: bool, kills: int) -> bool:
     `original_works`: it answered all the requests, and well. `kills` counts those of the plan's
     worker from outside.
     """
+    if isinstance(fault, PlanDeclined):
+        return False
     if isinstance(fault, WorkerCrashed):
         if fault.returncode in KILLED_FROM_OUTSIDE:
             return kills >= MAX_KILLS
@@ -115,5 +118,6 @@ class Faults:
         if not told:
             self._journal.append(
                 "plan", plan,
-                reason=f"{fault}; its batch ran again on the original model, which had trouble too",
+                reason=f"{fault}; its batch ran again on the original model"
+                + ("" if isinstance(fault, PlanDeclined) else ", which had trouble too"),
             )  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evolve.batching import plausible, split, stack
-from evolve.errors import DeadlineExceeded, PlanFault, WorkerCrashed
+from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
 from evolve.original import ORIGINAL
 from evolve.promise import Call, Callbacks
 from evolve.tally import Ran
@@ -134,7 +134,7 @@ class Lane:
                 (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
                 answer = self._serving.original.rebuild(leaves, request.leaves)
             except Exception as error:
-                self._recover(plan, (request,), error)
+                self._recover(plan, (request,), length, error)
             else:
                 self._serving.tally.ended(request)
                 self._serving.watch.offer(samples)
@@ -163,7 +163,7 @@ class Lane:
         try:
             answers, samples = self._run_batch(plan, requests, length, predicted_ms)
         except BaseException as error:
-            self._recover(plan, requests, error)
+            self._recover(plan, requests, length, error)
             return
         for request, leaves in zip(requests, answers, strict=True):
             self._finish(request, leaves)
@@ -200,15 +200,23 @@ class Lane:
             raise PlanFault(f"plan {plan} returned a NaN or an infinity")
         return answer
 
-    def _recover(self, plan: str, requests: Sequence[Request], error: BaseException) -> None:
+    def _recover(
+        self, plan: str, requests: Sequence[Request], length: int, error: BaseException
+    ) -> None:
         """The original answers each request alone; the plan is blamed only if all of them work.
 
         A batch that holds a bad request makes every plan raise, and the original too: then
         nobody but that request's sender is told.
         """
+        began_s = time.perf_counter()
         original = self._answer_alone(requests)
         if plan != ORIGINAL:
             self._serving.tally.retried(len(requests))
+            if isinstance(error, PlanDeclined):
+                elapsed_ms = (time.perf_counter() - began_s) * 1e3
+                self._serving.tally.declined(
+                    plan, sum(r.rows for r in requests), length, elapsed_ms
+                )
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
             # A worker must live through inputs whose answer is a NaN, but not give a number.
             works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))

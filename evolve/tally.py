@@ -139,6 +139,10 @@ class Tally:
         """A batch ran. Only noted here: `settle` learns from it, off the request path."""
         self._ran.append(note)
 
+    def declined(self, plan: str, rows: int, length: int, elapsed_ms: float) -> None:
+        """A plan declined a batch, which then took so long elsewhere: that is its price, too."""
+        self.costs.record(plan, Shape(rows, length), elapsed_ms)
+
     def settle(self) -> None:
         """Learns from the batches noted so far: counters, cost table, savings, window, FLOPs."""
         while self._ran:

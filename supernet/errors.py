@@ -6,6 +6,7 @@
     ├── OutsideCapture      a call the plans were not made for: the original answers it
     ├── Uncapturable        a value or a model that no plan can stand for
     │   └── NeedsGradients  a forward that fails under no_grad: the original answers with them
+    ├── OutsideRange        a batch whose numbers a plan cannot hold (an ArithmeticError too)
     ├── WrongArgument       an example or a demand that the model refuses (a ValueError too)
     ├── BuildFailed         the backend could not build, load or run the plan
     │   └── OperatorMissing an operator of some library is not defined in the building process
@@ -26,6 +27,7 @@ __all__ = [
     "NeedsGradients",
     "OperatorMissing",
     "OutsideCapture",
+    "OutsideRange",
     "SupernetError",
     "Uncapturable",
     "WrongArgument",
@@ -46,6 +48,10 @@ class Uncapturable(SupernetError):
 
 class NeedsGradients(Uncapturable):
     """The forward takes gradients and relies on its caller to have them switched on."""
+
+
+class OutsideRange(SupernetError, ArithmeticError):
+    """A plan declines a batch: numbers inside it leave the range that it was made for."""
 
 
 class WrongArgument(SupernetError, ValueError):

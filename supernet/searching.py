@@ -14,7 +14,7 @@ import numpy as np
 from profiler.shapes import Shape, ShapeGrid
 from supernet.backends.base import Source
 from supernet.backends.fused import FusedPlan
-from supernet.errors import BuildFailed
+from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, judge
 from supernet.fusion import native
 from supernet.fusion.building import captured, plan_of, roundings
@@ -75,8 +75,11 @@ def search(
         except BuildFailed:  # so little of the limit bears no rounding at all
             continue
         plan = plan_of(program, best.regions, rounded)
+        taken = {shape: batch for shape, batch in batches.items() if _takes(plan, batch)}
+        if not taken:
+            continue
         specs[name] = spec
-        costs = halve({name: _calls(plan, batches)}, budget_s=budget_s / 4, clock=clock)
+        costs = halve({name: _calls(plan, taken)}, budget_s=budget_s / 4, clock=clock)
         found.append(_evidence(name, plan, costs[name], references, limit.metric))
     return tuple(specs[one.name] for one in pareto(found))
 
@@ -97,6 +100,15 @@ def _fastest(medians: Mapping[str, Mapping[Shape, float]], preferred: Sequence[s
     mean = {name: geometric_mean([medians[name][s] for s in shapes]) for name in medians}
     least = min(mean.values())
     return next(name for name in preferred if mean[name] <= (1 + NOISE) * least)
+
+
+def _takes(plan: FusedPlan, batch: Sequence[Any]) -> bool:
+    """Whether the numbers of a batch are within what a rounded plan can hold."""
+    try:
+        plan.run(batch)
+    except OutsideRange:
+        return False
+    return True
 
 
 def _calls(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape, ShapeGrid
+from supernet.errors import OutsideRange
 from supernet.microbatches import Microbatched, Microbatches
 from supernet.signature import Dim, Signature
 
@@ -53,7 +54,7 @@ def measure(
 
     Every batch is timed whole. Parts are tried where smaller batches took less per row, at each
     size anew: what is so at two rows need not be at sixteen. Left out: shapes that the budget does
-    not reach, and all after the first over `up_to_ms`.
+    not reach, all after the first over `up_to_ms`, and those whose batch the plan declines.
     """
     clock = clock or clock_of(threads, signature.device)
     shapes = [s for s in grid.probe_shapes() if signature.batchable or s.rows == 1]
@@ -68,7 +69,10 @@ def measure(
         if costs and per_token_s * shape.tokens * (WARM_RUNS + _LEAST_RUNS) > left_s:
             break
         batch = resize_batch(inputs, signature, shape)
-        costs[shape], elapsed_s = _median_ms(plan, batch, clock)
+        try:
+            costs[shape], elapsed_s = _median_ms(plan, batch, clock)
+        except OutsideRange:  # what is repeated to this size is beyond what the plan can hold
+            continue
         at_once[shape] = 0
         per_token_s = elapsed_s / shape.tokens
         if rows := _faster_in(costs, at_once, shape):

@@ -24,6 +24,7 @@ import numpy as np
 from evolve.workers.wire import SharedArrays, receive, send
 from supernet import heap
 from supernet.backends.base import load_plan
+from supernet.errors import OutsideRange
 from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
@@ -66,8 +67,10 @@ class Child:
             outputs = _run_loaded(self.plans[key], self.inputs.read(places))
             elapsed_ms = (time.perf_counter() - began) * 1e3
             return {"ok": True, "elapsed_ms": elapsed_ms, "arrays": self.outputs.write(outputs)}
+        except OutsideRange as error:
+            return {"ok": False, "declined": True, "why": str(error)}
         except Exception as error:
-            return {"ok": False, "why": f"{type(error).__name__}: {error}"}
+            return {"ok": False, "declined": False, "why": f"{type(error).__name__}: {error}"}
 
     def _control(self) -> None:
         with contextlib.suppress(EOFError, ConnectionError):
@@ -97,7 +100,8 @@ def load(header: Mapping[str, Any]) -> tuple[str, LoadedPlan]:
     how = header["microbatches"] and Microbatches.from_json(header["microbatches"])
     loaded = load_plan(Path(header["artifact"]), spec, how)
     for inputs in header["warm"]:
-        _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
+        with contextlib.suppress(OutsideRange):  # zeros need not be like what comes
+            _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
     heap.give_back()
     return spec.key, loaded
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import evolve
-from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.nursery import Forked, Nursery
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
@@ -102,6 +102,8 @@ class ProcessWorker:
     def _run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
         places = self._inputs.write([leaf.detach().numpy() for leaf in leaves])
         reply = self._exchange(self._data, {"plan": key, "arrays": places}, self._hang_timeout_s)
+        if not reply["ok"] and reply["declined"]:
+            raise PlanDeclined(f"plan {key} declined: {reply['why']}")
         if not reply["ok"]:
             raise PlanFault(f"plan {key} raised {reply['why']}")
         outputs = self._outputs.read(reply["arrays"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evolve.errors import PlanFault
+from evolve.errors import PlanDeclined, PlanFault
 from evolve.workers.base import Answer, Inputs
 from supernet.backends.base import load_plan
+from supernet.errors import OutsideRange
 
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
@@ -51,7 +53,8 @@ class ThreadWorker:
             loaded = load_plan(plan.artifact, plan.spec, plan.microbatches)
             for inputs in warm:
                 zeros = [torch.zeros(shape, dtype=getattr(torch, name)) for name, shape in inputs]
-                run_loaded(loaded, zeros)
+                with contextlib.suppress(OutsideRange):  # zeros need not be like what comes
+                    run_loaded(loaded, zeros)
         except Exception as error:
             raise PlanFault(f"plan {plan.spec.key} can't be loaded: {error}") from error
         self._loaded = {**self._loaded, plan.spec.key: loaded}
@@ -68,6 +71,8 @@ class ThreadWorker:
         began = self._clock()
         try:
             outputs = run_loaded(self._loaded[key], leaves)
+        except OutsideRange as error:
+            raise PlanDeclined(f"plan {key} declined: {error}") from error
         except Exception as error:
             raise PlanFault(f"plan {key} raised {type(error).__name__}: {error}") from error
         return Answer(outputs, (self._clock() - began) * 1e3)

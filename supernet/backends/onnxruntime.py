@@ -12,15 +12,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from supernet.backends.base import Source, check_run, supports_numpy
+from profiler.shapes import Shape
+from supernet.backends.base import (
+    LoadedPlan,
+    Source,
+    check_run,
+    read_signature,
+    supports_numpy,
+    write_signature,
+)
 from supernet.backends.onnx_file import ONNX_FILE, missing_exporter
 from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
+from supernet.microbatches import Microbatched, Microbatches
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 
 __all__ = ["OnnxRuntimeBackend", "OnnxRuntimePlan"]
 
+_RECIPE = 2  # counted up when the same program makes other artifacts
 _QUANTISED = ("MatMul", "Gemm")
 
 # Measured on tiny programs; tests/supernet/test_domain.py holds what follows from it.
@@ -53,7 +63,7 @@ class OnnxRuntimeBackend:
         return missing_exporter()
 
     def version(self) -> str:
-        return version("onnxruntime")
+        return f"{version('onnxruntime')}-r{_RECIPE}"
 
     def precisions(self, isa: str) -> tuple[str, ...]:
         return ("fp32", "int8")
@@ -68,12 +78,13 @@ class OnnxRuntimeBackend:
         model = source.onnx()
         if spec.precision == "int8":
             _quantise(model, out / ONNX_FILE, saturates="vnni" not in spec.isa)
+            write_signature(source.signature, out)
             return
         for file in model.parent.iterdir():
             if file.name.startswith(ONNX_FILE):
                 shutil.copyfile(file, out / file.name)
 
-    def load(self, artifact: Path, spec: PlanSpec) -> OnnxRuntimePlan:
+    def load(self, artifact: Path, spec: PlanSpec) -> LoadedPlan:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -86,7 +97,12 @@ class OnnxRuntimeBackend:
         session = onnxruntime.InferenceSession(
             str(artifact / ONNX_FILE), options, providers=["CPUExecutionProvider"]
         )
-        return OnnxRuntimePlan(session)
+        plan = OnnxRuntimePlan(session)
+        if spec.precision != "int8":
+            return plan
+        # The steps of int8 follow from the largest number of a whole tensor: rows that ran together
+        # would be as coarse as the largest of them needs.
+        return Microbatched(plan, Microbatches({Shape(1, 1): 1}, read_signature(artifact)))
 
 
 class OnnxRuntimePlan:

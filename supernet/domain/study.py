@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from supernet.domain.demands import Narrowing
 from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
-from supernet.domain.graph import dtype_of, name_of, tensors
+from supernet.domain.graph import dtype_of, held, name_of, uses
 from supernet.domain.indices import Demand, demands, hidden
 from supernet.domain.interval import BIT, INT32, Interval, of_dtype
 from supernet.domain.nonfinite import infinities, undefined
@@ -40,6 +40,10 @@ _MIXING = words(
 )
 _FEW = Interval(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
 _ROOM = _FEW.most // 256  # a range is no guard where requests of ten times the size would leave it
+# Floats so much larger than all that was shown are answered by the model itself: beyond somewhere
+# numbers overflow, in each engine elsewhere. A request of a thousand times the size is rare.
+_TIMES, _ANYWAY = 1e3, 1e6
+_HALF_TIMES, _HALF_ANYWAY = 4.0, 64.0  # float16 ends at 65504
 _INTEGERS = frozenset(("int64", "int32", "int16", "int8", "uint8"))
 
 
@@ -105,7 +109,7 @@ class _Study:
         self._program, self._signature, self._examples = program, signature, examples
         self._nodes: list[Node] = list(program.graph.nodes)
         self._sizes = Sizes(program, signature, grid)
-        self._held = _held(program)
+        self._held = held(program)
         self._names = list(program.graph_signature.user_inputs)
         self._whole = {
             name: of_dtype(spec.dtype)
@@ -218,12 +222,8 @@ class _Study:
         for node in self._nodes:
             if node.op not in ("call_function", "placeholder") or node not in self._varying:
                 continue
-            held = [
-                one
-                for one in (node, *node.all_input_nodes)
-                if dtype_of(one) in _INTEGERS and one in self._varying
-            ]
-            bits = max((_bits_of(values[one]) for one in held), default=0)
+            near = self._varying.intersection((node, *node.all_input_nodes))
+            bits = max((values[n].bits for n in near if dtype_of(n) in _INTEGERS), default=0)
             name = name_of(node) if node.op == "call_function" else self._title(node.name)
             if bits > FEW_BITS and (node.users or node.op == "call_function"):
                 needed[name] = max(needed.get(name, 0), bits)
@@ -240,12 +240,20 @@ class _Study:
             found = best.leaves[name]
             if name in self._floats:
                 if self._is_finite(leaf):
-                    yield Finite(leaf, spec.name)
+                    yield Finite(leaf, spec.name, self._largest(leaf, spec.dtype))
             elif found.ends != self._whole[name].ends:
                 yield Within(leaf, spec.name, int(found.least), int(found.most))
 
     def _is_finite(self, leaf: int) -> bool:
         return all(is_finite(example[leaf]) for example in self._examples)
+
+    def _largest(self, leaf: int, dtype: str) -> float:
+        """The magnitude up to which a floating input is like the examples."""
+        shown = max((float(e[leaf].abs().max()) for e in self._examples if e[leaf].numel()),
+                    default=0.0)  # fmt: skip
+        half = dtype == "float16"
+        times, anyway = (_HALF_TIMES, _HALF_ANYWAY) if half else (_TIMES, _ANYWAY)
+        return max(anyway, times * shown)
 
     def _domain(self, best: _Look) -> Domain:
         unproven = {
@@ -261,7 +269,7 @@ class _Study:
                      if name in self._floats and not self._is_finite(leaf)]  # fmt: skip
         unbounded, infinite = infinities(self._nodes, best.values, self._varying)
         return Domain(
-            uses=frozenset(_uses(self._nodes)),
+            uses=frozenset(uses(self._nodes)),
             bits=best.bits,
             wraps=best.wraps,
             unproven=unproven,
@@ -270,39 +278,3 @@ class _Study:
             infinite=infinite,
             unguarded=unguarded[0] if unguarded else None,
         )
-
-
-def _held(program: ExportedProgram) -> dict[str, Tensor]:
-    """Parameters, buffers and constants by the names of their placeholders."""
-    signature = program.graph_signature
-    targets = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    found = {}
-    for name, target in targets.items():
-        value = program.state_dict.get(target, program.constants.get(target))
-        if isinstance(value, Tensor):
-            found[name] = value
-    return found
-
-
-def _uses(nodes: Sequence[Node]) -> Iterator[tuple[str, str]]:
-    """Operators with each dtype that they take or give; inputs as "the input"."""
-    for node in nodes:
-        if node.op not in ("call_function", "placeholder"):
-            continue
-        name = name_of(node) if node.op == "call_function" else "the input"
-        given: list[Any] = [node.meta.get("val")]
-        given.extend(other.meta.get("val") for other in node.all_input_nodes)
-        for value in given:
-            for tensor in tensors(value):
-                yield name, str(tensor.dtype).removeprefix("torch.")
-
-
-def _bits_of(found: Interval) -> int:
-    """Bits of the widest number, its sign included."""
-    if not found.is_bounded:
-        return 64
-    return 1 + max(int(found.most), -int(found.least) - 1, 0).bit_length()

@@ -9,7 +9,6 @@ arXiv:1806.08342, section 3).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from supernet.errors import OutsideRange
+
 __all__ = ["BITS", "Rounding", "kinds", "quantize", "scales"]
 
+_SLACK = 26  # steps, a tenth of the range
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8}
 _HARDWARE = {"bf16": ("avx512_bf16", "amx_bf16"), "int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
 
@@ -63,11 +65,16 @@ def scales(weight: Tensor) -> Tensor:
 
 
 def quantize(x: Tensor, inverse: float, zero: float) -> Tensor:
-    """``x`` in steps of ``1 / inverse`` from ``zero`` on, as uint8; what is beyond, at the ends.
+    """``x`` in steps of ``1 / inverse`` from ``zero`` on, as uint8; what is a little beyond, at the
+    ends.
 
-    Raises `ArithmeticError` where ``x`` is not finite, which a whole number cannot say.
+    Raises `OutsideRange` where ``x`` is farther beyond, or not finite, which a whole number cannot
+    say.
     """
     steps = torch.add(torch.tensor(zero + 0.5), x, alpha=inverse)  # the cast rounds down
-    if not math.isfinite(float(steps.sum())):
-        raise ArithmeticError("the input of an int8 product is not finite")
+    low, high = (float(end) for end in steps.aminmax()) if steps.numel() else (0.0, 0.0)
+    if not (low >= -_SLACK and high <= 256 + _SLACK):  # nor a NaN
+        raise OutsideRange(
+            "the input of an int8 product must lie within the range seen when it was calibrated"
+        )
     return steps.clamp_(0.0, 255.0).to(torch.uint8)

@@ -6,13 +6,14 @@ import signal
 
 import pytest
 
-from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.faults import MAX_KILLS, blames_plan
 
 
 @pytest.mark.parametrize(
     ("fault", "original_works", "kills", "blamed"),
     [
+        (PlanDeclined("too large"), True, 0, False),
         (PlanFault("raised"), True, 0, True),
         (PlanFault("raised"), False, 0, False),
         (WorkerHung("silent"), True, 0, True),

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 import evolve
-from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.fleet import Fleet
 from evolve.workers.base import Answer
 from profiler.shapes import Shape
 from supernet.plans import Plan, PlanSpec, PlanState
+from tests.waiting import eventually
 
 Behaviour = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
 
@@ -131,6 +132,30 @@ def test_a_plan_that_cannot_be_loaded_takes_no_other_plans_place(
     assert runtime.parts.fleet.held() == {plan.key}
 
 
+def test_a_plan_that_declines_stays_at_the_price_of_both_runs(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]], mlp: torch.nn.Module
+) -> None:
+    def declines_large_ones(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if leaves[0].abs().max() > 10:
+            raise PlanDeclined("beyond its range")
+        return [torch.zeros(len(leaves[0]), 4)]
+
+    runtime, _, plan = serve(declines_large_ones)
+    costs = runtime.parts.serving.tally.costs
+    before_ms = costs.estimate(plan.key, Shape(1, 1)).p50_ms
+    large = torch.full((1, 8), 20.0)
+    for _ in range(20):
+        assert torch.equal(runtime(large), mlp(large))
+    found = runtime.parts.library.get(plan.key)
+    assert found is not None
+    assert found.state is PlanState.ADMITTED
+    assert costs.estimate(plan.key, Shape(1, 1)).p50_ms > before_ms
+    said = [r.reason for r in runtime.decisions() if "beyond its range" in r.reason]
+    assert len(said) == 1, said
+    assert "original model" in said[0]
+    assert "trouble" not in said[0]
+
+
 BAD = [raises, crashes, hangs, gives_nan, gives_too_few_rows, gives_too_few_outputs]
 
 
@@ -176,19 +201,14 @@ def test_a_crashed_worker_is_replaced_and_loaded_again(
         return [mlp(leaves[0]).detach()]
 
     runtime, workers, plan = serve(killed_once)
+    first = workers[-1]
     x = torch.randn(1, 8)
     assert torch.allclose(runtime(x), mlp(x))
-    deadline = threading.Event()
-    for _ in range(3000):
-        if len(workers) == 2 and workers[1].resident == {plan.key}:
-            break
-        deadline.wait(0.01)
-    assert workers[1].resident == {plan.key}
-    assert not workers[0].alive
-    while runtime.status()["lanes"][0]["worker"] is None:
-        deadline.wait(0.001)
+    assert eventually(lambda: workers[-1] is not first and workers[-1].resident == {plan.key})
+    assert not first.alive
+    assert eventually(lambda: runtime.status()["lanes"][0]["worker"] is not None)
     assert torch.allclose(runtime(x), mlp(x))
-    assert workers[1].runs >= 1
+    assert workers[-1].runs >= 1
     assert runtime.parts.library.get(plan.key).state is PlanState.ADMITTED
     assert any(d.kind == "worker" for d in runtime.decisions())
 
@@ -197,13 +217,9 @@ def test_a_worker_that_died_while_idle_is_replaced_by_the_next_tick(
     serve: Callable[..., Any], mlp: torch.nn.Module
 ) -> None:
     _, workers, plan = serve(lambda leaves: [mlp(leaves[0]).detach()])
-    workers[0].alive = False
-    pause = threading.Event()
-    for _ in range(3000):
-        if len(workers) == 2 and workers[1].resident == {plan.key}:
-            break
-        pause.wait(0.01)
-    assert workers[1].resident == {plan.key}
+    first = workers[-1]
+    first.alive = False
+    assert eventually(lambda: workers[-1] is not first and workers[-1].resident == {plan.key})
 
 
 def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(

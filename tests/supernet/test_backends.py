@@ -194,6 +194,17 @@ def test_int8_of_two_dimensions_is_built_and_close(
         assert 1e-6 < off < 0.02, reference.shape
 
 
+@pytest.mark.parametrize("loud", [1.0, 1e3, 1e6])
+def test_int8_answers_each_row_as_if_it_were_alone(loud: float, tmp_path: Path) -> None:
+    model = seeded(lambda: nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
+    _, spec, out = _build(capture(model, (noise(2, 8),)), "onnxruntime", tmp_path, "int8")
+    plan = load_plan(out, spec)
+    rows = torch.cat([noise(3, 8), loud * torch.ones(1, 8)])
+    (together,) = run(plan, [rows])
+    alone = [run(plan, [row[None]])[0] for row in rows]
+    assert np.array_equal(np.concatenate(alone), together)
+
+
 def test_int8_without_products_to_quantise_is_refused(tmp_path: Path) -> None:
     learned = capture(Wrapped(lambda m, x: x * 2 + 1), (noise(1, 8),))
     with pytest.raises(BuildFailed, match="nothing to quantise"):

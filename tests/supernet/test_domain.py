@@ -7,6 +7,7 @@ or by the original again where the plan raises. The right answer is always the m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +210,27 @@ for name, attention in MASKED.items():
     )  # fmt: skip
 
 
+# What is fused into a product or a convolution must not hide a NaN that arises before it.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "gelu": F.gelu, "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "hardswish": F.hardswish,
+    "leaky relu": F.leaky_relu, "elu": F.elu, "clamp": lambda x: x.clamp(-1, 1),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[-1:]), "softmax": lambda x: x.softmax(-1),
+}  # fmt: skip
+for name, activation in ACTIVATIONS.items():
+    CASES[f"{name} after a product of logarithms"] = Case(
+        lambda m, x, activation=activation: activation(m.mix(x.log())),
+        [(real(1.0, 2.0, 3.0, 4.0),)],
+        [(real(0.0, 1.0, 2.0, 3.0),), (real(-1.0, 1.0, 2.0, 3.0),), (real(1e6, 1e6, 1e-6, 1.0),)],
+        table(4),
+    )  # fmt: skip
+    CASES[f"{name} after a convolution of roots"] = Case(
+        lambda m, x, activation=activation: activation(m.conv(x[:, None].sqrt())),
+        [(real(1.0, 2.0, 3.0, 4.0),)], [(real(1.0, -1.0, 2.0, 0.0),), (real(1e6, 0, 0, -1e6),)],
+        {"conv": nn.Conv1d(1, 2, 2)},
+    )  # fmt: skip
+
+
 class Plans:
     """Plans of one capture as the service would have them: none where one could err."""
 
@@ -277,8 +299,20 @@ def test_no_plan_answers_otherwise_than_the_model(name: str, tmp_path: Path) -> 
     model = case.build()
     learned = capture(model, list(case.examples))
     assert learned.program is not None, learned.reason
-    plans = Plans(learned, tmp_path, "eager", "onnxruntime", "openvino")
+    plans = Plans(learned, tmp_path, "eager", "fused", "onnxruntime", "openvino")
     assert "eager" in plans.loaded
+    check(case, plans, model)
+
+
+@pytest.mark.parametrize("name", ["embedding", "relu"])
+def test_a_compiled_plan_answers_as_the_model(name: str, tmp_path: Path) -> None:
+    """Without the guard, the first hostile id ends this very process."""
+    if (why := backend("aoti").unavailable()) is not None:
+        pytest.skip(why)
+    case = CASES[name]
+    model = case.build()
+    plans = Plans(capture(model, list(case.examples)), tmp_path, "aoti")
+    assert plans.loaded
     check(case, plans, model)
 
 
@@ -303,7 +337,7 @@ def test_what_every_engine_computes_alike_is_built_for_every_engine() -> None:
         (lambda m, i: m.table.weight[i + 1], TAME, (Within(0, "arg0", -7, 4),)),
         (lambda m, i: m.table(i.clamp(0, 5)), TAME, (Within(0, "arg0", 1 - 2**24, 2**24 - 1),)),
         (lambda m, i: m.table(i % 6), TAME, ()),
-        (lambda m, x: m.mix(x), FLOATS, (Finite(0, "arg0"),)),
+        (lambda m, x: m.mix(x), FLOATS, (Finite(0, "arg0", 1e6),)),
         (lambda m, x: m.mix(x.nan_to_num()), NOT_FINITE, ()),
     ],
     ids=["ids", "ids that wrap", "clamped", "hashed", "floats", "floats with gaps"],
@@ -313,6 +347,26 @@ def test_guards_ask_no_more_than_the_model_needs(
 ) -> None:
     learned = capture(Wrapped(model, **table(6)).eval(), list(examples))
     assert learned.guards == guards
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shown", "most"),
+    [(torch.float32, 3.0, 1e6), (torch.float32, 2e9, 2e12), (torch.float64, 5.0, 1e6),
+     (torch.float16, 3.0, 64.0), (torch.float16, 1000.0, 4000.0)],
+)  # fmt: skip
+def test_floats_far_beyond_the_examples_are_outside(
+    dtype: torch.dtype, shown: float, most: float
+) -> None:
+    example = torch.tensor([[shown, -shown / 2, 0.0, 1.0]], dtype=dtype)
+    learned = capture(Wrapped(lambda m, x: F.normalize(x)).eval(), [(example,)])
+    (guard,) = learned.guards
+    for held in (example, -example, example * 0, torch.full_like(example, -most)):
+        assert guard.violation([held]) is None
+    for beyond in (2 * most, -2 * most, math.inf, -math.inf, math.nan):
+        broken = example.clone()
+        broken[0, 2] = beyond
+        for many in (broken, broken.repeat(5000, 1)):
+            assert "must lie between" in str(guard.violation([many]))
 
 
 def test_positions_by_cumulated_sums_are_proven() -> None:
