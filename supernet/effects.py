@@ -126,8 +126,15 @@ class _Watch(TorchDispatchMode):
         raise Uncapturable(what)
 
 
+# They leave the numbers alone: `torch.tensor` in a forward is traced as a constant and a `detach_`
+# of a copy that shares its traced memory.
+_INERT = (torch.ops.aten.detach_.default, torch.ops.aten.requires_grad_.default)
+
+
 def written(target: Any, args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
     """The arguments that an operator writes to, by its schema."""
+    if target in _INERT:
+        return
     given = dict(zip((a.name for a in target._schema.arguments), args, strict=False)) | dict(kwargs)
     for argument in target._schema.arguments:
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -37,9 +37,10 @@ _QUANTISED = ("MatMul", "Gemm")
 _POOLS = words("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d")
 # Clip, Max, Min and Sign compare the lower halves of 64-bit integers.
 _HALVED = words("clamp clamp_min clamp_max maximum minimum max min amax amin sign sort topk")
+_BY_DOUBLE = words("prod fmod div")  # div where it is cut off towards 0
 _SHIFTS = words("__lshift__ __rshift__ bitwise_left_shift bitwise_right_shift")
 _ENGINE = Engine(
-    narrow={**dict.fromkeys(_HALVED, 32), "prod": 53},  # the latter by way of float64
+    narrow={**dict.fromkeys(_HALVED, 32), **dict.fromkeys(_BY_DOUBLE, 53)},
     saturates=words("sum prod"),
     refused=frozenset((name, "uint8") for name in _SHIFTS),  # they come out as int8
     # torch.onnx keeps a program's numbers in 32 bits: x + 1e-12 is x.

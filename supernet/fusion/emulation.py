@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Interpreter, Node
 
 from supernet.fusion.kernels import Rewrite, is_product, weight_of
-from supernet.fusion.rounding import Rounding, quantize, scales
+from supernet.fusion.rounding import Rounding, scales
 
 __all__ = ["Emulation"]
 
@@ -61,6 +61,6 @@ def _emulated(x: Tensor, weight: Tensor, bias: Tensor | None, rounding: Rounding
         bias = None if bias is None else bias.bfloat16().float()
         return torch.nn.functional.linear(x, weight, bias).bfloat16().float()
     step = scales(weight)[:, None]
-    held = quantize(x, 1 / rounding.scale, rounding.zero).float()
+    held = (x / rounding.scale + rounding.zero).round().clamp(0, 255)
     near = (held - rounding.zero) * rounding.scale
     return torch.nn.functional.linear(near, (weight / step).round() * step, bias)

@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 from torch.export import ExportedProgram
 
+from supernet.errors import OutsideRange
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion.emulation import Emulation
 from supernet.fusion.lowering import bind, products
 from supernet.fusion.product import fits
-from supernet.fusion.rounding import BITS, Rounding
+from supernet.fusion.rounding import BITS, HEADROOM, Rounding
 from supernet.fusion.sensitivity import Step, longest_prefix, rank
 
 __all__ = ["MARGIN", "Mixing", "Reference"]
@@ -86,7 +87,10 @@ class Mixing:
 
         def together(chosen: Mapping[str, str]) -> float:
             answer = run(roundings(chosen))
-            pairs = [(answer(inputs), answers) for inputs, answers in self._references]
+            try:
+                pairs = [(answer(inputs), answers) for inputs, answers in self._references]
+            except OutsideRange:  # coarse layers before it gave what no reference shows
+                return math.inf
             return judge(limit.metric, pairs).worst
 
         if rest and together({}) > most:
@@ -101,7 +105,10 @@ class Mixing:
         return sorted(short, key=lambda i: -errors[i])[:count]
 
     def _rounding(self, name: str, kind: str) -> Rounding:
-        return Rounding(kind, *self._ranges[name]) if kind == "int8" else Rounding(kind)
+        if kind != "int8":
+            return Rounding(kind)
+        low, high = self._ranges[name]
+        return Rounding(kind, HEADROOM * low, HEADROOM * high)
 
     def _errors(self, rounded: Mapping[str, Rounding], among: Sequence[Reference]) -> list[float]:
         return [

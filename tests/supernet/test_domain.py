@@ -134,6 +134,17 @@ CASES: dict[str, Case] = {
         lambda m, i, j: i // j, [(whole(7, 8), whole(2, 3))],
         [(whole(7, 8), whole(0, 3)), (whole(-7, 8), whole(2, -3)), (whole(2**40, 1), whole(1, 1))],
     ),
+    "remainders of very large integers": Case(
+        lambda m, i: torch.fmod(i, 7), TAME, [(whole(1732752000123456789, -(2**53) - 3, 7, -1),)]
+    ),
+    "quotients of very large integers": Case(
+        lambda m, i: torch.div(i, 7, rounding_mode="trunc"), TAME,
+        [(whole(1732752000123456789, -(2**53) - 3, 7, -1),)],
+    ),
+    "members of a list": Case(
+        lambda m, i: torch.isin(i, torch.tensor([3, 2**33 + 3])), TAME,
+        [(whole(3, 2**32 + 3, 2**33 + 3, -3),)],
+    ),
     "shifts": Case(lambda m, i: ((i << 40) >> 38, i >> 1), TAME, [(whole(-7, 2**31, 5, 1),)]),
     "flags in a wide integer": Case(
         lambda m, k: (1 - k).float() * -1e9, [(whole(1, 0, 1),), (whole(1, 1, 1),)],

@@ -231,6 +231,9 @@ def _logged(m: Any, x: Tensor) -> Tensor:
 
 
 PURE: dict[str, Callable[[], nn.Module]] = {
+    "a tensor written out in the call": _with(
+        lambda m, x: m.a(x) * torch.tensor([0.5]) + torch.isin(x.long(), torch.tensor([0, 1]))
+    ),
     "ReLU in place": lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True)),
     "values of its own changed in place": _with(_scratch),
     "a table made in the first call": _with(_table, table=None),

@@ -58,14 +58,46 @@ def test_numbers_in_range_come_back_to_half_a_step(
 
 
 def test_numbers_a_little_out_of_range_stop_at_its_ends() -> None:
-    x = torch.tensor([-1.15, 1.15])
+    x = torch.tensor([-1.015, 1.015])
     assert quantize(x, 255 / 2, 127.5).tolist() == [0, 255]
+    many = torch.full((4096,), 100.0)
+    many[7] = 290.0  # one in so many does not count
+    assert quantize(many, 1.0, 0).max() == 255
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 300.0, -30.0])
-def test_what_the_range_does_not_hold_is_not_made_a_number_of(bad: float) -> None:
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_the_range_does_not_hold_is_not_made_a_number_of(bad: float, rows: int) -> None:
+    x = torch.full((rows, 2), 50.0)
+    x[-1, 1] = bad
     with pytest.raises(OutsideRange, match="within the range"):
-        quantize(torch.tensor([1.0, bad]), 1.0, 0)
+        quantize(x, 1.0, 0)
+
+
+def test_fresh_rows_keep_the_error_or_are_declined(tmp_path: Path) -> None:
+    """Of inputs that no reference shows, at several scales: none is answered far off in silence."""
+    model = seeded(
+        lambda: nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64), nn.Tanh())
+    )
+    learned = capture(model, (noise(4, 64),))
+    limit = Limit("relative_l2", 0.05)
+    spec = replace(make_spec(learned, "fused", "mixed", ISA), limit=str(limit))
+    backend("fused").build(MemorySource(learned, tmp_path), spec, tmp_path)
+    plan = load_plan(tmp_path, spec)
+    torch.manual_seed(5)
+    declined: dict[float, int] = {}
+    for scale in (1.0, 2.0, 100.0):
+        rows = scale * torch.randn(400, 64)
+        errors = []
+        for row in rows:
+            try:
+                errors.append(error("relative_l2", plan.run([row[None]]), [model(row[None])]))
+            except OutsideRange:
+                continue
+        declined[scale] = len(rows) - len(errors)
+        assert max(errors, default=0.0) <= limit.most, scale
+    assert declined[1.0] < 60  # 256 numbers were shown
+    assert declined[100.0] == 400
 
 
 @rounds
