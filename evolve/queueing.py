@@ -63,6 +63,9 @@ class RequestQueue:
     def __len__(self) -> int:
         return len(self._requests)
 
+    def __getitem__(self, index: int) -> Request:
+        return self._requests[index]
+
     def append(self, request: Request) -> None:
         """Adds at the end; the caller has checked that `len(self) < limit`."""
         self.waiting.append(

@@ -21,6 +21,9 @@ from policies.rule import DispatchRule, Pick, RuleParams
 
 __all__ = ["Batch", "Ready", "Scheduler", "Tables"]
 
+TRUSTED_MS = 1000.0
+"""How long what ran stands for the prices: an idle service refuses nobody by older ones."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
@@ -115,6 +118,7 @@ class Scheduler:
         self._queue = RequestQueue(limit)
         self._changed = threading.Condition()
         self._busy: set[int] = set()
+        self._ran_ms = -np.inf
         self._closed = False
 
     @property
@@ -227,6 +231,8 @@ class Scheduler:
                 pick = self._pick(ready, resident())
                 if pick.members or pick.dropped:
                     self._busy.add(lane)
+                    if pick.members:
+                        self._ran_ms = self._now_ms()
                     return self._batch(ready.tables, pick)
                 wait_ms = pick.wake_ms - self._now_ms()
                 self._changed.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
@@ -238,7 +244,22 @@ class Scheduler:
         rule = ready.rules.get(resident)
         if rule is None:
             rule = ready.rules[resident] = _rule(ready.tables, resident)
-        return rule.pick(self._now_ms(), self._queue.waiting, self._rate_per_s() / 1e3)
+        pick = rule.pick(self._now_ms(), self._queue.waiting, self._rate_per_s() / 1e3)
+        return self._doubted(ready.tables, pick, resident)
+
+    def _doubted(self, tables: Tables, pick: Pick, resident: frozenset[str]) -> Pick:
+        """`pick`, but where an idle lane would only refuse by prices that nothing bears out now,
+        one of the refused runs: else a bad price would refuse everybody for ever."""
+        now_ms = self._now_ms()
+        if pick.members or self._busy or now_ms - self._ran_ms < TRUSTED_MS:
+            return pick
+        for index in pick.dropped:
+            request = self._queue[index]
+            if request.deadline_ms > now_ms:
+                plan = tables.plans.index(tables.fastest(request.rows, request.cell, resident))
+                refused = tuple(other for other in pick.dropped if other != index)
+                return Pick(plan, (index,), refused, np.inf)
+        return pick
 
     def _batch(self, tables: Tables, pick: Pick) -> Batch:
         taken = self._queue.take((*pick.members, *pick.dropped))

@@ -25,6 +25,8 @@ def _slice(call: Call) -> Any:
     dim = (call.get("dim") or 0) % len(value.dims)
     start, end, step = call.get("start"), call.get("end"), call.get("step") or 1
     own, size = value.dims[dim], call.sizes()[dim]
+    if isinstance(start, Size) and as_dim(replace(start, number=-start.number)) == own:
+        start = 0  # as many before the end as there are
     whole = start in (0, None) and step == 1
     if _symbolic(start):
         return top(call, "begins where a size says", sure=False)

@@ -32,14 +32,10 @@ def _neutral(kind: str, span: Span) -> bool:
         return pad == Interval(1.0, 1.0)
     if pad.nan or first.nan:
         return False
-    if kind == "max":
+    if kind in ("max", "argmax"):  # of equal ones torch names the first, and padding is last
         return pad.hi <= first.lo
-    if kind == "min":
+    if kind in ("min", "argmin"):
         return pad.lo >= first.hi
-    if kind == "argmax":
-        return pad.hi < first.lo
-    if kind == "argmin":
-        return pad.lo > first.hi
     return kind == "logsumexp" and hidden(span)
 
 

@@ -69,6 +69,28 @@ def test_a_batch_is_padded_to_a_cell_only_where_new_lengths_cost(
     assert batch.predicted_ms == one.tables.cost_of("original", 2, 1)
 
 
+def test_an_idle_service_refuses_nobody_by_a_price_that_nothing_bears_out() -> None:
+    clock = [0.0]
+    dear = tables(cost_ms=np.full((2, 4, 2), 200.0))
+    one = Scheduler(dear, limit=64, rate_per_s=lambda: 0.0, now_ms=lambda: clock[0])
+    tried = request(0.0)
+    one.submit(tried)
+    assert take(one).requests == (tried,)
+    one.release(0)
+    for at_ms in (10.0, 999.0):  # what ran is being learned from
+        clock[0] = at_ms
+        one.submit(soon := request(at_ms))
+        assert take(one).refused == (soon,)
+        one.release(0)
+    clock[0] = 1000.0
+    over, again, beside = request(900.0), request(1000.0), request(1000.0)
+    for late in (over, again, beside):
+        one.submit(late)
+    batch = take(one)
+    assert batch.requests == (again,)  # the first whose time is not over
+    assert set(batch.refused) == {over, beside}
+
+
 def test_the_hopeless_are_handed_back_as_refused() -> None:
     one = scheduler(now_ms=49.9)
     late, fine = request(0.0), request(49.0)
