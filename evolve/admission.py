@@ -5,6 +5,7 @@ The other way round too: a plan that a better one made superfluous is let go.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,7 @@ class Admission:
         self._costs = costs
         self._fleet = fleet
         self._savings = savings
+        self._lock = threading.Lock()
         self._slo_ms = slo_ms
         self._limit = limit
         self._refresh = refresh
@@ -66,15 +68,22 @@ class Admission:
 
         One that a worker can't load is quarantined.
         """
-        self._costs.seed(plan.key, plan.costs_ms)
-        self._settle({plan.key})
+        with self._lock:
+            self._costs.seed(plan.key, plan.costs_ms)
+            self._settle({plan.key})
 
     def reprice(self, plans: Sequence[Plan]) -> None:
         """Has the new timings of admitted plans decide once more which of all serve."""
-        for plan in plans:
-            self._costs.seed(plan.key, plan.costs_ms)
-            self._savings.expect(plan)
-        self._settle(set())
+        with self._lock:
+            for plan in plans:
+                self._costs.seed(plan.key, plan.costs_ms)
+                self._savings.expect(plan)
+            self._settle(set())
+
+    def refill(self) -> None:
+        """Loads what is worth its memory now that a plan was taken out, if anything is."""
+        with self._lock:
+            self._settle(set())
 
     def _settle(self, new: set[str]) -> None:
         keep, held = self._keep(), self._fleet.held()

@@ -143,12 +143,13 @@ class Assembly:
             period_s=config.tick_ms / 1e3, clock=clock, check=check,
             pads=captured.signature.paddable,
         )  # fmt: skip
-        faults = Faults(
-            library, journal, replace=fleet.replace, unload=fleet.unload, refresh=controller.refresh
-        )
         admission = Admission(
             library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
             refresh=controller.refresh, said=self._plan_said,
+        )  # fmt: skip
+        faults = Faults(
+            library, journal, replace=fleet.replace, unload=fleet.unload,
+            refresh=controller.refresh, refill=admission.refill,
         )  # fmt: skip
 
         def afterwards() -> None:

@@ -59,6 +59,7 @@ class Faults:
         replace: Hires a new worker for a lane, `Fleet.replace`.
         unload: Takes a plan off every worker, `Fleet.unload`.
         refresh: Puts the change on the scheduler's tables, `Controller.refresh`.
+        refill: Loads what is worth having in its place, `Admission.refill`; on a thread of its own.
     """
 
     def __init__(
@@ -69,12 +70,14 @@ class Faults:
         replace: Callable[[Lane, str], None],
         unload: Callable[[str], None],
         refresh: Callable[[], None],
+        refill: Callable[[], None],
     ) -> None:
         self._library = library
         self._journal = journal
         self._replace = replace
         self._unload = unload
         self._refresh = refresh
+        self._refill = refill
         self._lock = threading.Lock()
         self._kills: Counter[str] = Counter()
         self._told: set[tuple[str, type[PlanFault]]] = set()
@@ -109,6 +112,7 @@ class Faults:
         )  # fmt: skip
         self._refresh()
         self._unload(plan)
+        threading.Thread(target=self._refill, name="refill", daemon=True).start()
 
     def _say_twice(self, plan: str, fault: PlanFault) -> None:
         """Once for each plan and kind of fault: such batches cost as much as both."""

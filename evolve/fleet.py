@@ -67,7 +67,11 @@ class Fleet:
         workers = [lane.worker for lane in self.lanes if lane.worker is not None]
         with ThreadPoolExecutor(len(self.lanes), "load") as pool:
             for loading in [pool.submit(worker.load, plan, warm) for worker in workers]:
-                loading.result()
+                try:
+                    loading.result()
+                except PlanFault:
+                    if not self._closed.is_set():  # the workers have not merely gone home
+                        raise
 
     def plans(self) -> tuple[Plan, ...]:
         """The plans that every worker is meant to hold."""
@@ -109,7 +113,9 @@ class Fleet:
         deaths = len(self._deaths_s[lane.index])
         if deaths > 3 and self._closed.wait(min(0.1 * 2.0 ** (deaths - 3), MAX_BACKOFF_S)):
             return
-        worker = self._hire(dead.name)
+        worker = self._hired(dead.name)
+        if worker is None:
+            return
         for number, plan in enumerate(self._plans):
             try:
                 worker.load(plan, self._warm(plan))
@@ -123,6 +129,19 @@ class Fleet:
             worker.close()
             return
         self._said(worker.name, f"replaced (process {worker.pid}), {len(worker.resident)} plans")
+
+    def _hired(self, name: str) -> Worker | None:
+        """A new worker, however often that fails (no memory, no process left); None once closed."""
+        pause_s = 0.1
+        while not self._closed.is_set():
+            try:
+                return self._hire(name)
+            except (OSError, PlanFault) as fault:
+                if pause_s == 0.1:
+                    self._said(name, f"cannot be hired, tried again until it can: {fault}")
+            self._closed.wait(pause_s)
+            pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+        return None
 
     def renew(self, hire: Callable[[str], Worker], close_source: Callable[[], None]) -> None:
         """Puts workers by `hire`, now and from now on, in the place of those on duty.

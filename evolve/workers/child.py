@@ -23,7 +23,7 @@ import numpy as np
 
 from evolve.workers.wire import SharedArrays, receive, send
 from supernet import heap
-from supernet.backends.base import load_plan
+from supernet.backends.base import check_artifact, load_plan
 from supernet.errors import OutsideRange
 from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
@@ -98,6 +98,7 @@ def load(header: Mapping[str, Any]) -> tuple[str, LoadedPlan]:
     """The plan that `header` names, by its key, after it ran each of `warm` once on zeros."""
     spec = PlanSpec.from_json(header["spec"])
     how = header["microbatches"] and Microbatches.from_json(header["microbatches"])
+    check_artifact(Path(header["artifact"]), spec)
     loaded = load_plan(Path(header["artifact"]), spec, how)
     for inputs in header["warm"]:
         with contextlib.suppress(OutsideRange):  # zeros need not be like what comes

@@ -12,7 +12,7 @@ import torch
 
 from evolve.errors import PlanDeclined, PlanFault
 from evolve.workers.base import Answer, Inputs
-from supernet.backends.base import load_plan
+from supernet.backends.base import check_artifact, load_plan
 from supernet.errors import OutsideRange
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class ThreadWorker:
         if plan.artifact is None:
             raise PlanFault(f"plan {plan.spec.key} has no artifact to load")
         try:
+            check_artifact(plan.artifact, plan.spec)
             loaded = load_plan(plan.artifact, plan.spec, plan.microbatches)
             for inputs in warm:
                 zeros = [torch.zeros(shape, dtype=getattr(torch, name)) for name, shape in inputs]

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from supernet.domain.engine import Engine
+from supernet.errors import BuildFailed
+from supernet.manifest import broken
 from supernet.microbatches import Microbatched, Microbatches
 from supernet.operators import define, read_operators
 from supernet.plans import PlanSpec
@@ -25,6 +27,7 @@ __all__ = [
     "LoadedPlan",
     "Source",
     "backend",
+    "check_artifact",
     "check_run",
     "load_plan",
     "read_signature",
@@ -150,6 +153,13 @@ def backend(name: str, table: dict[str, str] | None = None) -> Backend:
     module, attribute = known[name].split(":")
     made: Backend = getattr(import_module(module), attribute)()
     return made
+
+
+def check_artifact(artifact: Path, spec: PlanSpec) -> None:
+    """Raise `BuildFailed` unless every file of ``artifact`` is as it was written: a worker may be
+    hired long after the plan was admitted."""
+    if (fault := broken(artifact, spec.artifact_key)) is not None:
+        raise BuildFailed(f"its artifact must be as it was built: {fault}")
 
 
 def load_plan(

@@ -14,7 +14,7 @@ import torch
 import evolve
 from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.fleet import Fleet
-from evolve.workers.base import Answer
+from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
 from supernet.plans import Plan, PlanSpec, PlanState
 from tests.waiting import eventually
@@ -130,6 +130,50 @@ def test_a_plan_that_cannot_be_loaded_takes_no_other_plans_place(
     assert found is not None
     assert (found.state, found.reason) == (PlanState.QUARANTINED, "no such kernel here")
     assert runtime.parts.fleet.held() == {plan.key}
+
+
+def test_the_next_best_plan_takes_the_place_of_one_that_is_quarantined(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]], mlp: torch.nn.Module
+) -> None:
+    failed = threading.Event()
+
+    def fails_once(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        if not failed.is_set():
+            failed.set()
+            raise PlanFault("staged")
+        return [mlp(leaves[0]).detach()]
+
+    runtime, _, plan = serve(fails_once)
+    nearly = {shape: 1.01 * ms for shape, ms in plan.costs_ms.items()}
+    other = replace(plan, spec=replace(plan.spec, backend="other"), costs_ms=nearly)
+    runtime.parts.library.put(other)
+    runtime.parts.admission.admit(other)
+    assert runtime.parts.fleet.held() == {plan.key}  # the other one adds nothing yet
+    x = torch.randn(1, 8)
+    assert torch.allclose(runtime(x), mlp(x))
+    assert eventually(lambda: runtime.parts.fleet.held() == {other.key})
+    assert eventually(lambda: runtime.parts.fleet.lanes[0].resident() == {other.key})
+    runtime(x)
+    assert eventually(lambda: other.key in runtime.status()["rows_by_plan"])
+
+
+def test_a_worker_that_cannot_be_hired_at_once_is_hired_later(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]], mlp: torch.nn.Module
+) -> None:
+    runtime, workers, plan = serve(lambda leaves: [mlp(leaves[0]).detach()])
+    fleet, first = runtime.parts.fleet, workers[-1]
+    hire, tries = fleet._hire, []
+
+    def hire_at_the_third_try(name: str) -> Worker:
+        tries.append(name)
+        if len(tries) < 3:
+            raise OSError("Resource temporarily unavailable")
+        return hire(name)
+
+    fleet._hire = hire_at_the_third_try
+    first.alive = False
+    assert eventually(lambda: workers[-1] is not first and workers[-1].resident == {plan.key})
+    assert len(tries) == 3
 
 
 def test_a_plan_that_declines_stays_at_the_price_of_both_runs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -110,6 +111,24 @@ class WorkerContract:
         gone = replace(plans["onnxruntime"], artifact=tmp_path / "nowhere")
         with pytest.raises(PlanFault, match="can't be loaded"):
             worker.load(gone)
+        assert worker.resident == frozenset()
+
+    @pytest.mark.parametrize("backend", ["onnxruntime", "eager"])
+    def test_a_plan_whose_files_changed_since_is_not_loaded(
+        self, worker: Worker, plans: dict[str, Plan], tmp_path: Path, backend: str
+    ) -> None:
+        plan = plans[backend]
+        assert plan.artifact is not None
+        copy = shutil.copytree(plan.artifact, tmp_path / plan.artifact.name)
+        worker.load(replace(plan, artifact=copy))
+        worker.unload(plan.key)
+        victim = max((file for file in copy.iterdir() if file.name != "manifest.json"),
+                     key=lambda file: file.stat().st_size)  # fmt: skip
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+        with pytest.raises(PlanFault, match="hash differs"):
+            worker.load(replace(plan, artifact=copy))
         assert worker.resident == frozenset()
 
     def test_answers_that_are_not_lent_outlive_the_next_batch(
