@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from policies.base import Policy
     from profiler.fingerprint import DeviceFingerprint
     from profiler.shapes import Shape
+    from supernet.bounds import Bounds
     from supernet.capture import Wishes
 
 __all__ = ["Assembly", "workers_of"]
@@ -124,7 +125,7 @@ class Assembly:
         )
         serving = Serving(
             scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
-            watch, self.callbacks, self.computing,
+            watch, partial(_bounds, library), self.callbacks, self.computing,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         fleet = Fleet(
@@ -214,6 +215,11 @@ def _flops(
         return None
     cores = min(threads, max(1, device.cores))
     return DynamicFlops(counted, device.gflop_per_s("fp32", cores=cores))
+
+
+def _bounds(library: PlanLibrary, key: str) -> Bounds | None:
+    plan = library.get(key)
+    return None if plan is None else plan.bounds
 
 
 def _hire(workers: WorkersConfig, name: str) -> Worker:

@@ -27,17 +27,21 @@ if TYPE_CHECKING:
     from evolve.tally import Tally
     from evolve.watch import Watch
     from evolve.workers.base import Answer, Worker
+    from supernet.bounds import Bounds
     from supernet.capture import Capture
     from supernet.domain.engine import Domain
 
 __all__ = ["Lane", "Serving", "answer_apart"]
 
+_BEYOND = "declined: the inputs are of other sizes than those for which it keeps its error"
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What every lane shares. `on_fault` hears of each plan fault, after the answers left;
-    `callbacks` runs what users hung on their futures, `computing` says which thread computes on
-    which lane now; both are the same for all revisions of a runtime."""
+    `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
+    users hung on their futures, `computing` says which thread computes on which lane now; both are
+    the same for all revisions of a runtime."""
 
     scheduler: Scheduler
     original: Original
@@ -46,6 +50,7 @@ class Serving:
     on_fault: Callable[[Lane, str, PlanFault, bool], None]
     licence: Licence
     watch: Watch
+    bounds: Callable[[str], Bounds | None]
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
 
@@ -132,6 +137,8 @@ class Lane:
         if request.outside is None:
             began_s = time.perf_counter()
             try:
+                if self._within(plan, (request,))[1]:
+                    raise PlanDeclined(f"plan {plan} {_BEYOND}")
                 (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
                 answer = self._serving.original.rebuild(leaves, request.leaves)
             except Exception as error:
@@ -162,6 +169,16 @@ class Lane:
         self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
     ) -> None:
         began_s = time.perf_counter()
+        within, beyond = self._within(plan, requests)
+        if within:
+            self._serve_within(plan, within, length, predicted_ms)
+        if beyond:
+            self._recover(plan, beyond, length, began_s, PlanDeclined(f"plan {plan} {_BEYOND}"))
+
+    def _serve_within(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> None:
+        began_s = time.perf_counter()
         try:
             answers, samples = self._run_batch(plan, requests, length, predicted_ms)
         except BaseException as error:
@@ -170,6 +187,19 @@ class Lane:
         for request, leaves in zip(requests, answers, strict=True):
             self._finish(request, leaves)
         self._serving.watch.offer(samples)
+
+    def _within(
+        self, plan: str, requests: Sequence[Request]
+    ) -> tuple[Sequence[Request], Sequence[Request]]:
+        """The requests that `plan` is for, and the others."""
+        bounds = self._serving.bounds(plan)
+        if bounds is None:
+            return requests, ()
+        holds = [bounds.hold(request.leaves) for request in requests]
+        return (
+            [request for request, held in zip(requests, holds, strict=True) if held],
+            [request for request, held in zip(requests, holds, strict=True) if not held],
+        )
 
     def _run_batch(
         self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float

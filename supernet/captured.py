@@ -20,6 +20,7 @@ from supernet.handed_on import NOTHING, HandedOn
 from supernet.references import Reference
 from supernet.signature import Signature
 from supernet.structure import Structure
+from supernet.unseen import Unseen
 
 __all__ = ["Capture", "Examples", "Flat"]
 
@@ -68,7 +69,8 @@ class Capture:
     it; ``reason`` then says why, and otherwise why less than the examples ask for is free
     (None: nothing to say). ``grid`` are the padded shapes plans are made and measured for.
     ``graph_hash`` is the same for the same model, weights and signature in every process.
-    ``references`` are batches with the original's own answers, which plans are judged by.
+    ``references`` are batches with the original's own answers, which plans are judged by,
+    ``unseen`` more of them, for coarse plans alone.
     ``batching`` and ``padding`` say what may be done with requests, and how that is known;
     ``guards`` what a request must fulfil for it, ``lengths`` the only ones to plan for (None: all
     within the grid).
@@ -91,6 +93,7 @@ class Capture:
     guards: tuple[Guard, ...] = ()
     lengths: frozenset[int] | None = None
     references: tuple[Reference, ...] = ()
+    unseen: Unseen = field(default_factory=Unseen)
     form: CallForm | None = None
     result: Structure | None = None
     handed_on: HandedOn = NOTHING

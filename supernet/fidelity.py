@@ -13,14 +13,26 @@ missing, has another shape or dtype, or is not finite where the reference is, er
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Fidelity", "Limit", "as_array", "as_floats", "error", "judge", "tier_of"]
+__all__ = [
+    "EXACT",
+    "METRICS",
+    "Fidelity",
+    "Limit",
+    "as_array",
+    "as_floats",
+    "error",
+    "judge",
+    "row_errors",
+    "row_of",
+    "tier_of",
+]
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -28,8 +40,8 @@ Floats: TypeAlias = NDArray[np.float64]
 # together; relative to its own it would be condemned for rounding.
 _FLOOR = 1e-6
 
-# Errors up to this are float arithmetic in another order, not a choice between qualities.
-_EXACT = 1e-4
+EXACT = 1e-4
+"""Errors up to this are float arithmetic in another order, not a choice between qualities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +108,51 @@ def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> 
     return Fidelity(metric, max(errors), float(np.mean(errors)), len(errors))
 
 
+def row_errors(
+    metrics: Collection[str],
+    got: Sequence[Any],
+    reference: Sequence[Any],
+    axes: Sequence[int | None],
+) -> list[dict[str, float]]:
+    """The errors of each row of a batch by itself; ``axes``: where each output has its rows, None
+    for one that every row gets whole.
+
+    >>> got, reference = np.array([[1.0], [1.5]]), np.array([[1.0], [2.0]])
+    >>> row_errors(["relative_l2"], [got], [reference], [0])
+    [{'relative_l2': 0.0}, {'relative_l2': 0.25}]
+    """
+    sizes = [b.shape[axis] for b, axis in zip(reference, axes, strict=True) if axis is not None]
+    if [tuple(a.shape) for a in got] != [tuple(b.shape) for b in reference]:
+        return [dict.fromkeys(metrics, math.inf)] * (sizes[0] if sizes else 1)
+    rows = [
+        (row_of(got, axes, index), row_of(reference, axes, index))
+        for index in range(sizes[0] if sizes else 1)
+    ]
+    return [{metric: error(metric, *pair) for metric in metrics} for pair in rows]
+
+
+def row_of(leaves: Sequence[Any], axes: Sequence[int | None], index: int) -> list[Any]:
+    """One row of a batch, C contiguous; leaves without rows, whole."""
+    return [
+        leaf if axis is None else _narrowed(leaf, axis, index)
+        for leaf, axis in zip(leaves, axes, strict=True)
+    ]
+
+
+def _narrowed(leaf: Any, axis: int, index: int) -> Any:
+    part = leaf[(*(slice(None),) * axis, slice(index, index + 1))]
+    return part.contiguous() if hasattr(part, "contiguous") else np.ascontiguousarray(part)
+
+
 def tier_of(error: float | None) -> int:
     """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
 
     >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
     (0, 1, 4)
     """
-    if error is None or error <= _EXACT:
+    if error is None or error <= EXACT:
         return 0
-    return 1 + int(math.log2(error / _EXACT))
+    return 1 + int(math.log2(error / EXACT))
 
 
 def _measure(metric: str) -> Callable[[Floats, Floats, float], float]:

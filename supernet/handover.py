@@ -22,7 +22,7 @@ from supernet.references import Reference
 __all__ = ["read_capture", "write_capture"]
 
 _RECORD, _TENSORS = "capture.json", "references.safetensors"
-_STAYS = ("program", "form", "result", "references")
+_STAYS = ("program", "form", "result", "references", "unseen")
 _OURS = ("supernet.", "profiler.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from profiler.shapes import Shape
-from supernet.signature import Signature, TensorSpec
+from supernet.signature import Signature
 
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
@@ -67,8 +67,9 @@ class Microbatched:
         self._at_once = lru_cache(maxsize=1024)(how.rows_at_once)
         self.arrays: Literal["numpy", "torch"] = plan.arrays
         inputs, outputs = how.signature.inputs, how.signature.outputs
-        self._inputs, self._outputs = _axes(inputs, "rows"), _axes(outputs, "rows")
-        lengths = enumerate(_axes(inputs, "length"))
+        self._inputs = [spec.axis("rows") for spec in inputs]
+        self._outputs = [spec.axis("rows") for spec in outputs]
+        lengths = enumerate(spec.axis("length") for spec in inputs)
         self._length = next(((index, axis) for index, axis in lengths if axis is not None), None)
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
@@ -111,7 +112,3 @@ class Microbatched:
         import torch
 
         return torch.cat(list(outputs), axis)
-
-
-def _axes(specs: Sequence[TensorSpec], dim: str) -> list[int | None]:
-    return [spec.dims.index(dim) if dim in spec.dims else None for spec in specs]

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from profiler.shapes import Shape
+from supernet.bounds import Bounds
 from supernet.microbatches import Microbatches
 
 __all__ = ["COMPILED", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
@@ -105,7 +106,8 @@ class Plan:
     ``error`` is by ``metric`` against the original model (worst example), None before it
     was judged; ``costs_ms`` the measured milliseconds per batch shape; ``memory_mib`` the
     resident memory one loaded copy takes; ``microbatches`` which batches it runs in parts, None
-    where it runs all of them whole; ``reason`` says why it is in its state.
+    where it runs all of them whole; ``bounds`` which requests a coarse plan is for, None where it
+    is for all; ``reason`` says why it is in its state.
     """
 
     spec: PlanSpec
@@ -115,6 +117,7 @@ class Plan:
     memory_mib: float = 0.0
     costs_ms: Mapping[Shape, float] = field(default_factory=dict, hash=False)
     microbatches: Microbatches | None = field(default=None, hash=False)
+    bounds: Bounds | None = field(default=None, hash=False)
     artifact: Path | None = None
     reason: str = ""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape
 from supernet.cache import ArtifactCache
+from supernet.confidence import RowErrors
 from supernet.fidelity import Limit
 from supernet.microbatches import Microbatches
 from supernet.plans import Plan, PlanSpec, PlanState
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
-CONDITIONS = "heap kept, up to a limit, warm, in parts by size, after a large batch"
+CONDITIONS = "heap kept, up to a limit, warm, in parts by size, after a large batch, unseen rows"
 
 
 def report_name(spec: PlanSpec, device: str) -> str:
@@ -44,6 +45,12 @@ def report_name(spec: PlanSpec, device: str) -> str:
 def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[str, Any]) -> Plan:
     """The plan that a report of a finished build is about: admitted, or quarantined and why."""
     error = float(report["errors"][limit.metric][0])
+    bounds = None
+    if report["rows"] is not None and error <= limit.most:
+        rows = RowErrors.from_json(report["rows"])
+        error, bounds = max(error, rows.error(limit.metric)), rows.bounds(limit)
+        if bounds is None:  # no bound on the inputs would keep such rows away
+            error = max(error, rows.worst(limit.metric))
     passes = error <= limit.most  # False for NaN, too
     costs = {Shape(int(rows), int(length)): float(ms) for rows, length, ms in report["costs_ms"]}
     how = report["microbatches"] and Microbatches.from_json(report["microbatches"])
@@ -57,6 +64,7 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
         memory_mib=float(report["memory_mib"]),
         costs_ms=costs,
         microbatches=how,
+        bounds=bounds,
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
         reason=f"{limit.metric} error {error:.2g} {verb} the limit {limit.most:g}{about}",
     )
@@ -93,6 +101,9 @@ def joined(
             metric: [max(pair) for pair in zip(errors, before["errors"][metric], strict=True)]
             for metric, errors in found["errors"].items()
         }
+        if found["rows"] and before["rows"]:
+            both = map(RowErrors.from_json, (before["rows"], found["rows"]))
+            report["rows"] = sum(both, start=RowErrors()).to_json()
         report["memory_mib"] = max(found["memory_mib"], before["memory_mib"])
         if is_timed(before, capture, up_to_ms):
             kept = ("costs_ms", "microbatches", "up_to_ms")

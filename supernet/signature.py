@@ -44,6 +44,14 @@ class TensorSpec:
             shape.append(dim if isinstance(dim, int) else sizes[dim])
         return tuple(shape)
 
+    def axis(self, dim: Literal["rows", "length"]) -> int | None:
+        """Which dimension that is, None where there is none.
+
+        >>> TensorSpec("states", "float32", (2, "rows", 8)).axis("rows")
+        1
+        """
+        return self.dims.index(dim) if dim in self.dims else None
+
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "dims": list(self.dims)}
 

@@ -29,7 +29,7 @@ __all__ = ["StoredBatch", "StoredCapture", "find", "newest", "store"]
 
 _PROGRAM = "program.pt2"
 _RECORD = "capture.json"
-_TENSORS = "references.safetensors"
+_GROUPS = ("references", "usual", "strange")
 _GRAPH = 24  # of a graph's hash, which begins the key of its batches
 
 
@@ -47,6 +47,7 @@ class StoredCapture:
     """Signature and grid of a stored capture; programs and batches are read when asked for.
 
     ``folder`` is what `store` gave. Its name, ``key``, is another where the batches are.
+    ``shapes``: of the batches, by group; ``masks``: the input leaves that are masks.
     ``operators``: those that a library defines, and in which module. ``batching`` and ``padding``:
     what may be done with requests, and how that is known.
     """
@@ -55,7 +56,8 @@ class StoredCapture:
     graph_hash: str
     signature: Signature
     grid: ShapeGrid
-    shapes: tuple[Shape, ...]
+    shapes: Mapping[str, tuple[Shape, ...]]
+    masks: tuple[int, ...] = ()
     operators: Mapping[str, str] = field(default_factory=dict)
     batching: Finding = OFF
     padding: Finding = OFF
@@ -68,7 +70,11 @@ class StoredCapture:
             graph_hash=str(record["graph_hash"]),
             signature=Signature.from_json(record["signature"]),
             grid=ShapeGrid.from_json(record["grid"]),
-            shapes=tuple(Shape(int(rows), int(length)) for rows, length in record["shapes"]),
+            shapes={
+                group: tuple(Shape(int(rows), int(length)) for rows, length in record[group])
+                for group in _GROUPS
+            },
+            masks=tuple(int(leaf) for leaf in record["masks"]),
             operators={str(name): str(at) for name, at in record["operators"].items()},
             batching=Finding.from_json(record["batching"]),
             padding=Finding.from_json(record["padding"]),
@@ -85,16 +91,17 @@ class StoredCapture:
         define(self.operators)
         return load_program(self.folder.parents[1] / "captures" / self.graph_hash / _PROGRAM)
 
-    def batches(self, arrays: str) -> tuple[StoredBatch, ...]:
-        """The reference batches as ``"numpy"`` arrays (torch is not imported) or ``"torch"``."""
-        tensors = _load(self.folder / _TENSORS, arrays)
+    def batches(self, arrays: str, group: str = "references") -> tuple[StoredBatch, ...]:
+        """The reference batches as ``"numpy"`` arrays (torch is not imported) or ``"torch"``; of
+        another ``group``, ``"usual"`` or ``"strange"``, those of `supernet.unseen`."""
+        tensors = _load(self.folder / f"{group}.safetensors", arrays)
         return tuple(
             StoredBatch(
                 shape,
                 tuple(tensors[f"{n}.in.{i}"] for i in range(len(self.signature.inputs))),
                 tuple(tensors[f"{n}.out.{i}"] for i in range(len(self.signature.outputs))),
             )
-            for n, shape in enumerate(self.shapes)
+            for n, shape in enumerate(self.shapes[group])
         )
 
 
@@ -153,7 +160,7 @@ def _key(capture: Capture) -> str:
         for n, reference in enumerate(capture.references)
         for i, tensor in enumerate(reference.inputs)
     )
-    asked = f"{capture.graph_hash} {capture.grid.to_json()} {inputs}"
+    asked = f"unseen rows {capture.graph_hash} {capture.grid.to_json()} {inputs}"
     return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 
@@ -183,12 +190,19 @@ def _answers_agree(folder: Path, capture: Capture) -> bool:
 def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {}
-    for n, reference in enumerate(capture.references):
-        for i, tensor in enumerate(reference.inputs):
-            tensors[f"{n}.in.{i}"] = _own(tensor)
-        for i, tensor in enumerate(reference.outputs):
-            tensors[f"{n}.out.{i}"] = _own(tensor)
+    groups = {
+        "references": capture.references,
+        "usual": capture.unseen.usual,
+        "strange": capture.unseen.strange,
+    }
+    for name, batches in groups.items():
+        tensors = {}
+        for n, reference in enumerate(batches):
+            for i, tensor in enumerate(reference.inputs):
+                tensors[f"{n}.in.{i}"] = _own(tensor)
+            for i, tensor in enumerate(reference.outputs):
+                tensors[f"{n}.out.{i}"] = _own(tensor)
+        save_file(tensors, str(folder / f"{name}.safetensors"))
     record = {
         "graph_hash": capture.graph_hash,
         "signature": capture.signature.to_json(),
@@ -196,9 +210,9 @@ def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> 
         "operators": custom_operators(program),
         "batching": capture.batching.to_json(),
         "padding": capture.padding.to_json(),
-        "shapes": _pairs([reference.shape for reference in capture.references]),
+        "masks": list(capture.unseen.masks),
+        **{name: _pairs([batch.shape for batch in batches]) for name, batches in groups.items()},
     }
-    save_file(tensors, str(folder / _TENSORS))
     (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 

@@ -33,6 +33,7 @@ from supernet.handed_on import NOTHING, handed_on
 from supernet.probe import Probe, structural_copy
 from supernet.references import make_references
 from supernet.signature import Dim, Signature, TensorSpec
+from supernet.unseen import Unseen, make_unseen
 from supernet.weights import digest_tensors, held
 
 __all__ = ["Study", "Wishes", "hashes"]
@@ -270,6 +271,7 @@ class Study:
             guards=guards,
             lengths=frozenset(only) if only is not None and axes.has_length else None,
             references=references,
+            unseen=make_unseen(self.probe, axes, examples, guards) if exported else Unseen(),
             form=self.form,
             result=self.probe.structure,
             handed_on=handed_on(exported.program, self.model) if exported else NOTHING,

@@ -25,11 +25,12 @@ from supernet import heap
 from supernet.backends.base import ABOUT, Backend, backend, load_plan
 from supernet.cache import ArtifactCache
 from supernet.errors import BuildFailed, CacheFull, OperatorMissing
-from supernet.fidelity import METRICS, Limit, judge, tier_of
+from supernet.fidelity import EXACT, METRICS, Limit, judge, tier_of
 from supernet.operators import write_operators
 from supernet.pausing import wake_with_parent
 from supernet.plans import Plan, PlanSpec
 from supernet.reports import costs_to_json, judged
+from supernet.rowwise import answer_unseen
 from supernet.source import Say, StoredSource
 from supernet.stored import StoredCapture
 from supernet.timing import Timed, clock_of, measure
@@ -121,10 +122,16 @@ def _check(job: Job, say: Say) -> None:
     heap.give_back()
     plan.run(max(inputs, key=lambda batch: sum(leaf.nbytes for leaf in batch)))
     memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
+    rows, stage = None, {"stage": "verifying unseen rows"}
+    if errors[job.metric][0] <= job.max_error and _is_coarse(spec, errors):
+        with _blamed("it cannot run unseen rows"):
+            rows = answer_unseen(plan, capture, lambda share: say({**stage, "share": share}))
+        heap.give_back()
     timed = _timed(job, plan, capture, inputs[0], errors, say)
     say(
         {
             "errors": errors,
+            "rows": rows and rows.to_json(),
             "costs_ms": costs_to_json(timed.costs_ms),
             "microbatches": timed.microbatches and timed.microbatches.to_json(),
             "memory_mib": memory_mib,
@@ -149,6 +156,11 @@ def _verified(
     judged = {metric: judge(metric, pairs) for metric in METRICS}
     errors = {metric: [found.worst, found.mean] for metric, found in judged.items()}
     return errors, [deepcopy(list(batch.inputs)) for batch in batches]
+
+
+def _is_coarse(spec: PlanSpec, errors: Mapping[str, Sequence[float]]) -> bool:
+    """Whether it computes more coarsely than the model, by its precision or by what it gave."""
+    return spec.precision != "fp32" or errors["relative_l2"][0] > EXACT
 
 
 def _search(job: Job, say: Say) -> None:

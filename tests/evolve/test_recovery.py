@@ -16,6 +16,7 @@ from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.fleet import Fleet
 from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
+from supernet.bounds import Bound, Bounds
 from supernet.plans import Plan, PlanSpec, PlanState
 from tests.waiting import eventually
 
@@ -198,6 +199,24 @@ def test_a_plan_that_declines_stays_at_the_price_of_both_runs(
     assert len(said) == 1, said
     assert "original model" in said[0]
     assert "trouble" not in said[0]
+
+
+def test_requests_beyond_a_plans_bounds_are_the_originals_and_their_neighbours_the_plans(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]], mlp: torch.nn.Module
+) -> None:
+    runtime, _, plan = serve(lambda leaves: [torch.zeros(len(leaves[0]), 4)])
+    bound = Bound(0, 0, size=(0.5, 10.0), spread=(0.0, 20.0), zeros=False)
+    runtime.parts.library.put(replace(plan, bounds=Bounds((bound,))))
+    calls = [torch.full((1 + i % 3, 8), 20.0 if i % 4 == 0 else 1.0) for i in range(24)]
+    futures = [runtime.submit(x) for x in calls]
+    answers = [future.result(timeout=30) for future in futures]
+    answers += [runtime(x) for x in calls]
+    for x, answer in zip(calls * 2, answers, strict=True):
+        expected = mlp(x) if x.max() > 10 else torch.zeros(len(x), 4)
+        assert torch.allclose(answer, expected)
+    assert runtime.parts.library.get(plan.key).state is PlanState.ADMITTED
+    said = [r.reason for r in runtime.decisions() if "of other sizes" in r.reason]
+    assert len(said) == 1, said
 
 
 BAD = [raises, crashes, hangs, gives_nan, gives_too_few_rows, gives_too_few_outputs]

@@ -111,11 +111,11 @@ class Raising(Doubling):
 
 
 class Fitting(Doubling):
-    """Right up to the largest number among the examples it was built on."""
+    """Right up to three times the largest number among the examples it was built on."""
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
         largest = max(float(leaf.max()) for inputs, _ in source.references() for leaf in inputs)
-        (out / "largest").write_text(str(largest))
+        (out / "largest").write_text(str(3 * largest))
 
     def load(self, artifact: Path, spec: PlanSpec) -> DoublingPlan:
         largest = np.float32((artifact / "largest").read_text())
