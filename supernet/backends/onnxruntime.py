@@ -46,6 +46,7 @@ _ENGINE = Engine(
     # torch.onnx keeps a program's numbers in 32 bits: x + 1e-12 is x.
     dtypes={"float64": "the ONNX file has constants of 32 bits"},
     wraps_indices=True,
+    asserts=False,
     drops_nan=_POOLS | words("max min sign sort topk argsort atan2"),
     drops_inf=_POOLS | words("gelu pow atan2 hardswish logaddexp linalg_vector_norm norm"),
 )

@@ -37,6 +37,7 @@ _ENGINE = Engine(
     bits=32,
     narrow=dict.fromkeys(INEXACT, FEW_BITS),
     saturates=frozenset("*"),
+    asserts=False,
     dtypes={
         "float64": "it computes float64 in 32 bits",
         "float16": "it computes float16 in 32 bits",

@@ -32,8 +32,9 @@ class Domain:
     ``bits``: how many of them the integers that an operator takes or gives may need, where these
     are more than ``FEW_BITS``. ``wraps``: operators whose integers may leave their dtype.
     ``unproven``: an index or a divisor that may be outside what its operator takes; by whether the
-    least is known to be no less than the operator takes. ``undefined``: operators that may make a
-    NaN of finite numbers, each with those that take in what it made. ``unbounded``: likewise for
+    least is known to be no less than the operator takes. ``asserts``: operators that raise for
+    some numbers. ``undefined``: operators that may make a NaN of finite numbers, each with those
+    that take in what it made. ``unbounded``: likewise for
     an infinity that the program itself writes. ``infinite``, ``nan``: by output, whether the
     model's own answers may hold one.
     """
@@ -42,6 +43,7 @@ class Domain:
     bits: Mapping[str, int] = field(default_factory=dict, hash=False)
     wraps: frozenset[str] = frozenset()
     unproven: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    asserts: frozenset[str] = frozenset()
     undefined: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     unbounded: Mapping[str, frozenset[str]] = field(default_factory=dict, hash=False)
     unguarded: str | None = None
@@ -59,8 +61,9 @@ class Engine:
     computes otherwise, and why; ``refused``: operators with a dtype that it gets wrong.
     ``checks_indices``: whether it refuses what is beyond the end of a table; ``wraps_indices``:
     whether it takes negative places where the model refuses them. ``aborts``: whether it ends the
-    process instead. ``drops_nan``, ``drops_inf``: operators that may give a number for a NaN, or
-    another one for an infinity.
+    process instead. ``asserts``: whether it raises where the program asserts something of its
+    numbers that does not hold. ``drops_nan``, ``drops_inf``: operators that may give a number for a
+    NaN, or another one for an infinity.
     """
 
     bits: int = 64
@@ -71,6 +74,7 @@ class Engine:
     checks_indices: bool = True
     wraps_indices: bool = False
     aborts: bool = False
+    asserts: bool = True
     drops_nan: frozenset[str] = frozenset()
     drops_inf: frozenset[str] = frozenset()
 
@@ -85,6 +89,7 @@ def obstacle(domain: Domain, engine: Engine, *, isolated: bool) -> str | None:
         or _integers(domain, engine)
         or _dtypes(domain, engine)
         or _indices(domain, engine, isolated)
+        or _asserted(domain, engine)
         or _lost(domain, engine)
     )
 
@@ -126,6 +131,12 @@ def _indices(domain: Domain, engine: Engine, isolated: bool) -> str | None:
         if engine.wraps_indices and not is_least_known:
             return f"it takes negative indices, and {what} may be negative"
     return None
+
+
+def _asserted(domain: Domain, engine: Engine) -> str | None:
+    if engine.asserts or not domain.asserts:
+        return None
+    return f"it leaves out what the model asserts of its numbers ({min(domain.asserts)})"
 
 
 def _lost(domain: Domain, engine: Engine) -> str | None:

@@ -38,6 +38,9 @@ _MIXING = words(
     """remainder fmod floor_divide bitwise_and bitwise_or bitwise_xor __and__ __or__ __xor__
     bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ div"""
 )
+_ASSERTIONS = words(
+    "_assert_async _assert_scalar _functional_assert_async _functional_assert_scalar"
+)
 _FEW = Interval(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
 _ROOM = _FEW.most // 256  # a range is no guard where requests of ten times the size would leave it
 # Floats so much larger than all that was shown are answered by the model itself: beyond somewhere
@@ -273,6 +276,7 @@ class _Study:
             bits=best.bits,
             wraps=best.wraps,
             unproven=unproven,
+            asserts=frozenset(name_of(n) for n in self._varying if name_of(n) in _ASSERTIONS),
             undefined=undefined(self._nodes, best.values, self._varying, self._hiding),
             unbounded=unbounded,
             infinite=infinite,

@@ -109,8 +109,10 @@ def _stands_anywhere(node: Node) -> bool:
 def _compiles(node: Node) -> bool:
     """Whether Inductor may run it: a pure function with tensors of foreseeable sizes."""
     leaves = tree_leaves(node.meta["val"])
-    if not all(isinstance(v, Tensor) and not free_unbacked_symbols(v) for v in leaves):
-        return False
+    if not leaves or not all(
+        isinstance(v, Tensor) and not free_unbacked_symbols(v) for v in leaves
+    ):
+        return False  # one without results raises, or does nothing
     if node.target is operator.getitem or node.target is onednn.linear():
         return True
     target = node.target

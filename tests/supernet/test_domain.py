@@ -109,6 +109,15 @@ CASES: dict[str, Case] = {
         [text(2, 5), text(1, 9)],
         [(whole(1, 2, 3), whole(0, 0, 0)), (whole(1, 2, 3), whole(5, 5, 5))], table(50),
     ),
+    # What the model itself asserts of its numbers.
+    "asserted contents": Case(
+        lambda m, x: (torch._assert_async((x.abs() < 20).all(), "x must be small"), m.mix(x))[1],
+        FLOATS, [(real(1.0, 50.0, 2, 3),), (real(-21.0, 0, 0, 0),)], table(4),
+    ),
+    "checked number": Case(
+        lambda m, x: (torch._check((x.abs() > 20).sum().item() < 1), m.mix(x))[1],
+        FLOATS, [(real(1.0, 50.0, 2, 3),), (real(-21.0, 0, 0, 0),)], table(4),
+    ),
     # Integers that need more than 32 bits.
     "hashed ids": Case(
         lambda m, i: m.table(i % 6), TAME, [(whole(2**40 + 3, -7, 2**33, INT_MIN),)], table(6)
@@ -315,7 +324,7 @@ def test_no_plan_answers_otherwise_than_the_model(name: str, tmp_path: Path) -> 
     check(case, plans, model)
 
 
-@pytest.mark.parametrize("name", ["embedding", "relu"])
+@pytest.mark.parametrize("name", ["embedding", "relu", "asserted contents"])
 def test_a_compiled_plan_answers_as_the_model(name: str, tmp_path: Path) -> None:
     """Without the guard, the first hostile id ends this very process."""
     if (why := backend("aoti").unavailable()) is not None:
