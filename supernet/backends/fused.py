@@ -25,7 +25,7 @@ from supernet.signature import Signature
 
 __all__ = ["ENGINE", "RECIPE", "FusedBackend", "FusedPlan", "offered"]
 
-RECIPE = 13
+RECIPE = 14
 """Raised when the same spec would be lowered, rounded or stored otherwise."""
 
 ENGINE = Engine(

@@ -103,8 +103,10 @@ def roundings(
     if spec.precision != "mixed":
         return {}
     kinds, limit = offered(spec.isa), Limit.parse(spec.limit)
-    mixing = Mixing(program, source.references(), kinds)
-    name = f"ranking-r{RECIPE}-{'-'.join(kinds)}-{limit.metric}-{limit.most:g}"
+    alike = is_compiled(spec.fusion)  # equal layers are compiled once
+    mixing = Mixing(program, source.references(), kinds, alike=alike)
+    of = "alike" if alike else "each"
+    name = f"ranking-r{RECIPE}-{of}-{'-'.join(kinds)}-{limit.metric}-{limit.most:g}"
     ranking = source.remembered(name, lambda: mixing.ranking(limit))
     chosen = mixing.choose(
         [(product, kind) for product, kind in ranking],

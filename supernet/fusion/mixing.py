@@ -11,12 +11,13 @@ from torch.export import ExportedProgram
 from supernet.errors import OutsideRange
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion.emulation import Emulation
+from supernet.fusion.layers import repeats
 from supernet.fusion.lowering import bind, products
 from supernet.fusion.product import fits
 from supernet.fusion.rounding import BITS, HEADROOM, Rounding
 from supernet.fusion.sensitivity import Step, longest_prefix, rank
 
-__all__ = ["MARGIN", "Mixing", "Reference"]
+__all__ = ["MARGIN", "Mixing", "Reference", "parts"]
 
 Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
 """A batch and the original's answers: flat inputs and outputs."""
@@ -33,21 +34,32 @@ _LARGE = 100_000_000  # weights, from which a single reference ranks
 class Mixing:
     """Which products of a program go down to which precision.
 
-    ``kinds`` are the precisions on offer, the finest first.
+    ``kinds`` are the precisions on offer, the finest first. ``alike``: products that play the same
+    part in the layers that the program repeats go down together, so that the layers stay equal.
     """
 
     def __init__(
-        self, program: ExportedProgram, references: Sequence[Reference], kinds: Sequence[str]
+        self,
+        program: ExportedProgram,
+        references: Sequence[Reference],
+        kinds: Sequence[str],
+        *,
+        alike: bool = False,
     ) -> None:
         self._references, self._kinds = references, kinds
         weights = products(program)
         self._weights = {name: weight.numel() for name, weight in weights.items()}
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        # Each group goes by the name of its first.
+        self._groups = {
+            names[0]: names for names in (parts(shapes) if alike else [(n,) for n in shapes])
+        }
         self._halves = [name for name, weight in weights.items() if fits(weight)]
         self._emulation = Emulation(bind(program))
         self._ranges = self._emulation.ranges([inputs for inputs, _ in references])
 
     def ranking(self, limit: Limit) -> list[Step]:
-        """Steps down, the one to take first at the front; one emulated run per product and kind.
+        """Steps down, the one to take first at the front; one emulated run per group and kind.
 
         Where not even the finest kind throughout is within the limit, the others are not tried.
         """
@@ -59,12 +71,15 @@ class Mixing:
         worst = [error("relative_l2", got, wanted) for got, wanted in pairs]
         few = [self._references[i] for i in self._telling(worst)]
         errors = {
-            (name, kind): max(self._errors({name: self._rounding(name, kind)}, few))
-            for name in self._weights
+            (name, kind): max(self._errors({n: self._rounding(n, kind) for n in names}, few))
+            for name, names in self._groups.items()
             for kind in kinds
         }
         sane = {step: found for step, found in errors.items() if math.isfinite(found)}
-        return rank(self._weights, sane, BITS)
+        weights = {
+            name: sum(self._weights[n] for n in names) for name, names in self._groups.items()
+        }
+        return rank(weights, sane, BITS)
 
     def choose(
         self,
@@ -83,7 +98,8 @@ class Mixing:
         rest = dict.fromkeys(self._halves, "fp16") if halves else {}
 
         def roundings(chosen: Mapping[str, str]) -> dict[str, Rounding]:
-            return {name: self._rounding(name, kind) for name, kind in {**rest, **chosen}.items()}
+            taken = {n: kind for name, kind in chosen.items() for n in self._groups[name]}
+            return {name: self._rounding(name, kind) for name, kind in {**rest, **taken}.items()}
 
         def together(chosen: Mapping[str, str]) -> float:
             answer = run(roundings(chosen))
@@ -115,3 +131,23 @@ class Mixing:
             error("relative_l2", self._emulation.answers(inputs, rounded), answers)
             for inputs, answers in among
         ]
+
+
+def parts(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, ...]]:
+    """Products in program order, by the shapes of their weights: those that play the same part in
+    the layers that repeat together, every other one alone.
+
+    >>> parts({"in": (4, 9), "q0": (4, 4), "up0": (8, 4), "q1": (4, 4), "up1": (8, 4)})
+    [('in',), ('q0', 'q1'), ('up0', 'up1')]
+    """
+    names = list(shapes)
+    cuts = repeats(list(shapes.values()), [True] * len(names), [0] * (len(names) + 1))
+    if not cuts:
+        return [(name,) for name in names]
+    before, repeated, after = names[: cuts[0]], names[cuts[0] : cuts[-1]], names[cuts[-1] :]
+    period = cuts[1] - cuts[0]
+    return [
+        *((name,) for name in before),
+        *(tuple(repeated[place::period]) for place in range(period)),
+        *((name,) for name in after),
+    ]
