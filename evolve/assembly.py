@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from evolve.admission import Admission, warm_batches
 from evolve.brain import Brain, Workshop
 from evolve.controller import Controller
-from evolve.faults import Faults
+from evolve.faults import Faults, OutOfMemory
 from evolve.fleet import Fleet
 from evolve.lane import Serving
 from evolve.original import ORIGINAL, Original
@@ -39,6 +40,7 @@ from profiler.signals import Window
 from supernet import heap
 from supernet.pausing import Pauses
 from supernet.plans import PlanLibrary
+from supernet.reports import condemn
 from supernet.stored import store
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ if TYPE_CHECKING:
     from supernet.capture import Wishes
 
 __all__ = ["Assembly", "workers_of"]
+
+HANG_S, HANG_SLOS = 8.0, 4.0
+"""How long a worker may be silent: so long, or as many times the SLO's p99. Plans whose batches
+take more than two of them are not even timed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +95,7 @@ class Assembly:
         captured = found.capture
         slo, config, journal = self.slo, self.config, self.journal
         workers = workers_of(config.workers, self.device.cores)
+        hang_timeout_s = workers.hang_timeout_s or max(HANG_S, HANG_SLOS * slo.p99_ms / 1e3)
         in_order = captured.form is None
         if in_order:  # and no worker could do what only the original can
             workers = dataclasses.replace(workers, kind="thread", count=1)
@@ -129,7 +136,11 @@ class Assembly:
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         fleet = Fleet(
-            lanes, serving, hire=partial(_hire, workers), said=self._worker_said, warm=warm
+            lanes,
+            serving,
+            hire=partial(_hire, workers, hang_timeout_s),
+            said=self._worker_said,
+            warm=warm,
         )
         patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
 
@@ -148,15 +159,25 @@ class Assembly:
             library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
             refresh=controller.refresh, said=self._plan_said,
         )  # fmt: skip
+        first_version = original.version()
+
+        def stay_out(key: str, why: str) -> None:
+            plan = library.get(key)
+            # A plan of the old weights is wrong for the new ones, and right once they come back.
+            if plan is not None and original.version() == first_version:
+                cache = workshop.open_cache(lambda entry, why: None)
+                condemn(cache, plan.spec, self.device.key, why)
+
         faults = Faults(
-            library, journal, replace=fleet.replace, unload=fleet.unload,
-            refresh=controller.refresh, refill=admission.refill,
+            library, journal, memory=OutOfMemory(Path("/proc/vmstat")), replace=fleet.replace,
+            unload=fleet.unload, refresh=controller.refresh, refill=admission.refill,
+            condemn=stay_out,
         )  # fmt: skip
 
         def afterwards() -> None:
             if workers.kind == "process":
                 Renewal(
-                    fleet, threads=threads, hang_timeout_s=workers.hang_timeout_s, warm=warm,
+                    fleet, threads=threads, hang_timeout_s=hang_timeout_s, warm=warm,
                     said=self._worker_said,
                 ).run()  # fmt: skip
             patterns.find()
@@ -222,7 +243,7 @@ def _bounds(library: PlanLibrary, key: str) -> Bounds | None:
     return None if plan is None else plan.bounds
 
 
-def _hire(workers: WorkersConfig, name: str) -> Worker:
+def _hire(workers: WorkersConfig, hang_timeout_s: float, name: str) -> Worker:
     if workers.kind == "thread":
         return ThreadWorker(name)
-    return ProcessWorker(name, threads=workers.threads or 1, hang_timeout_s=workers.hang_timeout_s)
+    return ProcessWorker(name, threads=workers.threads or 1, hang_timeout_s=hang_timeout_s)

@@ -56,12 +56,13 @@ class WorkersConfig:
         high=1024,
         unset="one for process workers, all cores for a thread worker",
     )
-    hang_timeout_s: float = option(
-        30.0,
+    hang_timeout_s: float | None = option(
+        None,
         "A process worker that gives no answer for so many seconds is killed and its requests "
         "are answered by the original model.",
         low=0.1,
         high=86_400,
+        unset="8, or four times the SLO's p99 where that is longer",
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from supernet.errors import CacheError
@@ -29,38 +28,21 @@ class Correction:
         licence: The liberties in force.
         faults: Takes plans out.
         journal: Where it is said.
-        condemn: Has a plan stay out after a restart: (key, why). Raises `CacheError` or `OSError`
-            where that can't be written.
     """
 
-    def __init__(
-        self,
-        licence: Licence,
-        faults: Faults,
-        journal: Journal,
-        condemn: Callable[[str, str], None],
-    ) -> None:
+    def __init__(self, licence: Licence, faults: Faults, journal: Journal) -> None:
         self._licence = licence
         self._faults = faults
         self._journal = journal
-        self._condemn = condemn
 
     def __call__(self, sample: Sample, verdict: Verdict) -> None:
         if verdict.cause == "plan":
-            self._take_out(sample.plan, verdict.why)
+            self._faults.convict(sample.plan, verdict.why)
         elif verdict.cause == "model":
             self._withdraw("batching", verdict.why)
             self._withdraw("padding", verdict.why)
         else:
             self._withdraw(verdict.cause, verdict.why)
-
-    def _take_out(self, plan: str, why: str) -> None:
-        if not self._faults.convict(plan, why):
-            return  # its batches that were under way
-        try:
-            self._condemn(plan, why)
-        except (CacheError, OSError) as error:
-            self._say_forgotten(plan, error)
 
     def _withdraw(self, liberty: Liberty, why: str) -> None:
         if not getattr(self._licence.now, liberty):
@@ -68,14 +50,12 @@ class Correction:
         try:
             self._licence.withdraw(liberty, why)
         except (CacheError, OSError) as error:
-            self._say_forgotten(liberty, error)
+            self._journal.append(
+                "runtime", liberty,
+                reason=f"it can't be remembered for the next start: {type(error).__name__}: "
+                f"{error}",
+            )  # fmt: skip
         self._journal.append(
             "runtime", liberty, before={"state": "on"}, after={"state": "off"},
             reason=f"{why}; {_FROM_NOW_ON[liberty]}",
-        )  # fmt: skip
-
-    def _say_forgotten(self, subject: str, error: Exception) -> None:
-        self._journal.append(
-            "runtime", subject,
-            reason=f"it can't be remembered for the next start: {type(error).__name__}: {error}",
         )  # fmt: skip

@@ -17,6 +17,8 @@ An error that the user's own model raises is passed on unchanged.
 
 from __future__ import annotations
 
+import signal
+
 __all__ = [
     "DeadlineExceeded",
     "EvolveError",
@@ -60,6 +62,20 @@ class WorkerCrashed(PlanFault):
         super().__init__(f"worker {worker} ended with status {returncode}")
         self.returncode = returncode
 
+    @property
+    def from_outside(self) -> bool:
+        """Whether somebody killed it: a person, a supervisor, the kernel short of memory."""
+        return self.returncode in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+
 
 class WorkerHung(PlanFault):
-    """The worker gave no answer in time and was killed."""
+    """The worker gave no answer in time and was killed. ``stopped``: somebody had stopped it."""
+
+    def __init__(self, message: str, *, stopped: bool = False) -> None:
+        super().__init__(message)
+        self.stopped = stopped
+
+    @property
+    def from_outside(self) -> bool:
+        """Whether it was not the plan that kept it from answering."""
+        return self.stopped

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from evolve.errors import PlanFault
+from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
 from evolve.lane import Lane
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ class Fleet:
             lane.start()
 
     def load(self, plan: Plan) -> None:
-        """Makes `plan` resident on every worker; raises the first `PlanFault`."""
+        """Makes `plan` resident on every worker; raises the first `PlanFault`.
+
+        A worker that was killed or stopped meanwhile will be replaced, and load it then.
+        """
         with self._lock:
             self._plans = (*self._plans, plan)
         warm = self._warm(plan)
@@ -69,6 +72,9 @@ class Fleet:
             for loading in [pool.submit(worker.load, plan, warm) for worker in workers]:
                 try:
                     loading.result()
+                except (WorkerCrashed, WorkerHung) as fault:
+                    if not (fault.from_outside or self._closed.is_set()):
+                        raise
                 except PlanFault:
                     if not self._closed.is_set():  # the workers have not merely gone home
                         raise

@@ -11,7 +11,6 @@ from evolve.liberties import Liberties, Licence, Memory
 from evolve.live_error import LiveErrors
 from evolve.watch import Watch, Watched
 from supernet.fidelity import Limit
-from supernet.reports import condemn
 
 if TYPE_CHECKING:
     from evolve.brain import Workshop
@@ -55,16 +54,9 @@ def make_watch(
     licence = Licence(granted, memory, withdrawn)
     for liberty, why in licence.withdrawn.items():
         journal.append("runtime", liberty, after={"state": "off"}, reason=f"found earlier: {why}")
-    first_version = original.version()
-
-    def stay_out(plan: str, why: str) -> None:
-        found = library.get(plan)
-        # A plan of the old weights is wrong for the new ones, and right once they come back.
-        if found is not None and original.version() == first_version:
-            condemn(open_cache(), found.spec, workshop.device.key, why)
 
     def act(sample: Sample, verdict: Verdict) -> None:
-        Correction(licence, faults(), journal, stay_out)(sample, verdict)
+        Correction(licence, faults(), journal)(sample, verdict)
 
     def said(what: str) -> None:
         journal.append("runtime", "watch", reason=what)

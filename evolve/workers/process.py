@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 
 import evolve
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessWorker", "environment", "load_request"]
 
+SLICE_S = 0.25  # of waiting for an answer
 LOAD_TIMEOUT_S = 120.0  # OpenVINO and AOTInductor load in about a second; a cold disk may not
 
 
@@ -114,9 +116,14 @@ class ProcessWorker:
     ) -> dict[str, Any]:
         try:
             send(connection, header)
-            if not connection.poll(timeout_s):
+            if not _answers(connection, timeout_s):
+                stopped = _is_stopped(self.pid)
                 self._process.kill()
-                raise WorkerHung(f"worker {self.name} gave no answer within {timeout_s:g} s")
+                why = "; it had been stopped from outside" if stopped else ""
+                raise WorkerHung(
+                    f"worker {self.name} gave no answer within {timeout_s:g} s{why}",
+                    stopped=stopped,
+                )
             return receive(connection)
         except (EOFError, OSError) as error:
             self._process.kill()
@@ -136,6 +143,25 @@ class ProcessWorker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _answers(connection: Connection, timeout_s: float) -> bool:
+    """Whether there is an answer in time, counted in short waits: one during which this process
+    was frozen (a container that is paused, a laptop asleep), and the worker too, is one of them."""
+    left_s = timeout_s
+    while not connection.poll(min(left_s, SLICE_S)):
+        left_s -= SLICE_S
+        if left_s <= 0:
+            return False
+    return True
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped that process."""
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _pair() -> tuple[Connection, int]:

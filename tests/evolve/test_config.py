@@ -42,7 +42,7 @@ def write(tmp_path: Path) -> Any:
 
 def test_defaults() -> None:
     config = Config()
-    assert config.workers == WorkersConfig("thread", None, None, 30.0)
+    assert config.workers == WorkersConfig("thread", None, None, None)
     assert config.plans == PlansConfig(
         backends=None,
         precisions=("fp32", "mixed", "int8", "bf16"),

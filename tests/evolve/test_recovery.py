@@ -17,7 +17,9 @@ from evolve.fleet import Fleet
 from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
 from supernet.bounds import Bound, Bounds
+from supernet.cache import ArtifactCache
 from supernet.plans import Plan, PlanSpec, PlanState
+from supernet.reports import report_name
 from tests.waiting import eventually
 
 Behaviour = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
@@ -68,7 +70,7 @@ def serve(
     ) -> tuple[evolve.Runtime, list[StagedWorker], Plan]:
         workers: list[StagedWorker] = []
 
-        def hire(settings: object, name: str) -> StagedWorker:
+        def hire(settings: object, hang_timeout_s: float, name: str) -> StagedWorker:
             workers.append(StagedWorker(name, behaviour))
             return workers[-1]
 
@@ -224,7 +226,7 @@ BAD = [raises, crashes, hangs, gives_nan, gives_too_few_rows, gives_too_few_outp
 
 @pytest.mark.parametrize("behaviour", BAD)
 def test_a_bad_plan_harms_nobody_and_is_quarantined(
-    serve: Callable[..., Any], mlp: torch.nn.Module, behaviour: Behaviour
+    serve: Callable[..., Any], mlp: torch.nn.Module, config: evolve.Config, behaviour: Behaviour
 ) -> None:
     runtime, workers, plan = serve(behaviour)
     calls = [torch.randn(1 + i % 3, 8) for i in range(20)]
@@ -237,6 +239,10 @@ def test_a_bad_plan_harms_nobody_and_is_quarantined(
     assert runtime.status()["counts"]["retried"] >= 1
     reasons = [d for d in runtime.decisions() if d.after.get("state") == "quarantined"]
     assert len(reasons) == 1
+    cache = ArtifactCache(config.plans.cache_dir)
+    report = cache.report(report_name(plan.spec, runtime.parts.brain._workshop.device.key))
+    assert report is not None, "the next start must not admit it again"
+    assert report["failure"] == runtime.parts.library.get(plan.key).reason
     before = runtime.status()["rows_by_plan"]
     runtime(torch.randn(1, 8))
     assert runtime.status()["rows_by_plan"].get(plan.key) == before.get(plan.key)

@@ -259,7 +259,7 @@ def served(
     """An encoder with a plan that answers everything in its range as the encoder is at first."""
     as_it_was = deepcopy(encoder)
 
-    def hire(settings: object, name: str) -> StagedWorker:
+    def hire(settings: object, hang_timeout_s: float, name: str) -> StagedWorker:
         return StagedWorker(name, lambda leaves: list(as_it_was(*leaves).values()))
 
     monkeypatch.setattr("evolve.assembly._hire", hire)

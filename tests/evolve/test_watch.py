@@ -427,7 +427,7 @@ def staged(
             return [mlp(leaves[0]) + (leaves[0][:, :1] > 2.0)]
 
     monkeypatch.setattr(
-        "evolve.assembly._hire", lambda settings, name: StagedWorker(name, behaviour)
+        "evolve.assembly._hire", lambda settings, hang_s, name: StagedWorker(name, behaviour)
     )
     slo = evolve.SLO(60_000.0)
     with evolve.wrap(mlp, (torch.randn(2, 8),), slo=slo, config=config) as runtime:

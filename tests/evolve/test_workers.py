@@ -14,7 +14,7 @@ import torch
 
 from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Worker
-from evolve.workers.process import ProcessWorker
+from evolve.workers.process import SLICE_S, ProcessWorker, _answers
 from evolve.workers.thread import ThreadWorker
 from profiler.fingerprint import fingerprint
 from profiler.shapes import Shape
@@ -192,10 +192,27 @@ def test_a_stopped_worker_is_killed_after_the_hang_timeout(
     worker = start(hang_timeout_s=0.2)
     worker.load(plans["onnxruntime"])
     os.kill(worker.pid, signal.SIGSTOP)
-    with pytest.raises(WorkerHung, match=r"no answer within 0\.2 s"):
+    with pytest.raises(WorkerHung, match=r"no answer within 0\.2 s; it had been stopped") as caught:
         worker.run(plans["onnxruntime"].key, [torch.ones(1, 8)])
+    assert caught.value.from_outside
     worker.close()
     assert not worker.alive
+
+
+def test_time_in_which_nobody_ran_is_no_hang() -> None:
+    """A container that is paused for an hour: the clock jumps within one short wait."""
+    waited: list[float] = []
+
+    class Frozen:
+        def poll(self, timeout_s: float) -> bool:
+            waited.append(3600.0 if len(waited) == 1 else timeout_s)
+            return len(waited) == 6
+
+    assert _answers(Frozen(), 8 * SLICE_S)  # type: ignore[arg-type]
+    assert sum(waited) > 3600
+    waited.clear()
+    assert not _answers(Frozen(), 4 * SLICE_S)  # type: ignore[arg-type]
+    assert len(waited) == 4
 
 
 def test_a_worker_for_an_onnx_plan_never_imports_torch(
