@@ -122,6 +122,7 @@ class Assembly:
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
             now_ms=lambda: clock() * 1e3, in_order=in_order,
+            slo_ms=slo.p99_ms,
             on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
         )  # fmt: skip
         workshop = self._workshop(found, threads)

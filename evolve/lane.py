@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane", "Serving", "answer_apart"]
 
+_NOT_FINITE = "returned a NaN or an infinity"
 _BEYOND = "declined: the inputs are of other sizes than those for which it keeps its error"
 
 
@@ -139,7 +140,9 @@ class Lane:
             try:
                 if self._within(plan, (request,))[1]:
                     raise PlanDeclined(f"plan {plan} {_BEYOND}")
-                (leaves,), samples = self._run_batch(plan, (request,), length, predicted_ms)
+                (leaves,), samples, odd = self._run_batch(plan, (request,), length, predicted_ms)
+                if odd:
+                    raise PlanFault(f"plan {plan} {_NOT_FINITE}")
                 answer = self._serving.original.rebuild(leaves, request.leaves)
             except Exception as error:
                 self._recover(plan, (request,), length, began_s, error)
@@ -180,13 +183,16 @@ class Lane:
     ) -> None:
         began_s = time.perf_counter()
         try:
-            answers, samples = self._run_batch(plan, requests, length, predicted_ms)
+            answers, samples, odd = self._run_batch(plan, requests, length, predicted_ms)
         except BaseException as error:
             self._recover(plan, requests, length, began_s, error)
             return
         for request, leaves in zip(requests, answers, strict=True):
-            self._finish(request, leaves)
+            if request not in odd:
+                self._finish(request, leaves)
         self._serving.watch.offer(samples)
+        if odd:
+            self._recover(plan, odd, length, began_s, PlanFault(f"plan {plan} {_NOT_FINITE}"))
 
     def _within(
         self, plan: str, requests: Sequence[Request]
@@ -203,13 +209,14 @@ class Lane:
 
     def _run_batch(
         self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
-    ) -> tuple[list[list[Any]], list[Sample]]:
-        """Each request's output leaves, and what the watch kept of them. Notes what the batch cost
-        this lane, from stacking to splitting, the way to the worker and back included."""
-        signature = self._serving.capture.signature
+    ) -> tuple[list[list[Any]], list[Sample], list[Request]]:
+        """Each request's output leaves, what the watch kept of them, and those requests that a plan
+        gave a NaN or an infinity which the model would not give. Notes what the batch cost this
+        lane, from stacking to splitting, the way to the worker and back included."""
+        signature, domain = self._serving.capture.signature, self._serving.capture.domain
         began_s = time.perf_counter()
         inputs = stack(requests, signature, length)
-        answer = self.compute(plan, inputs)
+        answer, own = self.compute(plan, inputs)
         held = self._serving.capture.handed_on.held
         answers = split(answer.leaves, requests, signature, length, lent=answer.lent, held=held)
         elapsed_ms = (time.perf_counter() - began_s) * 1e3
@@ -219,18 +226,23 @@ class Lane:
             tokens += request.rows * request.length
         changed, self._last_plan = plan != self._last_plan, plan
         self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
+        if not own and not plausible(answer.leaves, domain):
+            odd = [
+                request
+                for request, leaves in zip(requests, answers, strict=True)
+                if not plausible(leaves, domain)
+            ]
+            return answers, [], odd
         samples = self._serving.watch.sample(plan, requests, inputs, length, answers, elapsed_ms)
-        return answers, samples
+        return answers, samples, []
 
-    def compute(self, plan: str, inputs: Sequence[Any]) -> Answer:
-        """Input leaves through `plan` on this lane's worker; raises `PlanFault`."""
+    def compute(self, plan: str, inputs: Sequence[Any]) -> tuple[Answer, bool]:
+        """Input leaves through `plan` on this lane's worker, and whether it was the model itself
+        that answered; raises `PlanFault`."""
         worker = self.worker
         if plan == ORIGINAL or worker is None:
-            return self._serving.original.run(inputs)
-        answer = worker.run(plan, inputs)
-        if not plausible(answer.leaves, self._serving.capture.domain):
-            raise PlanFault(f"plan {plan} returned a NaN or an infinity")
-        return answer
+            return self._serving.original.run(inputs), True
+        return worker.run(plan, inputs), False
 
     def _recover(
         self, plan: str, requests: Sequence[Request], length: int, began_s: float,

@@ -20,7 +20,8 @@ class Request:
     """One call of the user's, on its way to an answer.
 
     `leaves` are its tensors in signature order, or empty when the call does not fit the
-    capture; `outside` then says why, and the original model answers it alone. `ambience` is what
+    capture; `outside` then says why, the original model answers it alone, and `size` is how many
+    numbers it holds. `ambience` is what
     the caller's thread had in force beyond the usual.
     Times are milliseconds on the runtime's clock.
     """
@@ -37,6 +38,7 @@ class Request:
     refusable: bool
     outside: str | None = None
     ambience: Ambience | None = None
+    size: int = 0
     _future: Promise | None = field(default=None, init=False, repr=False)
 
     @property

@@ -8,6 +8,9 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.utils._pytree import tree_leaves
+
 from evolve.ambience import Ambience
 from evolve.journal import JournalError
 from evolve.original import ORIGINAL
@@ -67,7 +70,8 @@ class Reception:
             self._say_outside(str(reason))
             return Request(
                 args, kwargs, [], 1, 1, 0, next(self._alone), now_ms, deadline_ms,
-                refusable=False, outside=str(reason), ambience=ambience,
+                refusable=refusable, outside=str(reason), ambience=ambience,
+                size=_size((args, kwargs)),
             )  # fmt: skip
         # Lengths that can't be padded share a batch only with their equals.
         group = revision.serving.licence.now.group(flat.length, next(self._alone))
@@ -87,3 +91,8 @@ class Reception:
                 ORIGINAL,
                 reason=f"outside the capture, answered by the original: {reason}",
             )
+
+
+def _size(call: Any) -> int:
+    """How many numbers there are in the tensors of a call."""
+    return sum(leaf.numel() for leaf in tree_leaves(call) if isinstance(leaf, torch.Tensor))

@@ -130,7 +130,8 @@ class Runtime:
         revision.serving.tally.arrived(request)
         if self._stays(request):
             return self._answer_here(revision, request)
-        lane = revision.serving.scheduler.claim() if revision.in_process else None
+        waits = request.outside is not None and not revision.serving.scheduler.in_order
+        lane = revision.serving.scheduler.claim() if revision.in_process and not waits else None
         if lane is None:
             future = request.future
             self._queue(revision, request)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from evolve.errors import QueueFull, RuntimeClosed
 from evolve.queueing import Request, RequestQueue
+from evolve.strangers import Strangers
 from policies.rule import DispatchRule, Pick, RuleParams
 
 __all__ = ["Batch", "Ready", "Scheduler", "Tables"]
@@ -93,6 +94,7 @@ class Scheduler:
         now_ms: The runtime's clock, milliseconds.
         in_order: Whether requests run in order of arrival, whatever the rule says; with one lane
             also one at a time. For a model that keeps a state between calls, or may.
+        slo_ms: Of every request.
         on_engaged: Told, under the queue's lock, True when work comes to an idle service, and
             False when the last of it is done.
     """
@@ -105,6 +107,7 @@ class Scheduler:
         rate_per_s: Callable[[], float],
         now_ms: Callable[[], float],
         in_order: bool = False,
+        slo_ms: float = np.inf,
         on_engaged: Callable[[bool], None] = lambda engaged: None,
     ) -> None:
         self._on_engaged = on_engaged
@@ -116,6 +119,8 @@ class Scheduler:
         self._held = False
         self._claimants = 0
         self._queue = RequestQueue(limit)
+        self._strangers = Strangers(slo_ms, tables.lanes)
+        self._called_ms = -np.inf  # when a call came that fits the capture
         self._changed = threading.Condition()
         self._busy: set[int] = set()
         self._ran_ms = -np.inf
@@ -150,21 +155,26 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
-            if len(self._queue) >= self._queue.limit:
+            if len(self._queue) + len(self._strangers) >= self._queue.limit:
                 raise QueueFull(
                     f"queue_limit ({self._queue.limit}) requests already wait; "
                     "send less, or raise queue_limit in the configuration"
                 )
-            self._queue.append(request)
-            self._note_work()
-            self._changed.notify_all()
+            self._append(request)
 
     def adopt(self, request: Request) -> None:
         """Queues a request that already waited elsewhere, however many wait here."""
         with self._changed:
+            self._append(request)
+
+    def _append(self, request: Request) -> None:
+        if request.outside is not None and not self.in_order:
+            self._strangers.append(request)
+        else:
             self._queue.append(request)
-            self._note_work()
-            self._changed.notify_all()
+            self._called_ms = self._now_ms()
+        self._note_work()
+        self._changed.notify_all()
 
     def claim(self, *, wait: bool = False) -> int | None:
         """Takes an idle lane for a caller that computes on its own thread; None when none is.
@@ -179,6 +189,7 @@ class Scheduler:
                 self._claimants -= 1
             if lane is not None:
                 self._busy.add(lane)
+                self._called_ms = self._now_ms()
                 self._note_work()
             return lane
 
@@ -191,8 +202,9 @@ class Scheduler:
         """The lane is free again."""
         with self._changed:
             self._busy.discard(lane)
+            self._strangers.ended(lane, self._now_ms())
             self._note_work()
-            if len(self._queue) or self._claimants or self._closed:
+            if len(self._queue) or len(self._strangers) or self._claimants or self._closed:
                 self._changed.notify_all()
 
     def hold(self) -> None:
@@ -211,7 +223,7 @@ class Scheduler:
             return self._changed.wait_for(lambda: self._busy <= set(besides), timeout_s)
 
     def _note_work(self) -> None:
-        engaged = bool(self._busy) or len(self._queue) > 0
+        engaged = bool(self._busy) or len(self._queue) + len(self._strangers) > 0
         if engaged != self._engaged:
             self._engaged = engaged
             self._on_engaged(engaged)
@@ -224,19 +236,39 @@ class Scheduler:
         """
         with self._changed:
             while not self._closed:
-                if self._held or lane in self._busy or not len(self._queue):
+                if self._held or lane in self._busy:
                     self._changed.wait()
                     continue
-                ready = self._ready
-                pick = self._pick(ready, resident())
-                if pick.members or pick.dropped:
+                batch, wake_ms = self._next(lane, resident)
+                if batch is not None:
                     self._busy.add(lane)
-                    if pick.members:
-                        self._ran_ms = self._now_ms()
-                    return self._batch(ready.tables, pick)
-                wait_ms = pick.wake_ms - self._now_ms()
+                    return batch
+                wait_ms = wake_ms - self._now_ms()
                 self._changed.wait(max(wait_ms, 0.0) / 1e3 if np.isfinite(wait_ms) else None)
             return None
+
+    def _next(
+        self, lane: int, resident: Callable[[], frozenset[str]]
+    ) -> tuple[Batch | None, float]:
+        """What `lane` is to do now; else None, and when to ask again."""
+        now_ms, wake_ms = self._now_ms(), np.inf
+        if len(self._queue):
+            ready = self._ready
+            pick = self._pick(ready, resident())
+            if pick.members:
+                self._ran_ms = now_ms
+            if pick.members or pick.dropped:
+                return self._batch(ready.tables, pick), now_ms
+            wake_ms = pick.wake_ms
+        if not len(self._strangers):
+            return None, wake_ms
+        turn = self._strangers.turn(now_ms, self._called_ms)
+        if turn.request is None and not turn.refused:
+            return None, min(wake_ms, turn.wake_ms)
+        if turn.request is not None:
+            self._strangers.began(lane, turn.request, now_ms)
+        requests = () if turn.request is None else (turn.request,)
+        return Batch(self.tables.plans[0], requests, turn.refused, 0, 0.0), now_ms
 
     def _pick(self, ready: Ready, resident: frozenset[str]) -> Pick:
         if self.in_order:
@@ -281,14 +313,14 @@ class Scheduler:
         """(requests waiting, slack of the earliest in ms or inf, busy lanes)."""
         with self._changed:
             slack_ms = self._queue.waiting.head_slack_ms(self._now_ms())
-            return len(self._queue), slack_ms, len(self._busy)
+            return len(self._queue) + len(self._strangers), slack_ms, len(self._busy)
 
     def close(self) -> list[Request]:
         """Wakes every lane to end; returns what still waited."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            left = self._queue.take(range(len(self._queue)))
+            left = [*self._queue.take(range(len(self._queue))), *self._strangers.take_all()]
             self._note_work()
             return left
 
