@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks import verdict
 
 NAMES = ("units", "tick", "overhead", "swap", "start", "memory", "kill", "surge", "capacity",
-         "fleet", "twin", "search")  # fmt: skip
+         "fleet", "twin", "search", "overload")  # fmt: skip
 LONG = ("fresh", "fusion", "gym", "trust", "zoo")  # from minutes to hours: run only when asked for
 OPTIONS = ("trust",)  # with options of their own, `python -m benchmarks NAME --help`
 RESULTS = Path("out/bench")

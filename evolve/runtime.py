@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from evolve import process_end
 from evolve.brain import Progress
-from evolve.errors import EvolveError, RuntimeClosed
+from evolve.errors import DeadlineExceeded, EvolveError, RuntimeClosed
 from evolve.lane import answer_apart
+from evolve.promise import Promise
 from evolve.reception import Reception
 from evolve.revision import CLOSE_TIMEOUT_S
 from evolve.status import status_of
@@ -29,7 +30,6 @@ from evolve.status import status_of
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
     from evolve.decision import Decision
-    from evolve.promise import Promise
     from evolve.queueing import Request
     from evolve.revision import Revision
     from evolve.scheduler import Scheduler
@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from supernet.plans import Plan
 
 __all__ = ["Runtime"]
+
+REFUSAL_S = 2e-4
+"""What a refusal at the door takes its caller: callers in a loop would keep the interpreter from
+the lanes, and most of what arrives in time would be late (4 callers: 30 times as much is met)."""
 
 
 class Runtime:
@@ -150,6 +154,8 @@ class Runtime:
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
         revision = self._open()
+        if revision.serving.scheduler.is_shut:
+            return _turned_away(revision)
         request = self._reception.request(revision, args, kwargs, refusable=True)
         revision.serving.tally.arrived(request)
         future = request.future
@@ -368,3 +374,14 @@ def _answer_on(revision: Revision, lane: int, request: Request) -> Any:
         return revision.fleet.lanes[lane].answer_here(request)
     finally:
         revision.serving.scheduler.release(lane)
+
+
+def _turned_away(revision: Revision) -> Promise:
+    """The refusal of a request that nobody has looked at."""
+    revision.serving.tally.turned_away()
+    time.sleep(REFUSAL_S)
+    future = Promise()
+    future.set_exception(
+        DeadlineExceeded("refused on arrival: as much waits as can be answered in time")
+    )
+    return future

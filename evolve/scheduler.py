@@ -20,8 +20,10 @@ from evolve.queueing import Request, RequestQueue
 from evolve.strangers import Strangers
 from policies.rule import DispatchRule, Pick, RuleParams
 
-__all__ = ["Batch", "Ready", "Scheduler", "Tables"]
+__all__ = ["Batch", "Door", "Ready", "Scheduler", "Tables"]
 
+DOOR_SHARE, DOOR_LEAST = 0.6, 8
+"""Of the SLO, what may be waiting; and how many requests may wait whatever they cost."""
 TRUSTED_MS = 1000.0
 """How long what ran stands for the prices: an idle service refuses nobody by older ones."""
 
@@ -84,6 +86,37 @@ class Ready(NamedTuple):
     rules: dict[frozenset[str], DispatchRule]
 
 
+class Door:
+    """How many requests may wait before the next one is refused unseen, which costs nearly nothing.
+
+    While the queue does not run empty, what was taken from it per second is what the service can
+    do. Once that has gone on for longer than the SLO, `most` is what can be done within
+    `DOOR_SHARE` of it; each time the queue runs empty it is twice as many, up to the queue's limit.
+    """
+
+    def __init__(self, limit: int, slo_ms: float) -> None:
+        self.most = self._limit = limit
+        self._slo_ms = slo_ms
+        self._since_ms, self._taken = np.inf, 0.0
+
+    def opened(self, now_ms: float) -> None:
+        """A request came to an empty queue."""
+        self._since_ms, self._taken = now_ms, 0.0
+
+    def took(self, count: int, left: int, now_ms: float) -> None:
+        """So many requests begin, so many still wait."""
+        self._taken += count
+        lasted_ms = now_ms - self._since_ms
+        if not left:
+            self.most = min(self._limit, 2 * self.most)
+        elif lasted_ms > self._slo_ms:
+            within = self._taken / lasted_ms * DOOR_SHARE * self._slo_ms
+            self.most = min(self._limit, max(DOOR_LEAST, int(within)))
+        if lasted_ms > 8 * self._slo_ms:  # half of it is forgotten
+            self._since_ms += lasted_ms / 2
+            self._taken /= 2
+
+
 class Scheduler:
     """An earliest-deadline-first queue that lanes pull batches from.
 
@@ -124,6 +157,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._busy: set[int] = set()
         self._ran_ms = -np.inf
+        self._door = Door(limit, slo_ms)
         self._closed = False
 
     @property
@@ -162,6 +196,11 @@ class Scheduler:
                 )
             self._append(request)
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether so much waits that what comes now could not be in time; needs no lock."""
+        return len(self._queue) >= self._door.most
+
     def adopt(self, request: Request) -> None:
         """Queues a request that already waited elsewhere, however many wait here."""
         with self._changed:
@@ -171,8 +210,10 @@ class Scheduler:
         if request.outside is not None and not self.in_order:
             self._strangers.append(request)
         else:
-            self._queue.append(request)
             self._called_ms = self._now_ms()
+            if not len(self._queue):
+                self._door.opened(self._called_ms)
+            self._queue.append(request)
         self._note_work()
         self._changed.notify_all()
 
@@ -296,6 +337,7 @@ class Scheduler:
     def _batch(self, tables: Tables, pick: Pick) -> Batch:
         taken = self._queue.take((*pick.members, *pick.dropped))
         members, refused = taken[: len(pick.members)], taken[len(pick.members) :]
+        self._door.took(len(members), len(self._queue), self._now_ms())
         plan = tables.plans[max(pick.plan, 0)]
         if not members:
             return Batch(plan, (), tuple(refused), 0, 0.0)

@@ -108,12 +108,15 @@ class Tally:
         self._now_ms = now_ms
         self._counts = Counts() if counts is None else counts
         self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
+        self._turned_away_s: deque[float] = deque()
+        self._length = 1  # of the latest request that was looked at
         self._switching = SwitchCost()
 
     def arrived(self, request: Request) -> None:
         self._counts.add("arrived")
         if request.outside is not None:
             self._counts.add("outside")
+        self._length = request.length
         self.window.arrived(request.length)
         self.traffic.arrived(request.arrived_ms / 1e3, request.length)
 
@@ -127,6 +130,10 @@ class Tally:
     def refused(self, request: Request) -> None:
         self._counts.add("refused")
         self.window.refused()
+
+    def turned_away(self) -> None:
+        """A request was refused before it was looked at. Only noted here: it must cost nothing."""
+        self._turned_away_s.append(self._now_ms() / 1e3)
 
     def raised(self, request: Request) -> None:
         self._counts.add("raised")
@@ -145,7 +152,14 @@ class Tally:
         self.costs.record(plan, Shape(rows, length), elapsed_ms)
 
     def settle(self) -> None:
-        """Learns from the batches noted so far: counters, cost table, savings, window, FLOPs."""
+        """Learns from what was noted so far: counters, cost table, savings, window, FLOPs."""
+        if count := len(self._turned_away_s):
+            times_s = [self._turned_away_s.popleft() for _ in range(count)]
+            self._counts.add("arrived", count)
+            self._counts.add("refused", count)
+            self.window.turned_away(times_s, self._length)
+            for at_s in times_s:
+                self.traffic.arrived(at_s, self._length)
         while self._ran:
             try:
                 note = self._ran.popleft()

@@ -148,6 +148,17 @@ class Window:
             self._rate_at_s = now_s
             self._arrivals.append((now_s, length))
 
+    def turned_away(self, times_s: Sequence[float], length: int) -> None:
+        """Requests, of about that length, were refused the moment they were offered."""
+        with self._lock:
+            now_s = self._clock()
+            recent = sum(exp((at_s - now_s) / RATE_MEMORY_S) for at_s in times_s)
+            self._rate_per_s = self._decayed_rate(now_s) + recent / RATE_MEMORY_S
+            self._rate_at_s = now_s
+            for at_s in times_s:
+                self._arrivals.append((at_s, length))
+                self._refusals.append((at_s,))
+
     def arrival_per_s(self) -> float:
         """Arrivals per second at this moment, exponentially weighted over 40 ms."""
         with self._lock:

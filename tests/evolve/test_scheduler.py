@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from evolve.errors import QueueFull, RuntimeClosed
+import evolve
+from evolve.errors import DeadlineExceeded, QueueFull, RuntimeClosed
 from evolve.queueing import Request
-from evolve.scheduler import Batch, Scheduler, Tables
+from evolve.scheduler import DOOR_SHARE, Batch, Door, Scheduler, Tables
 from policies.presets import DEFAULT
 
 NOBODY: frozenset[str] = frozenset()
@@ -178,3 +180,47 @@ def test_it_tells_when_work_comes_to_an_idle_service_and_when_the_last_is_done()
     one.submit(request())
     one.close()
     assert told == [True, False] * 3
+
+
+def test_the_door_lets_in_what_can_be_done_within_the_slo_and_opens_again() -> None:
+    door = Door(limit=4096, slo_ms=20.0)
+    door.opened(0.0)
+    for now_ms in range(1, 60):  # 5 a millisecond, and more wait all the time
+        door.took(5, 1000, float(now_ms))
+        assert door.most == 4096 or now_ms > 20
+    assert door.most == pytest.approx(5 * 20 * DOOR_SHARE, rel=0.1)
+    for now_ms in range(60, 400):  # the service is slower now
+        door.took(1, 1000, float(now_ms))
+    assert door.most == pytest.approx(1 * 20 * DOOR_SHARE, rel=0.2)
+    for k in range(12):
+        door.took(1, 0, 400.0 + k)
+    assert door.most == 4096
+
+
+def test_a_burst_after_a_quiet_time_is_not_refused_at_the_door() -> None:
+    clock = [0.0]
+    one = Scheduler(
+        tables(), limit=64, rate_per_s=lambda: 0.0, now_ms=lambda: clock[0], slo_ms=50.0
+    )
+    for _ in range(63):
+        one.submit(request())
+        assert not one.is_shut
+    one.submit(request())
+    assert one.is_shut
+
+
+def test_what_comes_to_a_shut_door_is_refused_unseen_and_counted(
+    mlp: torch.nn.Module, config: evolve.Config
+) -> None:
+    x = torch.randn(1, 8)
+    with evolve.wrap(mlp, (x,), slo=evolve.SLO(1000.0), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        before = runtime.status()["counts"]
+        runtime.parts.serving.scheduler._door.most = 0
+        future = runtime.submit(x)
+        with pytest.raises(DeadlineExceeded, match="refused on arrival"):
+            future.result(timeout=5)
+        assert torch.allclose(runtime(x), mlp(x), atol=1e-6), "a caller who waits is never refused"
+        after = runtime.status()["counts"]
+        assert after["refused"] - before["refused"] == 1
+        assert after["arrived"] - before["arrived"] == 2

@@ -254,3 +254,16 @@ def test_no_event_is_lost_between_threads(clock: Clock) -> None:
         thread.join()
     signals = seen(window)
     assert (signals.arrivals_100ms[-1], signals.ended) == (8000, 16000)
+
+
+def test_who_is_turned_away_counts_as_arrived_and_refused(clock: Clock) -> None:
+    one, other = (Window(slo_ms=40.0, workers=4, clock=clock) for _ in range(2))
+    times_s = [50.0 + 0.01 * k for k in range(10)]
+    arrive(one, clock, *times_s, length=7)
+    for clock.now_s in times_s:
+        one.refused()
+    other.turned_away(times_s, 7)
+    assert seen(other).refused_ratio == 1.0
+    assert seen(other).arrivals_10ms == seen(one).arrivals_10ms
+    assert seen(other).mean_length == 7.0
+    assert other.arrival_per_s() == pytest.approx(one.arrival_per_s())

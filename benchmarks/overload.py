@@ -1,0 +1,158 @@
+"""What is left of the service when far more arrives than it can do?
+
+Callers on threads of this very process send single rows, open loop, at 1 to 50 times the rate at
+which most is answered in time (or as fast as Python lets them); then at half of it again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import evolve
+from benchmarks.harness import Figure, encoder, publish
+from evolve.errors import DeadlineExceeded
+from evolve.promise import Promise
+
+SECONDS = 4.0
+FACTORS = (3.0, 10.0, 50.0)
+CALLERS = 4
+STEP = 1.5
+LEAST_SHARE, RECOVERY_S = 0.8, 1.0
+WINDOW_S = 0.1
+QUESTION = "Overload by arrival rate (targets: goodput 80 % of its peak, p99 within the SLO)"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """When each request was sent and answered, seconds; ``ended_s`` is NaN where it was refused."""
+
+    sent_s: np.ndarray[Any, Any]
+    ended_s: np.ndarray[Any, Any]
+    seconds: float
+
+    def goodput_per_s(self, slo_s: float) -> float:
+        with np.errstate(invalid="ignore"):
+            return float((self.ended_s - self.sent_s <= slo_s).sum() / self.seconds)
+
+    @property
+    def offered_per_s(self) -> float:
+        return len(self.sent_s) / self.seconds
+
+    def p99_ms(self) -> float:
+        stayed = (self.ended_s - self.sent_s)[~np.isnan(self.ended_s)]
+        return float(np.quantile(stayed, 0.99) * 1e3) if len(stayed) else float("nan")
+
+
+def main() -> None:
+    rows: dict[str, Any] = {}
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
+    x = torch.randn(1, 64)
+    rows |= overloaded("MLP", mlp, (x,), 20.0, lambda runtime: runtime._submit((x,), {}), 1000.0)
+    model, examples = encoder()
+    one = examples[0]
+    rows |= overloaded(
+        "MiniLM", model, examples, 50.0, lambda runtime: runtime._submit((), one), 100.0
+    )
+    publish("overload", QUESTION, rows, seconds=SECONDS, callers=CALLERS)
+
+
+def overloaded(
+    name: str, model: nn.Module, examples: Any, slo_ms: float,
+    submit: Callable[[evolve.Runtime], Promise], first_per_s: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of one model."""
+    rows: dict[str, Any] = {}
+    with evolve.wrap(model, examples, slo=evolve.SLO(p99_ms=slo_ms)) as runtime:
+        runtime.wait_for_plans()
+        peak_per_s, rate = 0.0, first_per_s
+        while True:
+            good = send(lambda: submit(runtime), rate, SECONDS).goodput_per_s(slo_ms / 1e3)
+            if good < 0.95 * peak_per_s:
+                break
+            peak_per_s, rate = max(peak_per_s, good), STEP * rate
+        rows[f"{name}: peak of goodput /s"] = peak_per_s
+        for factor in FACTORS:
+            sent = send(lambda: submit(runtime), factor * peak_per_s, SECONDS)
+            share = sent.goodput_per_s(slo_ms / 1e3) / peak_per_s
+            rows[f"{name}: {factor:g} ×, offered /s"] = sent.offered_per_s
+            rows[f"{name}: {factor:g} ×, share of the peak"] = Figure(
+                share, LEAST_SHARE, at_most=False
+            )
+            rows[f"{name}: {factor:g} ×, p99 of the answered / SLO"] = Figure(
+                sent.p99_ms() / slo_ms, 1.0
+            )
+            after = send(lambda: submit(runtime), 0.5 * peak_per_s, 2 * RECOVERY_S)
+            rows[f"{name}: {factor:g} ×, s until it is met again"] = Figure(
+                recovered_s(after, slo_ms / 1e3), RECOVERY_S
+            )
+    return rows
+
+
+def recovered_s(sent: Sent, slo_s: float) -> float:
+    """When the last window in which less than 99 % was met had passed."""
+    with np.errstate(invalid="ignore"):
+        met = sent.ended_s - sent.sent_s <= slo_s
+    began = sent.sent_s - sent.sent_s.min()
+    bad = [
+        (k + 1) * WINDOW_S
+        for k in range(int(began.max() / WINDOW_S))
+        if len(some := met[(began >= k * WINDOW_S) & (began < (k + 1) * WINDOW_S)])
+        and some.mean() < 0.99
+    ]
+    return max(bad, default=0.0)
+
+
+def send(submit: Callable[[], Promise], rate_per_s: float, seconds: float) -> Sent:
+    """Requests at a steady rate from several callers, each a part of them."""
+    due = np.arange(0.0, seconds, 1.0 / rate_per_s)
+    parts: list[tuple[list[float], list[float]]] = [([], []) for _ in range(CALLERS)]
+    began = time.perf_counter() + 0.05
+
+    def call(part: int) -> None:
+        sent_s, ended_s = parts[part]
+        futures: list[Promise] = []
+
+        def ended(index: int, future: Promise) -> Callable[[], None]:
+            def note() -> None:
+                if future.exception() is None:
+                    ended_s[index] = time.perf_counter()
+
+            return note
+
+        for at_s in due[part::CALLERS]:
+            wait_s = began + at_s - time.perf_counter()
+            if wait_s > 0:
+                time.sleep(wait_s)
+            elif time.perf_counter() - began > seconds:
+                break  # as fast as Python lets it
+            sent_s.append(time.perf_counter())
+            ended_s.append(float("nan"))
+            future = submit()
+            # As `asubmit` does: the moment of the answer, not of a thread that is told of it.
+            future.when_done(ended(len(sent_s) - 1, future))
+            futures.append(future)
+        for future in futures:
+            error = future.exception(timeout=60)
+            if error is not None and not isinstance(error, DeadlineExceeded):
+                raise error
+
+    threads = [threading.Thread(target=call, args=(part,)) for part in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sent, ended = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    return Sent(sent, ended, seconds)
+
+
+if __name__ == "__main__":
+    main()
