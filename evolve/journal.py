@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evolve import process_end
 from evolve.decision import KINDS, NOTHING, Decision, numbers, plain, printable
 from evolve.log.file import JournalError, JournalFile
 from evolve.log.read import Damage, Verdict, read, verify
@@ -81,6 +82,7 @@ class Journal:
             self._seq = self._file.last_seq
             if self._file.torn_bytes:
                 self._say_torn(self._file)
+            process_end.share(self)
 
     @property
     def path(self) -> Path | None:
@@ -152,6 +154,16 @@ class Journal:
             if self._file:
                 self._file.close()
 
+    def orphan(self) -> None:
+        """Called in a fork of this process: there it keeps decisions in memory only, for the file
+        is the other process's, whose lock on it must not outlive it here."""
+        self._lock = threading.Lock()
+        if self._file is not None and not self._closed:
+            self._fault = f"{self._file.path}: written by the process that this one is a fork of"
+            self._file.close()
+            self._file = None
+            self._waiting.clear()
+
     def __enter__(self) -> Journal:
         return self
 
@@ -192,8 +204,10 @@ class Journal:
             return
         try:
             while self._waiting:
-                self._file.write(self._waiting[0])
+                changed = self._file.write(self._waiting[0])
                 self._waiting.popleft()
+                if changed is not None:
+                    self._record(_plain_content("journal", changed))
             if sync:
                 self._file.sync()
         except OSError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json as json_
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["log"]
 
 FOLLOW_PERIOD_S = 0.2
+MAX_WARNINGS = 20
 TONES = {"tick": "cyan", "plan": "green", "worker": "yellow", "request": "blue", "runtime": "white"}
 
 
@@ -79,12 +80,23 @@ def _filters(texts: list[str]) -> tuple[Filter, ...]:
 def _all(path: Path) -> Iterator[Decision]:
     from evolve.log.read import read, segments
 
+    warn = _Warnings()
     for segment in segments(path):
-        yield from read(segment, on_damage=_warn)
+        yield from read(segment, on_damage=warn)
 
 
-def _warn(damage: Damage) -> None:
-    say(f"warning: damaged record left out: {damage}", err=True)
+class _Warnings:
+    """Tells of damaged records, the first few of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, damage: Damage) -> None:
+        self._count += 1
+        if self._count <= MAX_WARNINGS:
+            say(f"warning: damaged record left out: {damage}", err=True)
+        elif self._count == MAX_WARNINGS + 1:
+            say("warning: more records are damaged; --verify lists them all", err=True)
 
 
 def _verify(path: Path) -> int:
@@ -138,11 +150,15 @@ def _show(
     from evolve.log.query import matching
     from evolve.log.read import read, segments
 
-    follower = Follower(path, on_damage=_warn)
-    past: deque[Decision] = deque(maxlen=tail or None)
-    for segment in segments(path)[:-1]:
-        past.extend(matching(read(segment, on_damage=_warn), filters))
-    past.extend(matching(follower.new(), filters))
+    warn = _Warnings()
+    follower = Follower(path, on_damage=warn)
+    if tail:
+        until = follower.skip()
+        latest = _newest_first(path, until, warn)
+        past = list(islice(matching(latest, filters), tail))[::-1]
+    else:
+        older = (d for s in segments(path)[:-1] for d in read(s, on_damage=warn))
+        past = list(matching(chain(older, follower.new()), filters))
     console = screen(soft_wrap=True)
     for decision in past:
         _print(console, decision, line)
@@ -157,6 +173,16 @@ def _show(
         follower.close()
     if not past and not follow:
         say("no decision matches" if filters else "the journal is empty", err=True)
+
+
+def _newest_first(path: Path, until: int, warn: _Warnings) -> Iterator[Decision]:
+    """All decisions from the end back to the beginning; ``until``: where the newest file ends."""
+    from evolve.log.read import newest, segments
+
+    *older, latest = segments(path)
+    yield from newest(latest, on_damage=warn, before=until)
+    for segment in reversed(older):
+        yield from newest(segment, on_damage=warn)
 
 
 def _print(console: Console, decision: Decision, line: Callable[[Decision], str] | None) -> None:

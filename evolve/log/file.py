@@ -32,6 +32,9 @@ class JournalFile:
     Opening finds the last whole record (`last_seq`, 0 when there is none) and moves what stands
     behind it to `PATH.torn` (`torn_bytes` says how much). Raises `JournalError`, with the remedy,
     for a path that cannot hold a journal. `write` and `sync` raise `OSError`.
+
+    Others may rotate the file: one that was cut (`copytruncate`) is gone on with from its new end,
+    one that was moved or deleted is begun anew at the path. `write` then says so.
     """
 
     def __init__(self, path: Path, *, max_bytes: int) -> None:
@@ -54,8 +57,12 @@ class JournalFile:
     def _older(self) -> Path:
         return self.path.with_name(self.path.name + ".1")
 
-    def write(self, line: bytes) -> None:
-        """Append one line; after an `OSError` the file ends where it ended before."""
+    def write(self, line: bytes) -> str | None:
+        """Append one line; after an `OSError` the file ends where it ended before.
+
+        Returns what somebody else had done to the file, in words; mostly None.
+        """
+        changed = self._changed()
         if self._size and self._size + len(line) > self.max_bytes:
             self._rename_full()
         # Also takes back what an earlier failure could not: the file ends at a record, always.
@@ -68,6 +75,36 @@ class JournalFile:
                 os.ftruncate(self._fd, self._size)
             raise
         self._size += len(line)
+        return changed
+
+    def _changed(self) -> str | None:
+        """Goes on where the file at the path is another one or shorter by now."""
+        mine = os.fstat(self._fd)
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            try:
+                fd = _open(self.path)
+                try:
+                    size, _ = _last_record(fd, self.path)
+                except BaseException:
+                    os.close(fd)
+                    raise
+            except JournalError as error:  # a fault that may pass, as of a full disk
+                raise OSError(str(error)) from error
+            os.close(self._fd)
+            self._fd, self._size = fd, size
+            what = "deleted or moved" if there is None else "replaced by another file"
+            return f"the journal's file was {what} from outside; it goes on at the path"
+        if mine.st_size < self._size:
+            before, self._size = self._size, mine.st_size
+            return (
+                f"the journal's file was cut from outside, from {before} to {mine.st_size} bytes; "
+                "it goes on from there"
+            )
+        return None
 
     def sync(self) -> None:
         """Wait for the disk."""
@@ -126,10 +163,19 @@ def _open(path: Path) -> int:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise JournalError(f"journal path must be a regular file, got {path}")
         _lock(fd, path)
+        _keep_to_owner(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _keep_to_owner(fd: int) -> None:
+    """Nobody else reads or writes it, whatever made the file gave it away."""
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o077:
+        with contextlib.suppress(OSError):  # somebody else's file, which may be written to
+            os.fchmod(fd, mode & 0o700)
 
 
 def _unusable(path: Path, error: OSError) -> str:

@@ -13,6 +13,8 @@ from evolve.log.record import decode
 
 __all__ = ["Follower"]
 
+_BLOCK_BYTES = 1 << 16
+
 
 class Follower:
     """Hands out each decision of a growing journal once, whole ones only.
@@ -25,8 +27,19 @@ class Follower:
         self._path = Path(path).expanduser()
         self._on_damage = on_damage
         self._file: BinaryIO = opened(self._path)
-        self._offset = 0
-        self._line = 0
+        self._offset = self._line = 0
+
+    def skip(self) -> int:
+        """Goes on only behind what is there now; where that is, in bytes."""
+        self._offset = self._file.seek(0, os.SEEK_END)
+        while self._offset:  # a line may be half written
+            step = min(self._offset, _BLOCK_BYTES)
+            self._file.seek(self._offset - step)
+            if (cut := self._file.read(step).rfind(b"\n")) >= 0:
+                self._offset += cut + 1 - step
+                break
+            self._offset -= step
+        return self._offset
 
     def new(self) -> Iterator[Decision]:
         """The decisions completed since the last call."""

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from evolve import process_end
 from evolve.errors import PlanFault
 from evolve.workers.wire import SharedArrays, receive, send
 
@@ -50,6 +51,7 @@ class Nursery:
         self._socket = here
         self._connection = Connection(os.dup(here.fileno()))
         self._lock = threading.Lock()
+        process_end.share(self)
         self.plans: frozenset[str] = frozenset()
         """Keys of the plans that its copies begin with."""
         with there:
@@ -57,6 +59,12 @@ class Nursery:
                 [sys.executable, "-m", "evolve.workers.nursery", str(there.fileno())],
                 pass_fds=(there.fileno(),), stdin=subprocess.DEVNULL, env=dict(environment),
             )  # fmt: skip
+
+    def orphan(self) -> None:
+        """Called in a fork: the nursery ends once its real parent does."""
+        with contextlib.suppress(OSError):
+            self._connection.close()
+            self._socket.close()
 
     @staticmethod
     def possible(threads: int) -> bool:

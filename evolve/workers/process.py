@@ -17,6 +17,7 @@ import psutil
 import torch
 
 import evolve
+from evolve import process_end
 from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.nursery import Forked, Nursery
@@ -70,6 +71,13 @@ class ProcessWorker:
         finally:
             os.close(data_fd)
             os.close(control_fd)
+        process_end.share(self)
+
+    def orphan(self) -> None:
+        """Called in a fork: the child ends once its real parent does."""
+        for connection in (self._data, self._control):
+            with contextlib.suppress(OSError):
+                connection.close()
 
     @property
     def pid(self) -> int:

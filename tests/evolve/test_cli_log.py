@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evolve.cli import main
 from evolve.decision import Decision
@@ -17,6 +20,7 @@ from evolve.log.explain import changes, explain, follower, headline
 from evolve.log.follow import Follower
 from evolve.log.plot import PlotError, Timeline, in_force, plot
 from evolve.log.query import Filter, matching
+from evolve.log.read import _lines_backwards
 
 DEFAULT: dict[str, Any] = {"name": "default", "max_rows": 16, "plan": -1, "spread": 1.5}
 SURGE: dict[str, Any] = {"name": "surge", "max_rows": 8, "plan": -1, "spread": math.inf}
@@ -168,7 +172,43 @@ def test_damage_is_told_and_the_rest_shown(path: Path, capsys: pytest.CaptureFix
     status, out, err = run(capsys, "log", path)
     assert status == 0
     assert len(out.splitlines()) == 6
+    where = f"{path}, line 2 from the end"
+    assert err == f"warning: damaged record left out: {where}: the CRC does not match\n"
+    _, all_of_it, err = run(capsys, "log", path, "--tail", 0)
+    assert all_of_it == out
     assert err == f"warning: damaged record left out: {path}:6: the CRC does not match\n"
+
+
+def test_of_much_damage_the_first_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_bytes(path.read_bytes() + b"nonsense\n" * 500)
+    _, out, err = run(capsys, "log", path)
+    assert len(out.splitlines()) == 7
+    assert len(err.splitlines()) == 21
+    assert err.endswith("--verify lists them all\n")
+
+
+@given(st.lists(st.binary(max_size=40), max_size=30), st.integers(1, 50))
+def test_lines_from_the_end_are_the_lines(lines: list[bytes], block: int) -> None:
+    whole = [line.replace(b"\n", b" ") + b"\n" for line in lines]
+    file = BytesIO(b"".join(whole) + b"half")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evolve.log.read.BLOCK_BYTES", block)
+        found = list(_lines_backwards(file, None))
+    assert [line for _, line in found] == whole[::-1]
+    assert [number for number, _ in found] == list(range(1, len(whole) + 1))
+
+
+def test_the_end_of_a_large_journal_is_read_from_there(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 64 MB only the last block: not a line of what stands before is looked at."""
+    records = path.read_bytes()
+    with path.open("wb") as file:
+        file.write(b"damaged\n" * (8 << 20))
+        file.write(records)
+    status, out, err = run(capsys, "log", path, "--tail", 3, "--json")
+    assert (status, err) == (0, "")
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [5, 6, 7]
 
 
 def test_verify(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.journal import JournalError, read, verify
+from evolve.journal import JournalError, Verdict, read, verify
 from evolve.log.read import segments
 from tests.evolve.journals import filled, journal_at, tick
 
@@ -101,3 +101,105 @@ def test_after_close_nothing_is_recorded(tmp_path: Path) -> None:
     journal.close()
     with pytest.raises(JournalError, match="must be open to append to, but it was closed"):
         tick(journal)
+
+
+def test_a_file_that_others_may_read_is_theirs_no_longer(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    filled(path, 1)
+    path.chmod(0o666)
+    with journal_at(path):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_cut_by_a_rotation_is_gone_on_with_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with journal_at(path) as journal:
+        for number in range(5):
+            tick(journal, number)
+        copied = path.read_bytes()
+        os.truncate(path, 0)  # `copytruncate`
+        tick(journal)
+        tick(journal)
+        assert journal.fault is None
+    assert [d.seq for d in read(path)] == [6, 7, 8]
+    assert verify(path).intact
+    told = [d for d in read(path) if d.subject == "journal"]
+    assert f"cut from outside, from {len(copied)} to 0 bytes" in told[0].reason
+    assert b"\0" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "replaced"])
+def test_a_file_that_is_gone_is_begun_anew_and_nothing_is_swallowed(
+    tmp_path: Path, how: str
+) -> None:
+    path, old = tmp_path / "journal.jsonl", tmp_path / "rotated"
+    with journal_at(path) as journal:
+        tick(journal)
+        if how == "deleted":
+            path.unlink()
+        else:
+            path.rename(old)
+        if how == "replaced":
+            path.touch()
+        tick(journal)
+        tick(journal)
+        assert journal.fault is None
+        with pytest.raises(JournalError, match="one runtime at a time"):
+            journal_at(path)
+    assert [d.seq for d in read(path)] == [2, 3, 4]
+    assert any("from outside; it goes on at the path" in d.reason for d in read(path))
+    if how != "deleted":
+        assert [d.seq for d in read(old)] == [1]
+
+
+def test_another_file_put_in_its_place_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with journal_at(path) as journal:
+        tick(journal)
+        path.unlink()
+        path.write_text("somebody's shopping list\n")
+        tick(journal)
+        assert journal.fault is not None
+        assert "holds no decision" in journal.fault
+    assert path.read_text() == "somebody's shopping list\n"
+
+
+def test_a_fork_leaves_the_journal_to_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with journal_at(path) as journal:
+        for number in range(200):
+            tick(journal, number)
+        child = os.fork()
+        if child == 0:
+            try:
+                with journal:
+                    tick(journal)
+                told = journal.fault is not None and "is a fork of" in journal.fault
+                os._exit(0 if told else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        for number in range(200):
+            tick(journal, number)
+        assert journal.fault is None
+    assert verify(path) == Verdict(400, 1, 400, 0, ())
+
+
+def test_a_fork_does_not_keep_the_file_locked(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = journal_at(path)
+    tick(journal)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)  # lives until the parent is done
+        os._exit(0)
+    try:
+        journal.close()
+        with journal_at(path) as again:
+            assert tick(again).seq == 2
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)

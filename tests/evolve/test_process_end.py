@@ -117,3 +117,36 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     ended = run(body, "thread")
     assert (ended.returncode, ended.stdout.split()) == (0, ["2"]), ended.stderr
+
+
+def test_workers_end_with_their_parent_though_a_fork_of_it_lives() -> None:
+    done = run(
+        """
+import signal, time
+pids = [lane.worker.pid for lane in runtime.parts.fleet.lanes]
+reading, writing = os.pipe()
+child = os.fork()
+if child == 0:
+    os.close(writing)
+    os.read(reading, 1)  # until the very end of the test
+    os._exit(0)
+print(child, *pids, flush=True)
+os.close(reading)
+held = os.dup(writing)
+os.set_inheritable(held, True)
+watcher = os.fork()
+if watcher == 0:  # sees what becomes of the workers, and ends the child
+    os.close(writing)
+    for _ in range(600):
+        alive = [p for p in pids if os.path.exists(f"/proc/{p}")]
+        if not alive and os.getppid() != 0:
+            break
+        time.sleep(0.05)
+    print("left:", alive, "child:", os.path.exists(f"/proc/{child}"), flush=True)
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGKILL)
+""",
+        kind="process",
+    )
+    assert done.returncode == -9, done.stderr
+    assert "left: [] child: True" in done.stdout, done.stdout
