@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +57,18 @@ def main() -> None:
     torch.manual_seed(0)
     mlp = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64)).eval()
     x = torch.randn(1, 64)
-    rows |= overloaded("MLP", mlp, (x,), 20.0, lambda runtime: runtime._submit((x,), {}), 1000.0)
+    rows |= overloaded("MLP", mlp, (x,), 20.0, lambda runtime: runtime.submit(x), 1000.0)
     model, examples = encoder()
     one = examples[0]
     rows |= overloaded(
-        "MiniLM", model, examples, 50.0, lambda runtime: runtime._submit((), one), 100.0
+        "MiniLM", model, examples, 50.0, lambda runtime: runtime.submit(**one), 100.0
     )
     publish("overload", QUESTION, rows, seconds=SECONDS, callers=CALLERS)
 
 
 def overloaded(
     name: str, model: nn.Module, examples: Any, slo_ms: float,
-    submit: Callable[[evolve.Runtime], Promise], first_per_s: float,
+    submit: Callable[[evolve.Runtime], Future[Any]], first_per_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of one model."""
     rows: dict[str, Any] = {}
@@ -111,7 +112,7 @@ def recovered_s(sent: Sent, slo_s: float) -> float:
     return max(bad, default=0.0)
 
 
-def send(submit: Callable[[], Promise], rate_per_s: float, seconds: float) -> Sent:
+def send(submit: Callable[[], Future[Any]], rate_per_s: float, seconds: float) -> Sent:
     """Requests at a steady rate from several callers, each a part of them."""
     due = np.arange(0.0, seconds, 1.0 / rate_per_s)
     parts: list[tuple[list[float], list[float]]] = [([], []) for _ in range(CALLERS)]
@@ -137,6 +138,7 @@ def send(submit: Callable[[], Promise], rate_per_s: float, seconds: float) -> Se
             sent_s.append(time.perf_counter())
             ended_s.append(float("nan"))
             future = submit()
+            assert isinstance(future, Promise)
             # As `asubmit` does: the moment of the answer, not of a thread that is told of it.
             future.when_done(ended(len(sent_s) - 1, future))
             futures.append(future)

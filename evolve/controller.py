@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from evolve.advice import Advisor, NoAdvice
 from evolve.original import ORIGINAL
 from evolve.scheduler import Scheduler, Tables
 from policies.base import Choice, Policy
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Controller"]
 
 ACCOUNT_EVERY_S = 60.0
+TROUBLE_EVERY_S, MOST_TROUBLES = 60.0, 100
+MOST_HELD = 0.5  # of the SLO, how long a batch may be held for more members
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +91,7 @@ class Controller:
         self._tally = tally
         self._journal = journal
         self._patterns = patterns
-        self._policy = policy
+        self._advisor = Advisor(policy)
         self._choice = initial
         self._period_s = period_s
         self._clock = clock
@@ -101,16 +104,18 @@ class Controller:
         self._accounted_at_s = clock()
         self._plan_rows = tally.plan_rows()  # of what served before
         self._drifting: frozenset[str] = frozenset()
+        self._troubles: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
 
     @property
     def policy(self) -> Policy:
         """Who proposes."""
-        return self._policy
+        return self._advisor.policy
 
     def follow(self, policy: Policy) -> None:
         """From the next tick on another policy proposes."""
-        self._policy = policy
+        self._advisor.stop()
+        self._advisor = Advisor(policy)
 
     @property
     def choice(self) -> Choice:
@@ -122,6 +127,7 @@ class Controller:
 
     def stop(self) -> None:
         self._stop.set()
+        self._advisor.stop()
         self._patterns.stop()
         if self._thread.is_alive():
             self._thread.join()
@@ -133,10 +139,7 @@ class Controller:
             try:
                 self.tick()
             except Exception as error:  # the data plane goes on with the tables it has
-                self._journal.append(
-                    "tick", "dispatch", policy=self._policy.name, reason=f"tick failed: {error!r}",
-                    applied=False,
-                )  # fmt: skip
+                self._say_trouble(f"tick failed: {error!r}")
 
     def tick(self) -> None:
         """One tick. Idle ticks and unchanged choices are recorded once a second at most."""
@@ -144,7 +147,11 @@ class Controller:
         self._check()
         signals = self._see()
         before = self._choice
-        choice = self._policy.choose(signals, before)
+        try:
+            choice = self._advisor.choose(signals, before)
+        except NoAdvice as why:
+            self._say_trouble(f"the policy proposes nothing, what was in force stays: {why}")
+            choice = before
         veto = None if choice is before else self._veto(choice)
         if veto is None:
             self._choice = choice
@@ -163,6 +170,10 @@ class Controller:
         numbers = choice.params.to_array()
         if np.isnan(numbers).any():
             return "the proposed parameters hold a NaN"
+        longest_ms = MOST_HELD * self._tally.window.slo_ms
+        if choice.params.wait_ms > longest_ms:
+            held_ms = choice.params.wait_ms
+            return f"wait_ms must be at most {longest_ms:g}, half the SLO, got {held_ms:g}"
         return None
 
     def refresh(self) -> None:
@@ -184,6 +195,18 @@ class Controller:
         self._scheduler.use(self._scheduler.prepare(tables))
         pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
         self._tally.window.pattern = pattern
+
+    def _say_trouble(self, what: str) -> None:
+        """The same trouble once a minute: ticks come ten times a second."""
+        now_s = self._clock()
+        if now_s - self._troubles.get(what, -math.inf) < TROUBLE_EVERY_S:
+            return
+        if len(self._troubles) >= MOST_TROUBLES:
+            self._troubles.clear()
+        self._troubles[what] = now_s
+        self._journal.append(
+            "tick", "dispatch", policy=self.policy.name, reason=what, applied=False
+        )
 
     def _say_drifts(self) -> None:
         drifts = {drift.plan: drift for drift in self._costs.drifts()}
@@ -216,7 +239,7 @@ class Controller:
         self._recorded_at_s = now_s
         self._journal.append(
             "tick", "dispatch",
-            policy=self._policy.name,
+            policy=self.policy.name,
             seen={
                 **signals.compact(),
                 "offered_per_s": float(sum(signals.arrivals_100ms)),

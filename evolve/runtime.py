@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime"]
 
-REFUSAL_S = 2e-4
-"""What a refusal at the door takes its caller: callers in a loop would keep the interpreter from
-the lanes, and most of what arrives in time would be late (4 callers: 30 times as much is met)."""
+REFUSAL_S = 1e-3
+"""What a refusal at the door takes its caller, asleep: callers in a loop would else keep the
+interpreter from the lanes, and what was let in would be late."""
 
 
 class Runtime:
@@ -150,12 +150,16 @@ class Runtime:
         model itself raises. Cancelling it before it runs takes it out of the queue. Its callbacks
         run on threads of their own: they may ask the runtime again, and wait for it.
         """
-        return self._submit(args, kwargs)
+        future = self._submit(args, kwargs)
+        if isinstance(future, _TurnedAway):
+            time.sleep(REFUSAL_S)
+        return future
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
         revision = self._open()
         if revision.serving.scheduler.is_shut:
-            return _turned_away(revision)
+            revision.serving.tally.turned_away()
+            return _TurnedAway()
         request = self._reception.request(revision, args, kwargs, refusable=True)
         revision.serving.tally.arrived(request)
         future = request.future
@@ -198,6 +202,8 @@ class Runtime:
                 loop.call_soon_threadsafe(ended.set)
 
         future = self._submit(args, kwargs)
+        if isinstance(future, _TurnedAway):
+            await asyncio.sleep(REFUSAL_S)
         future.when_done(wake)
         try:
             await ended.wait()
@@ -376,12 +382,11 @@ def _answer_on(revision: Revision, lane: int, request: Request) -> Any:
         revision.serving.scheduler.release(lane)
 
 
-def _turned_away(revision: Revision) -> Promise:
+class _TurnedAway(Promise):
     """The refusal of a request that nobody has looked at."""
-    revision.serving.tally.turned_away()
-    time.sleep(REFUSAL_S)
-    future = Promise()
-    future.set_exception(
-        DeadlineExceeded("refused on arrival: as much waits as can be answered in time")
-    )
-    return future
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_exception(
+            DeadlineExceeded("refused on arrival: as much waits as can be answered in time")
+        )

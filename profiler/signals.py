@@ -127,7 +127,7 @@ class Window:
             raise ValueError(f"horizon_s must be at least {_MIN_HORIZON_S:g}, got {horizon_s}")
         self.pattern: PatternTable | None = None
         self.switch_ms = 0.0
-        self._slo_ms = slo_ms
+        self.slo_ms = slo_ms
         self._workers = workers
         self._clock = clock
         self._horizon_s = horizon_s
@@ -211,14 +211,14 @@ class Window:
         idle = queue == 0 or not isfinite(head_slack_ms)
         return Signals(
             at_s=now_s,
-            slo_ms=self._slo_ms,
+            slo_ms=self.slo_ms,
             workers=self._workers,
             arrival_per_s=rate_per_s,
             arrivals_100ms=slots_100ms,
             arrivals_10ms=slots_10ms,
             burstiness=burstiness(arrivals[:, 0]),
             queue=queue,
-            head_slack_ms=self._slo_ms if idle else head_slack_ms,
+            head_slack_ms=self.slo_ms if idle else head_slack_ms,
             busy_share=min(1.0, max(0.0, busy / self._workers)),
             served_per_s=len(answers) / self._covered_s(now_s),
             met_ratio=met / ended if ended else 0.0,
