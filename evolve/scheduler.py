@@ -99,6 +99,11 @@ class Door:
         self._slo_ms = slo_ms
         self._since_ms, self._taken = np.inf, 0.0
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether fewer may wait than the queue holds."""
+        return self.most < self._limit
+
     def opened(self, now_ms: float) -> None:
         """A request came to an empty queue."""
         self._since_ms, self._taken = now_ms, 0.0
@@ -199,7 +204,7 @@ class Scheduler:
     @property
     def is_shut(self) -> bool:
         """Whether so much waits that what comes now could not be in time; needs no lock."""
-        return len(self._queue) >= self._door.most
+        return self._door.is_narrow and len(self._queue) >= self._door.most
 
     def adopt(self, request: Request) -> None:
         """Queues a request that already waited elsewhere, however many wait here."""

@@ -206,7 +206,8 @@ def test_a_burst_after_a_quiet_time_is_not_refused_at_the_door() -> None:
         one.submit(request())
         assert not one.is_shut
     one.submit(request())
-    assert one.is_shut
+    with pytest.raises(QueueFull):
+        one.submit(request())
 
 
 def test_what_comes_to_a_shut_door_is_refused_unseen_and_counted(
