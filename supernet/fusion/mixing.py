@@ -11,13 +11,14 @@ from torch.export import ExportedProgram
 from supernet.errors import OutsideRange
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion.emulation import Emulation
+from supernet.fusion.kernels import is_product
 from supernet.fusion.layers import repeats
 from supernet.fusion.lowering import bind, products
 from supernet.fusion.product import fits
 from supernet.fusion.rounding import BITS, HEADROOM, Rounding
 from supernet.fusion.sensitivity import Step, longest_prefix, rank
 
-__all__ = ["MARGIN", "Mixing", "Reference", "parts"]
+__all__ = ["MARGIN", "Mixing", "Reference", "parts", "siblings"]
 
 Reference: TypeAlias = tuple[Sequence[Any], Sequence[Any]]
 """A batch and the original's answers: flat inputs and outputs."""
@@ -34,8 +35,9 @@ _LARGE = 100_000_000  # weights, from which a single reference ranks
 class Mixing:
     """Which products of a program go down to which precision.
 
-    ``kinds`` are the precisions on offer, the finest first. ``alike``: products that play the same
-    part in the layers that the program repeats go down together, so that the layers stay equal.
+    ``kinds`` are the precisions on offer, the finest first. Products of one input go down together,
+    since they may be one; ``alike``: and with those that play the same part in the other layers
+    that the program repeats, so that the layers stay equal.
     """
 
     def __init__(
@@ -49,11 +51,10 @@ class Mixing:
         self._references, self._kinds = references, kinds
         weights = products(program)
         self._weights = {name: weight.numel() for name, weight in weights.items()}
-        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
-        # Each group goes by the name of its first.
-        self._groups = {
-            names[0]: names for names in (parts(shapes) if alike else [(n,) for n in shapes])
-        }
+        found = siblings(program)
+        if alike:
+            found = parts(found, {name: tuple(weight.shape) for name, weight in weights.items()})
+        self._groups = {names[0]: names for names in found}  # by the name of the first
         self._halves = [name for name, weight in weights.items() if fits(weight)]
         self._emulation = Emulation(bind(program))
         self._ranges = self._emulation.ranges([inputs for inputs, _ in references])
@@ -133,21 +134,31 @@ class Mixing:
         ]
 
 
-def parts(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, ...]]:
-    """Products in program order, by the shapes of their weights: those that play the same part in
-    the layers that repeat together, every other one alone.
+def siblings(program: ExportedProgram) -> list[tuple[str, ...]]:
+    """The products of a program in its order, those of the same input together."""
+    work = bind(program)
+    by_input: dict[Any, list[str]] = {}
+    for node in work.graph.nodes:
+        if is_product(work, node):
+            by_input.setdefault(node.args[0], []).append(node.name)
+    return [tuple(names) for names in by_input.values()]
 
-    >>> parts({"in": (4, 9), "q0": (4, 4), "up0": (8, 4), "q1": (4, 4), "up1": (8, 4)})
-    [('in',), ('q0', 'q1'), ('up0', 'up1')]
+
+def parts(
+    groups: Sequence[tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
+) -> list[tuple[str, ...]]:
+    """Groups of products in program order, those joined that play the same part in the layers that
+    repeat, as the shapes of their weights tell.
+
+    >>> shapes = {"in": (4, 9), "q0": (4, 4), "k0": (4, 4), "up0": (8, 4), "q1": (4, 4),
+    ...     "k1": (4, 4), "up1": (8, 4)}
+    >>> parts([("in",), ("q0", "k0"), ("up0",), ("q1", "k1"), ("up1",)], shapes)
+    [('in',), ('q0', 'k0', 'q1', 'k1'), ('up0', 'up1')]
     """
-    names = list(shapes)
-    cuts = repeats(list(shapes.values()), [True] * len(names), [0] * (len(names) + 1))
+    labels = [tuple(shapes[name] for name in names) for names in groups]
+    cuts = repeats(labels, [True] * len(groups), [0] * (len(groups) + 1))
     if not cuts:
-        return [(name,) for name in names]
-    before, repeated, after = names[: cuts[0]], names[cuts[0] : cuts[-1]], names[cuts[-1] :]
-    period = cuts[1] - cuts[0]
-    return [
-        *((name,) for name in before),
-        *(tuple(repeated[place::period]) for place in range(period)),
-        *((name,) for name in after),
-    ]
+        return list(groups)
+    period, repeated = cuts[1] - cuts[0], groups[cuts[0] : cuts[-1]]
+    joined = [sum(repeated[place::period], ()) for place in range(period)]
+    return [*groups[: cuts[0]], *joined, *groups[cuts[-1] :]]
