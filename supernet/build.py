@@ -30,6 +30,7 @@ from supernet.reports import (
     joined,
     judged,
     report_name,
+    sound,
 )
 from supernet.stored import StoredCapture
 
@@ -92,6 +93,8 @@ def build_plan(
     """
     name, capture = report_name(spec, device), StoredCapture.read(capture_dir)
     known = cache.report(name)
+    if not sound(cache, limits.limit, known):
+        known = None
     if known is not None and known.get("failure"):
         return failed(spec, limits.limit, str(known["failure"]))
     if known is not None and (plan := _from_report(cache, capture, spec, limits, known)):
@@ -189,12 +192,14 @@ def compare_plans(
             found = _run(cache, step, "compare")
         for name, costs_ms in found["costs_ms"].items():
             report = cache.report(name)
-            if report is not None:
+            if report is not None and sound(cache, limits.limit, report):
                 cache.put_report(name, {**report, "costs_ms": costs_ms})
         cache.put_report(done, {"plans": names})
     reports = [(plan, cache.report(report_name(plan.spec, device))) for plan in plans]
     return tuple(
-        plan if report is None else judged(cache, plan.spec, limits.limit, report)
+        judged(cache, plan.spec, limits.limit, report)
+        if report is not None and sound(cache, limits.limit, report)
+        else plan
         for plan, report in reports
     )
 
@@ -203,6 +208,8 @@ def known_plans(cache: ArtifactCache, limits: BuildLimits) -> tuple[Plan, ...]:
     """Every plan the cache holds a report about, judged by ``limits``; nothing is built."""
     plans = []
     for report in cache.reports():
+        if not sound(cache, limits.limit, report):
+            continue
         spec = PlanSpec.from_json(report["spec"])
         failure = report.get("failure")
         plans.append(

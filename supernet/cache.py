@@ -114,7 +114,10 @@ class ArtifactCache:
         if not os.path.lexists(path):
             return None
         try:
-            return unseal(path)
+            record = unseal(path)
+            if record.get("name") != name or not isinstance(record.get("report"), dict):
+                raise ValueError("it is another report's")
+            return dict(record["report"])
         except (OSError, ValueError) as error:
             self._throw(path, f"reports/{name}", str(error))
             return None
@@ -125,7 +128,7 @@ class ArtifactCache:
         with self.scratch() as stage, self._writing():
             written = stage / path.name
             with open(written, "w", encoding="utf-8") as file:
-                file.write(sealed(report))
+                file.write(sealed({"name": name, "report": report}))
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(written, 0o600)

@@ -80,7 +80,7 @@ def unseal(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     try:
         body = json.loads(text)["body"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path.name} is not a sealed record") from error
     if not isinstance(body, dict) or sealed(body) != text:
         raise ValueError(f"{path.name} is not what was written (hash differs)")
@@ -104,6 +104,8 @@ def _not_ours(path: Path) -> str | None:
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
         return f"{path.name} is a link"
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        return f"{path.name} is neither a file nor a folder"
     if status.st_uid != os.geteuid():
         return f"{path.name} belongs to user {status.st_uid}"
     if status.st_mode & 0o022:

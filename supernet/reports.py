@@ -30,6 +30,7 @@ __all__ = [
     "joined",
     "judged",
     "report_name",
+    "sound",
 ]
 
 # Of measuring; another name where the same plan would show other costs (see `supernet.heap`).
@@ -46,7 +47,7 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
     """The plan that a report of a finished build is about: admitted, or quarantined and why."""
     error = float(report["errors"][limit.metric][0])
     bounds = None
-    if report["rows"] is not None and error <= limit.most:
+    if report.get("rows") is not None and error <= limit.most:
         rows = RowErrors.from_json(report["rows"])
         error, bounds = max(error, rows.error(limit.metric)), rows.bounds(limit)
         if bounds is None:  # no bound on the inputs would keep such rows away
@@ -68,6 +69,21 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
         reason=f"{limit.metric} error {error:.2g} {verb} the limit {limit.most:g}{about}",
     )
+
+
+def sound(cache: ArtifactCache, limit: Limit, report: Mapping[str, Any] | None) -> bool:
+    """Whether a report says all that is asked of one: older versions wrote others, and a file may
+    hold anything. One that does not is as good as none."""
+    if report is None:
+        return False
+    try:
+        spec = PlanSpec.from_json(report["spec"])
+        if report.get("failure"):
+            return isinstance(report["failure"], str)
+        judged(cache, spec, limit, report)
+        return all(len(tuple(shape)) == 2 for shape in report.get("shapes", ()))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return False
 
 
 def is_judged(report: Mapping[str, Any], capture: StoredCapture) -> bool:
@@ -101,7 +117,7 @@ def joined(
             metric: [max(pair) for pair in zip(errors, before["errors"][metric], strict=True)]
             for metric, errors in found["errors"].items()
         }
-        if found["rows"] and before["rows"]:
+        if found["rows"] and before.get("rows"):
             both = map(RowErrors.from_json, (before["rows"], found["rows"]))
             report["rows"] = sum(both, start=RowErrors()).to_json()
         report["memory_mib"] = max(found["memory_mib"], before["memory_mib"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +99,27 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """Read a program that this machine's own cache holds and has checked by hash."""
+    """Read a program that this machine's own cache holds and has checked by hash.
+
+    Raises `BuildFailed` for a file that could only be read by unpickling, which runs what code it
+    names: `torch.export.load` would do so for older formats and for some kinds of tensors.
+    """
+    _check_plain(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.export.load(str(path))
+
+
+def _check_plain(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            configs = [json.loads(archive.read(n)) for n in names if n.endswith("_config.json")]
+    except (zipfile.BadZipFile, ValueError, RecursionError) as error:
+        raise BuildFailed(f"the program's file is damaged: {error}") from error
+    if not any(name.endswith("/archive_format") for name in names):
+        raise BuildFailed("the program's file must be a PT2 archive of this version")
+    legacy = [n for n in names if n.endswith(".pt") and "/sample_inputs/" not in n]
+    entries = [entry for config in configs for entry in config.get("config", {}).values()]
+    if legacy or any(entry.get("use_pickle", True) for entry in entries):
+        raise BuildFailed("weights of a kind that can only be stored by pickle are not read back")

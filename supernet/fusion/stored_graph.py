@@ -30,8 +30,13 @@ __all__ = ["read_graph", "write_graph"]
 
 _GRAPH, _WEIGHTS = "graph.json", "weights.safetensors"
 _SYMBOLIC = ("sym_float", "sym_int", "sym_ite", "sym_max", "sym_min", "sym_not")
+# Of sizes; `operator` also has functions that call whatever they are told to.
+_ARITHMETIC = """abs add and_ eq floordiv ge getitem gt invert le lshift lt mod mul ne neg not_ or_
+    pos pow rshift sub truediv xor"""
+_FORBIDDEN = ("aten.from_file",)  # reads any file
+_NODES = ("placeholder", "get_attr", "call_function", "call_module", "output")
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    **{f"operator.{name}": getattr(operator, name) for name in operator.__all__},
+    **{f"operator.{name}": getattr(operator, name) for name in _ARITHMETIC.split()},
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc")},
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC},
     "attend": attention.attend,
@@ -98,6 +103,8 @@ def read_graph(folder: Path) -> GraphModule:
     root.update(load_pieces(folder, record["pieces"]))
     graph, nodes = Graph(), dict[str, Node]()
     for op, name, target, args, kwargs in record["nodes"]:
+        if op not in _NODES or (op in ("get_attr", "call_module") and target not in root):
+            raise ValueError(f"node must be one that is written here, got {op} of {target!r}")
         what = _function(target) if op == "call_function" else target
         arguments = tuple(_decode(args, nodes)), _decode(kwargs, nodes)
         nodes[name] = graph.create_node(op, what, *arguments, name=name)
@@ -116,9 +123,11 @@ def _function(name: str) -> Callable[..., Any]:
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     found: Any = torch.ops
-    for part in name.split("."):
-        found = getattr(found, part)
-    if not isinstance(found, torch._ops.OpOverload):
+    parts = name.split(".")
+    if len(parts) == 3 and all(part.isidentifier() for part in parts):
+        for part in parts:
+            found = getattr(found, part)
+    if not isinstance(found, torch._ops.OpOverload) or name.startswith(_FORBIDDEN):
         raise ValueError(f"target must be an operator of torch, got {name!r}")
     return found
 

@@ -42,8 +42,11 @@ class MemorySource:
         return make()
 
     def kernels(self, key: str, make: Callable[[Path], None]) -> Path:
-        make(self._folder)
-        return self._folder
+        folder = self._folder / "own-kernels"
+        if not folder.exists():
+            folder.mkdir()
+            make(folder)
+        return folder
 
 
 def make_spec(

@@ -9,19 +9,22 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from supernet.backends import base
+from supernet.backends.eager import load_program, save_program
 from supernet.build import BuildLimits, build_plan, known_plans
 from supernet.cache import ArtifactCache
 from supernet.capture import capture
-from supernet.errors import BuildInterrupted, CacheFull
+from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.plans import Plan, PlanSpec, PlanState
 from supernet.stored import StoredCapture, find
 from tests.supernet import doubles
@@ -403,3 +406,51 @@ def _gone(pid: int) -> bool:
             return True
         threading.Event().wait(0.05)
     return False
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"errors": {}}, {"errors": [1, 2]}, {"costs_ms": [[1]]}, {"costs_ms": [["a", 1, 1.0]]},
+        {"memory_mib": None}, {"microbatches": {"parts": 3}}, {"rows": {"leaves": 7}},
+        {"spec": {}}, {"failure": ["a", "list"]}, {"shapes": [[1, 2, 3]]},
+    ],
+)  # fmt: skip
+def test_a_report_that_says_something_else_is_as_good_as_none(
+    build: Build, cache: ArtifactCache, wrong: dict[str, Any]
+) -> None:
+    plan = build("Doubling")
+    (path,) = (cache.root / "reports").glob("Doubling*.json")
+    report = cache.report(path.stem)
+    assert report is not None
+    cache.put_report(path.stem, report | wrong)
+    assert known_plans(cache, LIMITS) == ()
+    assert build("Doubling").state is plan.state
+    assert len(known_plans(cache, LIMITS)) == 1
+
+
+def test_a_program_that_needs_unpickling_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt2"
+    learned = capture(Clipped(), (LARGE,), max_rows=4)
+    assert learned.program is not None
+    save_program(learned.program, path)
+    load_program(path)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    pickled = b'{"config": {"weight": {"path_name": "weight_0", "use_pickle": true}}}'
+    changes: list[dict[str, bytes | None]] = [
+        {"program/data/weights/model_weights_config.json": pickled},
+        {"program/data/constants/model_constants_config.json": pickled},
+        {"program/data/weights/model.pt": b"a pickle"},
+        {"program/archive_format": None, "version": b"8.14"},
+    ]
+    for change in changes:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in {**files, **change}.items():
+                if content is not None:
+                    archive.writestr(name, content)
+        with pytest.raises(BuildFailed, match=r"pickle|PT2 archive of this version"):
+            load_program(path)
+    path.write_bytes(b"no archive")
+    with pytest.raises(BuildFailed, match="damaged"):
+        load_program(path)

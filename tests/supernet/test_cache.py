@@ -203,3 +203,30 @@ def test_keys_stay_inside_the_cache(cache: ArtifactCache, key: str) -> None:
         cache.entry("plans", key)
     with pytest.raises(ValueError, match="kind must be one of"):
         cache.entry("secrets", "x")
+
+
+def test_a_report_under_another_name_is_none(cache: ArtifactCache, discards: Discards) -> None:
+    cache.put_report("one", {"error": 0.0})
+    folder = cache.root / "reports"
+    (folder / "two.json").write_bytes((folder / "one.json").read_bytes())
+    (folder / "two.json").chmod(0o600)
+    assert cache.report("two") is None
+    assert discards == [("reports/two", "it is another report's")]
+    assert cache.report("one") == {"error": 0.0}
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 200_000, b"7", b'{"body": {}}', b"\xff\xfe"])
+def test_a_report_that_is_anything_else_is_none(cache: ArtifactCache, content: bytes) -> None:
+    path = cache.root / "reports" / "one.json"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    assert cache.report("one") is None
+    assert not path.exists()
+
+
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(cache: ArtifactCache) -> None:
+    os.mkfifo(cache.root / "reports" / "one.json", 0o600)
+    assert cache.report("one") is None
+    folder = fill(cache)
+    os.mkfifo(folder / "pipe", 0o600)
+    assert cache.entry("plans", "plan-1") is None

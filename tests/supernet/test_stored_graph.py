@@ -163,3 +163,31 @@ def test_equal_bytes_of_another_kind_are_not_shared() -> None:
     packed = held(zeros, Pack("linear", zeros))
     assert packed is not held(zeros)
     assert packed is held(torch.zeros(4, 4), Pack("linear", zeros))
+
+
+NODE = ["call_function", "add", "aten.add.Tensor", [], {"dict": {}}]
+HOSTILE = {
+    "a function that fetches any attribute": {2: "operator.attrgetter"},
+    "a function that calls any method": {2: "operator.methodcaller"},
+    "a function that calls what it is given": {2: "operator.call"},
+    "an operator that reads any file": {2: "aten.from_file.default"},
+    "an attribute of the operators": {2: "aten.__class__.__init__"},
+    "an operator's packet": {2: "aten.add"},
+    "a longer path": {2: "aten.add.Tensor.__call__"},
+    "a call of a method": {0: "call_method", 2: "format"},
+    "an attribute of the module": {0: "get_attr", 2: "forward.__globals__"},
+    "a module that is no piece": {0: "call_module", 2: "forward"},
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_graph_names_nothing_but_operators(block: Capture, tmp_path: Path, kind: str) -> None:
+    stored(block, tmp_path)
+    record = json.loads((tmp_path / "graph.json").read_text())
+    node: list[Any] = list(NODE)
+    for place, what in HOSTILE[kind].items():
+        node[place] = what
+    record["nodes"].insert(-1, node)
+    (tmp_path / "graph.json").write_text(json.dumps(record))
+    with pytest.raises((ValueError, AttributeError), match=r"must be|has no attribute"):
+        read_graph(tmp_path)
