@@ -92,9 +92,18 @@ def fitting(owner: type, item: Field[Any], name: str, value: object) -> Any:
     if len(set(names)) != len(names):
         raise ConfigError(f"{name} must name each only once, got {list(names)}")
     if fit is None:
-        got = "nothing" if value is None else repr(value)
+        got = "nothing" if value is None else _shown(value)
         raise ConfigError(f"{name} must be {rule_of(owner, item)}, got {got}")
     return fit
+
+
+def _shown(value: object) -> str:
+    """A value as an error tells it: one of 5,000 digits would fill the screen."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number that long
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
 def _fit(kind: Any, value: object) -> Any:
@@ -102,7 +111,10 @@ def _fit(kind: Any, value: object) -> Any:
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else None
     if kind is float and isinstance(value, (int, float)):
-        return float(value) if math.isfinite(value) else None
+        try:
+            return float(value) if math.isfinite(value) else None
+        except OverflowError:  # a whole number of 400 digits
+            return None
     if (
         kind is Path
         and isinstance(value, (str, Path))

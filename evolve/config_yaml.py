@@ -6,6 +6,7 @@ nothing in a settings file may construct objects or expand.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
@@ -45,7 +46,8 @@ def load_flat(path: Path, defaults: T) -> T:
     for key, key_node, value_node in _pairs(root, tuple(known), path, "") if root else ():
         value = _value(value_node)
         if type(known[key]) is float and type(value) is int:
-            value = float(value)
+            with contextlib.suppress(OverflowError):
+                value = float(value)
         if isinstance(known[key], tuple) and isinstance(value, list):
             value = tuple(value)
         if type(value) is not type(known[key]):

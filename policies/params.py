@@ -18,6 +18,7 @@ MARGIN, BETA, ALPHA, DELTA, SPREAD, MAX_ROWS, WAIT_MS, PLANS = range(8)
 MOST_PLANS = 52
 """A float64 holds that many bits exactly."""
 PARAMETERS = 8
+MOST_LETTERS, MOST_ROWS = 100, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,10 @@ class RuleParams:
     plans: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("name must be non-empty, got ''")
+        if not (self.name and len(self.name) <= MOST_LETTERS and self.name.isprintable()):
+            raise ValueError(
+                f"name must be 1 to {MOST_LETTERS} printable characters, got {self.name[:80]!r}"
+            )
         if not self.margin > 0.0:
             raise ValueError(f"margin must be greater than 0, got {self.margin}")
         for name in ("beta", "alpha", "delta", "wait_ms"):
@@ -57,8 +60,8 @@ class RuleParams:
                 raise ValueError(f"{name} must be finite and at least 0, got {value}")
         if not self.spread >= 1.0:
             raise ValueError(f"spread must be at least 1, got {self.spread}")
-        if self.max_rows < 1:
-            raise ValueError(f"max_rows must be at least 1, got {self.max_rows}")
+        if not 1 <= self.max_rows <= MOST_ROWS:
+            raise ValueError(f"max_rows must be in 1..{MOST_ROWS}, got {str(self.max_rows)[:20]}")
         if any(not 0 <= plan < MOST_PLANS for plan in self.plans):
             raise ValueError(f"plans must be indices in 0..{MOST_PLANS - 1}, got {self.plans}")
 
@@ -103,7 +106,10 @@ class RuleParams:
             accepted = {"str": (str,), "int": (int,), "float": (int, float)}[kind]
             if isinstance(value, bool) or not isinstance(value, accepted):
                 raise ValueError(f"params.{name} must be {kind}, got {value!r}")
-            read[name] = value
+            try:
+                read[name] = float(value) if kind == "float" else value  # type: ignore[arg-type]
+            except OverflowError:
+                raise ValueError(f"params.{name} must be a number that a float holds") from None
         return cls(**read)  # type: ignore[arg-type]
 
     @classmethod

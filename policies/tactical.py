@@ -187,7 +187,7 @@ class TacticalPolicy:
                 arrays["high"],
                 layers,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             raise PolicyFileError(f"{folder}: the policy is incomplete: {error!r}") from error
         return cls(network, presets, header.get("card"))
 
@@ -204,7 +204,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
         raise PolicyFileError(
             f"{folder}: must hold policy.json and policy.safetensors: {error.strerror}"
         ) from error
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise PolicyFileError(f"policy.json must be JSON: {error}") from error
     if not isinstance(header, dict) or header.get("kind") != "evolve-tactical-policy":
         raise PolicyFileError("policy.json must be of kind 'evolve-tactical-policy'")

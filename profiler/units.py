@@ -146,7 +146,8 @@ class FingerprintDatabase:
                 slot: DeviceFingerprint.from_json(device)
                 for slot, device in data["devices"].items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError,
+                ValueError) as error:  # fmt: skip
             self._fault(f"{self.path.name} could not be read and is rebuilt: {error!r}")
             return {}
 

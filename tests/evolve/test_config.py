@@ -195,6 +195,10 @@ WRONG = [
     ("seed: 1\n---\nseed: 2\n", 2, "must be valid YAML, but .*single document"),
     ("seed: 1\nplans: \x07\n", 2, "must be valid YAML, but it holds character 0x7"),
     ("[" * 5000, 1, "must be valid YAML, but it is nested too deeply"),
+    ("seed: 1\na: " + "{b: " * 5000, 1, "must be valid YAML, but it is nested too deeply"),
+    ("tick_ms: " + "9" * 400, 1, r"tick_ms must be a number .*, got 9{60}… \(400 characters\)$"),
+    ("tick_ms: -" + "9" * 400, 1, r"tick_ms must be a number from 1 to 60000, got -9+…"),
+    ("seed: " + "9" * 9000, 1, r"seed must be a whole number .*9+… \(9002 characters\)$"),
 ]
 
 

@@ -358,7 +358,7 @@ def test_parameters_survive_json_and_refuse_nonsense() -> None:
         ({"beta": -1.0}, "beta must be finite and at least 0, got -1.0"),
         ({"wait_ms": math.inf}, "wait_ms must be finite and at least 0, got inf"),
         ({"spread": 0.5}, "spread must be at least 1, got 0.5"),
-        ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
+        ({"max_rows": 0}, r"max_rows must be in 1\.\.1048576, got 0"),
         ({"plans": (0, -1)}, r"plans must be indices in 0\.\.51, got \(0, -1\)"),
         ({"plans": (52,)}, r"plans must be indices in 0\.\.51, got \(52,\)"),
     ):
@@ -411,3 +411,21 @@ def test_a_repriced_rule_decides_as_one_made_from_the_new_prices() -> None:
     assert (before.plan, len(before.members)) == (0, 3)
     with pytest.raises(ValueError, match="must have shape"):
         rule.repriced(new[:1], plain())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"name": ""}, "name must be 1 to 100 printable characters"),
+        ({"name": "\x1b[31mred"}, "name must be 1 to 100 printable characters"),
+        ({"name": "a\nb"}, "name must be 1 to 100 printable characters"),
+        ({"name": "x" * 101}, "name must be 1 to 100 printable characters"),
+        ({"beta": 10**400}, "params.beta must be a number that a float holds"),
+        ({"max_rows": 10**400}, r"max_rows must be in 1\.\.1048576, got 10{19}$"),
+        ({"plans": [10**400]}, "plans must be"),
+    ],
+)
+def test_parameters_from_a_file_may_hold_anything(changes: dict[str, object], why: str) -> None:
+    values = {**RuleParams("fine").to_json(), **changes}
+    with pytest.raises(ValueError, match=why):
+        RuleParams.from_json(values)
