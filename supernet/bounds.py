@@ -41,7 +41,10 @@ class Bound:
 
     def holds(self, leaves: Sequence[Any]) -> bool:
         """Whether every row does; one with a NaN does not."""
-        found = features(as_array(leaves[self.leaf]), self.axis)
+        array = as_array(leaves[self.leaf])
+        if not array.size:
+            return True
+        found = features(array, self.axis)
         size, spread = found[:, 0], found[:, 1]
         within = (self.size[0] <= size) & (size <= self.size[1])
         within &= (self.spread[0] <= spread) & (spread <= self.spread[1])
@@ -79,7 +82,7 @@ def bounded(signature: Signature, masks: Sequence[int] = ()) -> Mapping[int, int
 def features(array: NDArray[Any], axis: int | None) -> Floats:
     """``[rows, 2]``: each row's largest magnitude and its spread; of a single number no spread."""
     if not array.size:
-        return np.zeros((0, 2))
+        return np.zeros((1 if axis is None else array.shape[axis], 2))
     rows = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, 0)
     rows = rows.reshape(len(rows), -1)
     high, low = rows.max(1).astype(np.float64), rows.min(1).astype(np.float64)

@@ -138,6 +138,8 @@ class _Drawn:
             some = self.changed if turn % 2 else [self.changed[turn // 2 % len(self.changed)]]
             change = _CHANGES[turn % len(_CHANGES)]
             for leaf in some:
+                if not leaves[leaf].numel():
+                    continue
                 dims = self._axes.dims[leaf]
                 axis = dims.index("rows") if "rows" in dims else None
                 leaves[leaf] = change(leaves[leaf], axis, rng)

@@ -75,6 +75,8 @@ def test_features_of_rows_and_of_an_input_without_rows() -> None:
     assert features(x, 0).tolist() == [[3.0, 4.0], [0.0, 0.0], [2.0, 0.0]]
     assert features(x.T, 1).tolist() == features(x, 0).tolist()
     assert features(x, None).tolist() == [[3.0, 5.0]]
+    assert features(np.zeros((2, 0)), 0).tolist() == [[0.0, 0.0]] * 2
+    assert Bound(0, 0, (1.0, 2.0), (1.0, 2.0), zeros=False).holds([torch.zeros(2, 0)])
 
 
 def test_bounds_hold_zeros_apart_and_no_nan() -> None:
