@@ -22,7 +22,7 @@ from policies.rule import DispatchRule, Pick, RuleParams
 
 __all__ = ["Batch", "Door", "Ready", "Scheduler", "Tables"]
 
-DOOR_SHARE, DOOR_LEAST = 0.4, 8
+DOOR_SHARE, DOOR_LEAST = 0.6, 8
 """Of the SLO, what may be waiting; and how many requests may wait whatever they cost."""
 TRUSTED_MS = 1000.0
 """How long what ran stands for the prices: an idle service refuses nobody by older ones."""
