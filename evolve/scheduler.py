@@ -203,8 +203,10 @@ class Scheduler:
 
     @property
     def is_shut(self) -> bool:
-        """Whether so much waits that what comes now could not be in time; needs no lock."""
-        return self._door.is_narrow and len(self._queue) >= self._door.most
+        """Whether so much waits that what comes now could not be in time; never where all that
+        came is answered in its order. Needs no lock."""
+        door = self._door
+        return door.is_narrow and len(self._queue) >= door.most and not self.in_order
 
     def adopt(self, request: Request) -> None:
         """Queues a request that already waited elsewhere, however many wait here."""

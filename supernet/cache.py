@@ -9,7 +9,7 @@
       plans/<artifact key>/   what a backend built
       kernels/<key>/          our kernels, compiled for this machine
       reports/<name>.json     what was measured
-      .tmp-<pid>-…/           work under way; removed when its process is gone
+      .tmp-<pid>-<place>-…/   work under way; removed when its process is gone
 
 Each folder carries ``manifest.json`` with the sha256 of every file. It is written aside, synced
 and renamed into place, so that a reader never sees half of it.
@@ -19,12 +19,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +42,7 @@ __all__ = ["MEMO", "ArtifactCache"]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MEMO = "memo-"  # begins the name of a report that is about no plan
+FOREIGN_S = 86_400.0
 _KINDS = ("captures", "kernels", "onnx", "plans", "references", "reports")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_ROOM = 1 << 20
@@ -90,7 +95,7 @@ class ArtifactCache:
     def scratch(self) -> Iterator[Path]:
         """A private folder on the cache's disk, removed at the end of the block."""
         with self._writing():
-            folder = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=self.root))
+            folder = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-{_place()}-", dir=self.root))
         try:
             yield folder
         finally:
@@ -143,10 +148,15 @@ class ArtifactCache:
                 yield report
 
     def sweep(self) -> None:
-        """Remove what processes that are gone left behind."""
+        """Remove what processes that are gone left behind.
+
+        Where containers or hosts share the folder, nobody knows of another's processes: their work
+        is taken for left behind when nothing was written to it for a day.
+        """
         for path in self.root.glob(".tmp-*"):
-            pid = path.name.split("-")[1]
-            if pid.isdigit() and not _runs(int(pid)):
+            pid, _, place = path.name.removeprefix(".tmp-").partition("-")
+            is_ours = pid.isdigit() and place.startswith(f"{_place()}-")
+            if (not _runs(int(pid))) if is_ours else _is_older(path, FOREIGN_S):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _place(self, kind: str, key: str) -> Path:
@@ -211,6 +221,26 @@ class ArtifactCache:
             return False
         # Native writers say it in words of their own, or not at all: ask the disk.
         return shutil.disk_usage(self.root).free < _LITTLE_ROOM
+
+
+@lru_cache(maxsize=1)
+def _place() -> str:
+    """The same for processes that see each other by their numbers: of one host, and one container
+    there."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not on Linux
+        numbers = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:8]
+
+
+def _is_older(path: Path, seconds: float) -> bool:
+    """Whether nothing in a folder was written to for so long; False where it is gone by now."""
+    try:
+        latest = max(p.stat().st_mtime for p in (path, *path.rglob("*")))
+    except OSError:
+        return False
+    return time.time() - latest > seconds
 
 
 def _runs(pid: int) -> bool:

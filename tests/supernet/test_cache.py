@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from supernet import manifest
-from supernet.cache import ArtifactCache
+from supernet.cache import FOREIGN_S, ArtifactCache, _place
 from supernet.errors import CacheFull, CacheUntrusted
 
 
@@ -176,11 +177,27 @@ def test_the_faster_of_two_processes_wins(cache: ArtifactCache) -> None:
 
 
 def test_work_of_dead_processes_is_swept_and_of_live_ones_kept(cache: ArtifactCache) -> None:
-    dead, alive = (cache.root / f".tmp-{pid}-x" for pid in (2**22 + 1, os.getppid()))
+    dead, alive = (cache.root / f".tmp-{pid}-{_place()}-x" for pid in (2**22 + 1, os.getppid()))
     dead.mkdir()
     alive.mkdir()
+    with cache.scratch() as mine:
+        ArtifactCache(cache.root)
+        assert (dead.exists(), alive.exists(), mine.exists()) == (False, True, True)
+
+
+def test_work_of_another_container_is_kept_for_a_day(cache: ArtifactCache) -> None:
+    fresh, old = (cache.root / f".tmp-{2**22 + 1}-{place}-x" for place in ("ffff0000", "ffff1111"))
+    for folder in (fresh, old):
+        folder.mkdir()
+        (folder / "file").touch()
+    for path in (old, old / "file"):
+        os.utime(path, (0, time.time() - FOREIGN_S - 60))
     ArtifactCache(cache.root)
-    assert (dead.exists(), alive.exists()) == (False, True)
+    assert (fresh.exists(), old.exists()) == (True, False)
+    (fresh / "file").write_text("still at work")
+    os.utime(fresh, (0, 0))
+    cache.sweep()
+    assert fresh.exists()
 
 
 def test_reports_notice_a_flipped_bit(cache: ArtifactCache, discards: Discards) -> None:
