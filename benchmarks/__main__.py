@@ -12,7 +12,8 @@ from benchmarks import verdict
 
 NAMES = ("units", "tick", "overhead", "swap", "start", "memory", "kill", "surge", "capacity",
          "fleet", "twin", "search", "overload")  # fmt: skip
-LONG = ("fresh", "fusion", "gym", "trust", "zoo")  # from minutes to hours: run only when asked for
+# From minutes to hours: run only when asked for.
+LONG = ("chaos", "fresh", "fusion", "gym", "trust", "zoo")
 OPTIONS = ("trust",)  # with options of their own, `python -m benchmarks NAME --help`
 RESULTS = Path("out/bench")
 

@@ -74,12 +74,7 @@ def overloaded(
     rows: dict[str, Any] = {}
     with evolve.wrap(model, examples, slo=evolve.SLO(p99_ms=slo_ms)) as runtime:
         runtime.wait_for_plans()
-        peak_per_s, rate = 0.0, first_per_s
-        while True:
-            good = send(lambda: submit(runtime), rate, SECONDS).goodput_per_s(slo_ms / 1e3)
-            if good < 0.95 * peak_per_s:
-                break
-            peak_per_s, rate = max(peak_per_s, good), STEP * rate
+        peak_per_s = peak(lambda: submit(runtime), slo_ms / 1e3, first_per_s)
         rows[f"{name}: peak of goodput /s"] = peak_per_s
         for factor in FACTORS:
             sent = send(lambda: submit(runtime), factor * peak_per_s, SECONDS)
@@ -96,6 +91,15 @@ def overloaded(
                 recovered_s(after, slo_ms / 1e3), RECOVERY_S
             )
     return rows
+
+
+def peak(submit: Callable[[], Future[Any]], slo_s: float, first_per_s: float) -> float:
+    """The most that is answered in time per second, at whatever rate: higher ones are tried until
+    that falls."""
+    best, rate = 0.0, first_per_s
+    while (good := send(submit, rate, SECONDS).goodput_per_s(slo_s)) >= 0.95 * best:
+        best, rate = max(best, good), STEP * rate
+    return best
 
 
 def recovered_s(sent: Sent, slo_s: float) -> float:
