@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,8 @@ def _sender(runtime: evolve.Runtime, bad: Tensor, rate_per_s: float) -> Callable
 def kills(model: nn.Module, x: Tensor) -> dict[str, Any]:
     """What 100 kills of workers cost: plans, and answers."""
     config = evolve.Config().replace(workers={"kind": "process", "count": 2})
-    rng, lost, wrong, answered = random.Random(0), 0, 0, 0
+    rng, wrong, answered = random.Random(0), 0, 0
+    lost: Counter[str] = Counter()
     with evolve.wrap(model, (x,), slo=evolve.SLO(p99_ms=5_000.0), config=config) as runtime:
         runtime.wait_for_plans()
         with torch.no_grad():
@@ -106,8 +108,8 @@ def kills(model: nn.Module, x: Tensor) -> dict[str, Any]:
                     answer = future.result(timeout=30)
                 except DeadlineExceeded:
                     continue
-                except Exception:
-                    lost += 1
+                except Exception as error:
+                    lost[repr(error)[:80]] += 1
                 else:
                     answered += 1
                     wrong += not torch.allclose(answer, wanted, rtol=1e-2, atol=1e-3)
@@ -117,7 +119,8 @@ def kills(model: nn.Module, x: Tensor) -> dict[str, Any]:
         "workers killed": Figure(killed, KILLS, at_most=False),
         "kills: answers": answered,
         "kills: plans lost": Figure(len(gone), 0),
-        "kills: requests lost": Figure(lost, 0),
+        "kills: requests lost": Figure(lost.total(), 0),
+        "kills: lost by": ", ".join(f"{n} × {what}" for what, n in lost.items()) or "nothing",
         "kills: wrong answers": Figure(wrong, 0),
     }
 

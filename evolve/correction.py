@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from evolve.faults import say_forgotten
 from supernet.errors import CacheError
 
 if TYPE_CHECKING:
@@ -50,11 +51,7 @@ class Correction:
         try:
             self._licence.withdraw(liberty, why)
         except (CacheError, OSError) as error:
-            self._journal.append(
-                "runtime", liberty,
-                reason=f"it can't be remembered for the next start: {type(error).__name__}: "
-                f"{error}",
-            )  # fmt: skip
+            say_forgotten(self._journal, "runtime", liberty, error)
         self._journal.append(
             "runtime", liberty, before={"state": "on"}, after={"state": "off"},
             reason=f"{why}; {_FROM_NOW_ON[liberty]}",

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from evolve.lane import Lane
     from supernet.plans import PlanLibrary
 
-__all__ = ["Faults", "OutOfMemory", "blames_plan"]
+__all__ = ["Faults", "OutOfMemory", "blames_plan", "say_forgotten"]
 
 MAX_OUT_OF_MEMORY = 3
 FORGIVEN_AFTER_S = 600.0
@@ -147,11 +147,7 @@ class Faults:
         try:
             self._condemn(plan, why)
         except (CacheError, OSError) as error:
-            self._journal.append(
-                "plan", plan,
-                reason=f"it can't be remembered for the next start: {type(error).__name__}: "
-                f"{error}",
-            )  # fmt: skip
+            say_forgotten(self._journal, "plan", plan, error)
         return True
 
     def _take_out(self, plan: str, why: str, reason: str = "") -> bool:
@@ -179,3 +175,9 @@ class Faults:
                 "plan", plan,
                 reason=f"{fault}; its batch ran again on the original model{trouble}",
             )  # fmt: skip
+
+
+def say_forgotten(journal: Journal, kind: str, subject: str, error: Exception) -> None:
+    """That what was found holds for this run only."""
+    why = f"{type(error).__name__}: {error}"
+    journal.append(kind, subject, reason=f"it can't be remembered for the next start: {why}")

@@ -300,23 +300,23 @@ class Scheduler:
     ) -> tuple[Batch | None, float]:
         """What `lane` is to do now; else None, and when to ask again."""
         now_ms, wake_ms = self._now_ms(), np.inf
-        if len(self._queue):
-            ready = self._ready
-            pick = self._pick(ready, resident())
-            if pick.members:
-                self._ran_ms = now_ms
-            if pick.members or pick.dropped:
-                return self._batch(ready.tables, pick), now_ms
-            wake_ms = pick.wake_ms
-        if not len(self._strangers):
+        if len(self._strangers):
+            turn = self._strangers.turn(now_ms, self._called_ms, others_wait=len(self._queue) > 0)
+            if turn.request is not None:
+                self._strangers.began(lane, turn.request, now_ms)
+            if turn.request is not None or turn.refused:
+                requests = () if turn.request is None else (turn.request,)
+                return Batch(self.tables.plans[0], requests, turn.refused, 0, 0.0), now_ms
+            wake_ms = turn.wake_ms
+        if not len(self._queue):
             return None, wake_ms
-        turn = self._strangers.turn(now_ms, self._called_ms)
-        if turn.request is None and not turn.refused:
-            return None, min(wake_ms, turn.wake_ms)
-        if turn.request is not None:
-            self._strangers.began(lane, turn.request, now_ms)
-        requests = () if turn.request is None else (turn.request,)
-        return Batch(self.tables.plans[0], requests, turn.refused, 0, 0.0), now_ms
+        ready = self._ready
+        pick = self._pick(ready, resident())
+        if pick.members:
+            self._ran_ms = now_ms
+        if pick.members or pick.dropped:
+            return self._batch(ready.tables, pick), now_ms
+        return None, min(wake_ms, pick.wake_ms)
 
     def _pick(self, ready: Ready, resident: frozenset[str]) -> Pick:
         if self.in_order:

@@ -63,10 +63,12 @@ class Strangers:
         self._waiting.clear()
         return found
 
-    def turn(self, now_ms: float, others_ms: float) -> Turn:
-        """The next one, if it may run on a lane that has nothing else to do.
+    def turn(self, now_ms: float, others_ms: float, *, others_wait: bool = False) -> Turn:
+        """The next one, if it may run on a lane that is free.
 
-        ``others_ms``: when a call of another kind came last. Whoever runs it calls `began`.
+        ``others_ms``: when a call of another kind came last. ``others_wait``: whether such calls
+        wait now; then only one whose caller has waited long may run, or it would wait for ever.
+        Whoever runs it calls `began`.
         """
         self._save_up(now_ms)
         refused: list[Request] = []
@@ -78,7 +80,9 @@ class Strangers:
                 continue
             if len(self._running) >= self._most:
                 return Turn(None, tuple(refused), float("inf"))
-            ready_ms = self._ready_ms(request, price_ms, now_ms, others_ms)
+            ready_ms = self._latest_ms(request, price_ms)
+            if not others_wait:
+                ready_ms = self._ready_ms(request, price_ms, now_ms, others_ms)
             if ready_ms > now_ms:
                 return Turn(None, tuple(refused), ready_ms)
             return Turn(self._waiting.popleft(), tuple(refused), now_ms)
@@ -116,19 +120,21 @@ class Strangers:
     def _ready_ms(
         self, request: Request, price_ms: float, now_ms: float, others_ms: float
     ) -> float:
-        """When it may run: where nobody else is there or is harmed, or its caller waited long;
-        for one that may be refused, the moment to do that is the latest."""
+        """When it may run: where nobody else is there or is harmed, or its caller waited long."""
         harm_ms, quiet_ms = self._harms_ms(price_ms), others_ms + QUIET_MS
         if quiet_ms <= now_ms or harm_ms <= max(self._harm_ms, 0.0):
             return now_ms
-        if request.refusable:
-            latest_ms = request.deadline_ms - price_ms + 1e-3
-        else:
-            latest_ms = max(request.arrived_ms + WAITED_MS, self._free_ms)
+        latest_ms = self._latest_ms(request, price_ms)
         if harm_ms <= HARM_MS:
             saved_ms = now_ms + (harm_ms - self._harm_ms) / HARM_SHARE
             return min(quiet_ms, latest_ms, saved_ms)
         return min(quiet_ms, latest_ms)
+
+    def _latest_ms(self, request: Request, price_ms: float) -> float:
+        """When its caller has waited long; for one that may be refused, the moment to do that."""
+        if request.refusable:
+            return request.deadline_ms - price_ms + 1e-3
+        return max(request.arrived_ms + WAITED_MS, self._free_ms)
 
     def _harms_ms(self, took_ms: float) -> float:
         """For how long a call that takes so long makes others late that come meanwhile."""

@@ -74,15 +74,18 @@ class RowErrors:
     def bounds(self, limit: Limit) -> Bounds | None:
         """Where the strange rows keep the limit; None where one fails that looks like the usual."""
         usual = self.usual.array(len(self.leaves))
-        if not self.leaves or not len(usual):
+        if not self.leaves:
             return Bounds()
         strange = self.strange.array(len(self.leaves))
         fails = ~(np.asarray(self.strange.of(limit.metric), np.float64) <= limit.most)
+        if not len(usual):
+            return None if fails.any() else Bounds()
         # Zeros are common, and like nothing else: no range of sizes tells whether they work.
         is_empty = strange[:, :, 0] == 0
         zeros_fail = is_empty[fails].any(0)
         full = ~is_empty.any(1)
-        found = widest(usual[(usual[:, :, 0] > 0).all(1)], strange[full], fails[full])
+        sized = (usual[:, :, 0] > 0).all(1)  # none where an input is always 0, as a first state is
+        found = widest(usual[sized] if sized.any() else usual, strange[full], fails[full])
         if found is None:
             return None
         return Bounds(

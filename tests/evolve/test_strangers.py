@@ -78,6 +78,20 @@ def test_a_caller_who_waits_is_served_after_a_second_whatever_the_load() -> None
     assert one.turn(1e6 + WAITED_MS, 1e6 + WAITED_MS).request is not None
 
 
+def test_who_waits_is_served_though_others_never_stop_waiting() -> None:
+    one = taught(400.0)
+    may, must = stranger(1e6), stranger(1e6 + 1, refusable=False)
+    one.append(may)
+    one.append(must)
+    assert one.turn(1e6 + 2, 1e6 + 2, others_wait=True) == (
+        None,
+        (may,),
+        must.arrived_ms + WAITED_MS,
+    )
+    late_ms = must.arrived_ms + WAITED_MS
+    assert one.turn(late_ms, late_ms, others_wait=True).request is must
+
+
 def test_nobody_waits_where_nobody_else_calls() -> None:
     one = taught(400.0)
     one.append(stranger(1e6, refusable=False))

@@ -226,3 +226,16 @@ def test_a_verdict_counts_unseen_rows_and_bounds_the_plan(tmp_path: Path) -> Non
     assert judged(cache, spec, Limit("relative_l2", 0.5), report(near)).state is PlanState.ADMITTED
     both = joined(report(far), report(near), stored(tmp_path, learned), 1.0)
     assert judged(cache, spec, LIMIT, both).state is PlanState.QUARANTINED
+
+
+def test_inputs_that_are_always_zero_and_plans_that_decline_all_usual_rows() -> None:
+    """A first state of zeros has no size; what was never seen to work is not trusted."""
+    zeros = looked([0.01] * 20, [0.0] * 20)
+    fine = RowErrors([(0, 0)], zeros, looked([0.01, 0.01], [1.0, 2.0])).bounds(LIMIT)
+    assert fine is not None
+    assert fine.hold([torch.ones(1, 2) * torch.tensor([1.0, -1.0])])
+    bad = RowErrors([(0, 0)], zeros, looked([0.3, 0.01], [1.0, 0.5])).bounds(LIMIT)
+    assert bad is not None
+    assert not bad.hold([torch.tensor([[1.0, -1.0]])])
+    assert bad.hold([torch.zeros(1, 2)])
+    assert RowErrors([(0, 0)], Looked(), looked([0.3], [1.0])).bounds(LIMIT) is None
