@@ -160,7 +160,7 @@ def _key(capture: Capture) -> str:
         for n, reference in enumerate(capture.references)
         for i, tensor in enumerate(reference.inputs)
     )
-    asked = f"unseen rows {capture.graph_hash} {capture.grid.to_json()} {inputs}"
+    asked = f"unseen rows, smoothed {capture.graph_hash} {capture.grid.to_json()} {inputs}"
     return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 

@@ -26,7 +26,7 @@ from supernet.references import Reference
 
 __all__ = ["Unseen", "make_unseen"]
 
-_USUAL, _STRANGE = 256, 128  # rows
+_USUAL, _STRANGE = 1024, 128  # rows
 _TOGETHER = 8  # rows
 _SECONDS = 0.8  # of the original's time, for each of the two
 _MOST_BYTES = 32 << 20
@@ -125,7 +125,7 @@ class _Drawn:
         self._ends = {g.leaf: (g.least, g.most) for g in guards if isinstance(g, Within)}
 
     def usual(self) -> Iterator[list[Tensor]]:
-        """Like the examples: their own numbers in other places, or a little off in theirs; whole
+        """Like the examples: their own numbers a little off, in their places or in others; whole
         numbers from all that is let through, too."""
         for turn in itertools.count():
             yield self._usual(turn, torch.Generator().manual_seed(turn))
@@ -166,12 +166,21 @@ class _Drawn:
             if turn % 2:
                 flat = flat * (1.0 + 0.3 * torch.randn(flat.shape, generator=rng))
             else:
-                flat = flat[torch.randint(flat.numel(), flat.shape, generator=rng)]
+                flat = _smoothed(flat, rng)
         elif turn % 2:
             flat = _whole(leaf.dtype, flat.shape, self._ends.get(index), rng)
         else:
             flat = flat[torch.randint(flat.numel(), flat.shape, generator=rng)]
         return flat.reshape(leaf.shape).to(leaf.dtype).to(leaf.device)
+
+
+def _smoothed(flat: Tensor, rng: torch.Generator) -> Tensor:
+    """As many, drawn from a smooth density of these numbers (Silverman 1986, Density Estimation,
+    section 6.4: smoothed bootstrap); what is exactly zero stays so."""
+    drawn = flat[torch.randint(flat.numel(), flat.shape, generator=rng)]
+    width = flat.double().std(correction=0) * flat.numel() ** -0.2
+    noise = torch.randn(flat.shape, generator=rng) * float(torch.nan_to_num(width))
+    return torch.where(drawn == 0, drawn, drawn + noise)
 
 
 def _whole(
