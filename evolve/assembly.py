@@ -68,8 +68,8 @@ class Assembly:
     """What every revision of one runtime has in common.
 
     `wishes`: what the user forbids or demands. `counts` and `withdrawn` (liberties taken back,
-    and why) go on from one revision to the next. `look` is called in every tick. `callbacks` and
-    `computing`: see `Serving`.
+    and why) go on from one revision to the next. `look` is called in every tick, `rebuild` where a
+    worker finds that what it is to load is gone. `callbacks` and `computing`: see `Serving`.
     """
 
     model: torch.nn.Module
@@ -81,6 +81,7 @@ class Assembly:
     journal: Journal
     counts: Counts
     look: Callable[[], None]
+    rebuild: Callable[[], None]
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
     withdrawn: dict[str, str] = field(default_factory=dict)
@@ -142,6 +143,7 @@ class Assembly:
             hire=partial(_hire, workers, hang_timeout_s),
             said=self._worker_said,
             warm=warm,
+            lost=self.rebuild,
         )
         patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
 

@@ -9,6 +9,7 @@
     ├── PlotError          a journal can't be drawn (evolve.log.plot)
     └── PlanFault          a plan or its worker failed; never reaches the caller
         ├── PlanDeclined   the batch is outside what the plan was made for
+        ├── PlanLost       its files are gone from the cache, or changed
         ├── WorkerCrashed  the worker process is gone
         └── WorkerHung     no answer within `workers.hang_timeout_s`
 
@@ -24,6 +25,7 @@ __all__ = [
     "EvolveError",
     "PlanDeclined",
     "PlanFault",
+    "PlanLost",
     "QueueFull",
     "RuntimeClosed",
     "WorkerCrashed",
@@ -53,6 +55,10 @@ class PlanFault(EvolveError):
 
 class PlanDeclined(PlanFault):
     """The plan says of itself that the batch's numbers are beyond what it can hold."""
+
+
+class PlanLost(PlanFault):
+    """A plan can't be loaded any more, since its files are gone from the cache, or changed."""
 
 
 class WorkerCrashed(PlanFault):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from evolve.errors import PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.lane import Lane
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Fleet:
         hire: Starts a worker of the given name.
         warm: The batches to run once on a plan before it serves.
         said: Told, for the journal, (worker, what happened).
+        lost: Told, on a thread of its own, that a worker found a plan's files gone.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class Fleet:
         hire: Callable[[str], Worker],
         warm: Callable[[Plan], Sequence[Inputs]],
         said: Callable[[str, str], None],
+        lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serving = serving
         self._hire = hire
         self._warm = warm
         self._said = said
+        self._lost = lost
+        self._is_told = False
         self._plans: tuple[Plan, ...] = ()
         self._close_source: Callable[[], None] = lambda: None
         self._closed = threading.Event()
@@ -122,19 +126,42 @@ class Fleet:
         worker = self._hired(dead.name)
         if worker is None:
             return
-        for number, plan in enumerate(self._plans):
-            try:
-                worker.load(plan, self._warm(plan))
-            except PlanFault as fault:
-                self._said(worker.name, str(fault))
-            if number == 0:
-                lane.worker = worker  # on duty with its first plan; the others follow
-        if not self._plans:
-            lane.worker = worker
+        for plan in self._plans[:1]:
+            self._try_to_load(worker, plan)
+        lane.worker = worker  # on duty with its first plan; the others follow
+        for plan in self._plans[1:]:
+            self._try_to_load(worker, plan)
+        if not self._closed.is_set():
+            told = f"replaced (process {worker.pid}), {len(worker.resident)} plans"
+            self._said(worker.name, told)
+            self._complete(lane, worker)
         if self._closed.is_set():
             worker.close()
-            return
-        self._said(worker.name, f"replaced (process {worker.pid}), {len(worker.resident)} plans")
+
+    def _complete(self, lane: Lane, worker: Worker) -> None:
+        """Has the worker of `lane` hold what it is meant to, however often that fails."""
+        pause_s = 0.1
+        while missing := [plan for plan in self._plans if plan.key not in worker.resident]:
+            if self._closed.wait(pause_s) or lane.worker is not worker or not worker.alive:
+                return
+            for plan in missing:
+                self._try_to_load(worker, plan, is_told=True)
+            pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+
+    def _try_to_load(self, worker: Worker, plan: Plan, *, is_told: bool = False) -> None:
+        try:
+            worker.load(plan, self._warm(plan))
+        except PlanLost as fault:
+            if not self._is_told:
+                self._is_told = True
+                self._said(worker.name, str(fault))
+                self._lost()
+        except PlanFault as fault:
+            if not is_told:
+                self._said(worker.name, f"{fault}; tried again until it can be")
+        else:
+            if plan.key not in self.held():  # a fault has ruled it out meanwhile
+                worker.unload(plan.key)
 
     def _hired(self, name: str) -> Worker | None:
         """A new worker, however often that fails (no memory, no process left); None once closed."""

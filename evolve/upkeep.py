@@ -114,11 +114,22 @@ class Upkeep:
             self._what, self._moved_at_s = what, self._clock()
             self._changed.notify_all()
 
-    def refresh(self) -> None:
+    def rebuild(self) -> None:
+        """The plans' files are gone: has them made again from the model itself, where it can be
+        captured beside serving; else what is loaded goes on."""
+        if self._stopped:
+            return
+        gone = "what was built is gone from the cache"
+        if self._beside:
+            self.refresh(gone)
+        else:
+            self._say(f"{self._beside_or_why(gone)}; what workers hold goes on")
+
+    def refresh(self, why: str = "refreshed") -> None:
         """The original serves when this returns; the model is captured again beside it."""
         with self._putting:
             self._settled.clear()
-            self._say("refreshed: plans retire, and the original model serves")
+            self._say(f"{why}: plans retire, and the original model serves")
             self._put(self.pending(self._beside_or_why("it is being captured again")))
             with self._changed:
                 self._asked += 1

@@ -89,12 +89,12 @@ def wrap(
         max_mib=settings.journal.max_mib,
     )  # fmt: skip
     assembly = Assembly(
-        model, wishes, device, slo, settings, chosen, journal, Counts(), lambda: look()
-    )
+        model, wishes, device, slo, settings, chosen, journal, Counts(),
+        look=lambda: upkeep.look(), rebuild=lambda: upkeep.rebuild(),
+    )  # fmt: skip
     runtime = Runtime(assembly)
     beside = can_be_beside(subject)
     upkeep = Upkeep(assembly, example_inputs, runtime.put, beside=beside)
-    look = upkeep.look
     runtime.keep_up(upkeep)
     if not beside or subject.obstacle is not None:  # the latter takes no time
         upkeep.serve_here(capture_here(subject, settings.plans.max_rows))

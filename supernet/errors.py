@@ -9,7 +9,8 @@
     ├── OutsideRange        a batch whose numbers a plan cannot hold (an ArithmeticError too)
     ├── WrongArgument       an example or a demand that the model refuses (a ValueError too)
     ├── BuildFailed         the backend could not build, load or run the plan
-    │   └── OperatorMissing an operator of some library is not defined in the building process
+    │   ├── OperatorMissing an operator of some library is not defined in the building process
+    │   └── ArtifactBroken  a plan's files are gone from the cache, or not as they were built
     ├── BuildInterrupted    the build process was killed from outside
     └── CacheError
         ├── CacheFull       no room left on the disk; nothing half-written is left behind
@@ -19,6 +20,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ArtifactBroken",
     "BuildFailed",
     "BuildInterrupted",
     "CacheError",
@@ -64,6 +66,10 @@ class BuildFailed(SupernetError):
 
 class OperatorMissing(BuildFailed):
     """The program calls an operator that another process cannot define."""
+
+
+class ArtifactBroken(BuildFailed):
+    """A plan's files are not in the cache as they were built: it must be built again."""
 
 
 class BuildInterrupted(SupernetError):

@@ -39,6 +39,13 @@ def write_manifest(folder: Path, key: str) -> None:
 
 def broken(folder: Path, key: str) -> str | None:
     """Why the entry must not be used, in one line; None if every file is as it was written."""
+    try:
+        return _fault(folder, key)
+    except OSError as error:  # it vanishes this very moment, or its disk fails
+        return f"it cannot be read: {error}"
+
+
+def _fault(folder: Path, key: str) -> str | None:
     fault = _not_ours(folder)
     if fault is not None:
         return fault

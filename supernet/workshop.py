@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "follow_parent", "main"]
 
 _NICENESS = 10
+_PARENT_POLL_MS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,13 +286,17 @@ def _own_stdout() -> Say:
 def follow_parent() -> None:
     """End with everything it started once the parent is gone, even while stopped."""
     wake_with_parent()
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _leave_with_parent() -> None:
-    """Waits for the end of stdin, which the parent holds open."""
-    while os.read(0, 1024):
-        pass
+def _leave_with_parent(parent: int) -> None:
+    """Waits for the end of stdin, which the parent holds open, or for another parent: a fork of
+    the first may hold the same open for longer than it lives."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN | select.POLLHUP)
+    while os.getppid() == parent:
+        if poll.poll(_PARENT_POLL_MS) and not os.read(0, 1024):
+            break
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -56,7 +56,7 @@ class Worker(Protocol):
 
         The first batch of a new shape costs a plan extra (kernels are chosen or compiled, about
         5 ms with OpenVINO): that is paid here, before anyone waits for it. Raises `PlanFault`
-        when the plan can't be loaded.
+        when the plan can't be loaded, `PlanLost` when its files are gone.
         """
         ...
 

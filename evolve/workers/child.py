@@ -24,7 +24,7 @@ import numpy as np
 from evolve.workers.wire import SharedArrays, receive, send
 from supernet import heap
 from supernet.backends.base import check_artifact, load_plan
-from supernet.errors import OutsideRange
+from supernet.errors import ArtifactBroken, OutsideRange
 from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
@@ -90,7 +90,8 @@ class Child:
                 del gone
                 heap.give_back()
         except Exception as error:
-            return {"ok": False, "why": f"{type(error).__name__}: {error}"}
+            why = f"{type(error).__name__}: {error}"
+            return {"ok": False, "why": why, "lost": isinstance(error, ArtifactBroken)}
         return {"ok": True}
 
 

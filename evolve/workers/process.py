@@ -18,7 +18,7 @@ import torch
 
 import evolve
 from evolve import process_end
-from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.nursery import Forked, Nursery
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
@@ -103,7 +103,7 @@ class ProcessWorker:
         with self._control_lock:
             reply = self._exchange(self._control, header, LOAD_TIMEOUT_S)
         if not reply["ok"]:
-            raise PlanFault(f"{what}: {reply['why']}")
+            raise (PlanLost if reply["lost"] else PlanFault)(f"{what}: {reply['why']}")
 
     def run(self, key: str, leaves: Sequence[torch.Tensor]) -> Answer:
         with self._running:

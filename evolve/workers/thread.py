@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evolve.errors import PlanDeclined, PlanFault
+from evolve.errors import PlanDeclined, PlanFault, PlanLost
 from evolve.workers.base import Answer, Inputs
 from supernet.backends.base import check_artifact, load_plan
-from supernet.errors import OutsideRange
+from supernet.errors import ArtifactBroken, OutsideRange
 
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
@@ -57,7 +57,8 @@ class ThreadWorker:
                 with contextlib.suppress(OutsideRange):  # zeros need not be like what comes
                     run_loaded(loaded, zeros)
         except Exception as error:
-            raise PlanFault(f"plan {plan.spec.key} can't be loaded: {error}") from error
+            kind = PlanLost if isinstance(error, ArtifactBroken) else PlanFault
+            raise kind(f"plan {plan.spec.key} can't be loaded: {error}") from error
         self._loaded = {**self._loaded, plan.spec.key: loaded}
         self._resident = frozenset(self._loaded)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from supernet.domain.engine import Engine
-from supernet.errors import BuildFailed
+from supernet.errors import ArtifactBroken
 from supernet.manifest import broken
 from supernet.microbatches import Microbatched, Microbatches
 from supernet.operators import define, read_operators
@@ -156,10 +156,10 @@ def backend(name: str, table: dict[str, str] | None = None) -> Backend:
 
 
 def check_artifact(artifact: Path, spec: PlanSpec) -> None:
-    """Raise `BuildFailed` unless every file of ``artifact`` is as it was written: a worker may be
-    hired long after the plan was admitted."""
+    """Raise `ArtifactBroken` unless every file of ``artifact`` is as it was written: a worker may
+    be hired long after the plan was admitted."""
     if (fault := broken(artifact, spec.artifact_key)) is not None:
-        raise BuildFailed(f"its artifact must be as it was built: {fault}")
+        raise ArtifactBroken(f"its artifact must be as it was built: {fault}")
 
 
 def load_plan(

@@ -149,3 +149,36 @@ def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
     parent.wait()
     parent.stdout.close()
     assert eventually(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_process_ends_with_its_parent_though_a_fork_of_that_lives() -> None:
+    inner = (
+        "import time\n"
+        "from supernet.workshop import follow_parent\n"
+        "follow_parent()\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    outer = (
+        "import subprocess, sys, os, time\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {inner!r}], stdin=subprocess.PIPE,\n"
+        "    stdout=subprocess.PIPE, start_new_session=True)\n"
+        "p.stdout.readline()\n"
+        "fork = os.fork()\n"
+        "if fork:\n"
+        "    print(p.pid, fork, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    orphan, fork = (psutil.Process(int(pid)) for pid in parent.stdout.readline().split())
+    try:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        assert eventually(
+            lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        )
+        assert fork.is_running()
+    finally:
+        fork.kill()
