@@ -3,6 +3,7 @@
 - `wrap` makes a `Runtime`; `slo` says what is asked of it, `config` how it is set up.
 - One request: `runtime` → `reception` (with `ambience`) → `scheduler` (with `queueing`) → `lane`
   (with `batching`) → `workers` → `promise`.
+- What serves, and what comes after it: `revisions`, of one `revision` each.
 - One tick: `controller` (with `patterns`). One plan: `brain`. Something broke: `faults`, `fleet`.
 - What happened: `tally`; what was decided: `decision`, `journal`, `log`.
 - `cli` is the command `evolve`, `demo` its main example.
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from evolve.decision import Decision
     from evolve.errors import DeadlineExceeded, EvolveError, QueueFull, RuntimeClosed
     from evolve.journal import Journal
+    from evolve.process_end import drain_on_sigterm
     from evolve.runtime import Runtime
     from evolve.slo import SLO
     from evolve.wrapping import wrap
@@ -33,6 +35,7 @@ __all__ = [
     "QueueFull",
     "Runtime",
     "RuntimeClosed",
+    "drain_on_sigterm",
     "load_config",
     "wrap",
 ]
@@ -48,6 +51,7 @@ _HOME = {
     "QueueFull": "evolve.errors",
     "Runtime": "evolve.runtime",
     "RuntimeClosed": "evolve.errors",
+    "drain_on_sigterm": "evolve.process_end",
     "load_config": "evolve.config",
     "wrap": "evolve.wrapping",
 }

@@ -6,17 +6,21 @@ their end, and its copy of the journal's file would keep that locked: they are c
 
 At the end of the interpreter, a lane's thread that is still inside native code would be torn out of
 it, which ends the process by SIGABRT: so runtimes are closed before, once all threads that are
-waited for have ended.
+waited for have ended. SIGTERM ends a process at once, whatever waits: `drain_on_sigterm` has the
+runtimes answer it first.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import signal
+import threading
 import weakref
+from types import FrameType
 from typing import Protocol
 
-__all__ = ["Runs", "Shares", "share", "started", "stopped"]
+__all__ = ["Runs", "Shares", "drain_on_sigterm", "share", "started", "stopped"]
 
 
 class Shares(Protocol):
@@ -30,8 +34,8 @@ class Shares(Protocol):
 class Runs(Protocol):
     """Something with threads, alive from `started` to `stopped`."""
 
-    def close(self) -> None:
-        """Ends the threads, within a bounded time."""
+    def end(self, drain_s: float) -> None:
+        """Takes nothing more, answers what waits for at most so long, ends the threads."""
         ...
 
     def orphan(self) -> None:
@@ -61,10 +65,54 @@ def stopped(one: Runs) -> None:
     _running.discard(one)
 
 
+def drain_on_sigterm(seconds: float = 10.0) -> None:
+    """From now on SIGTERM first has every runtime of this process take nothing more, answer what
+    waits for at most `seconds`, and close. Then it does what it did before this call: by default
+    it ends the process.
+
+    For a process whose SIGTERM nobody else handles; a server that does (uvicorn, gunicorn) should
+    call `Runtime.close(drain_s=…)` where it shuts down. Call it on the main thread; elsewhere it is
+    a `ValueError`, as by `signal.signal`.
+    """
+    if not seconds >= 0:
+        raise ValueError(f"seconds must be at least 0, got {seconds}")
+    signal.signal(signal.SIGTERM, _Drain(seconds, signal.getsignal(signal.SIGTERM)))
+
+
+class _Drain:
+    """A handler. It runs on the main thread, which may hold any lock and must go on meanwhile: so
+    another thread drains, and sends the signal once more."""
+
+    def __init__(self, seconds: float, before: object) -> None:
+        self._seconds, self._before = seconds, before
+        self._thread: threading.Thread | None = None
+        self._is_done = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="drain")
+            self._thread.start()
+        elif self._is_done or not self._thread.is_alive():  # the latter in a fork
+            signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _run(self) -> None:
+        ends = [
+            threading.Thread(target=one.end, args=(self._seconds,), name="end")
+            for one in tuple(_running)
+        ]
+        for thread in ends:
+            thread.start()
+        for thread in ends:
+            thread.join()
+        self._is_done = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @atexit.register
-def _close_all() -> None:
+def _end_all() -> None:
     for one in tuple(_running):
-        one.close()
+        one.end(0.0)
 
 
 def _orphan_all() -> None:

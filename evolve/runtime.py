@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -18,21 +17,19 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from evolve import process_end
 from evolve.brain import Progress
 from evolve.errors import DeadlineExceeded, EvolveError, RuntimeClosed
 from evolve.lane import answer_apart
 from evolve.promise import Promise
-from evolve.reception import Reception
-from evolve.revision import CLOSE_TIMEOUT_S
 from evolve.status import status_of
 
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
     from evolve.decision import Decision
     from evolve.queueing import Request
+    from evolve.reception import Reception
     from evolve.revision import Revision
-    from evolve.scheduler import Scheduler
+    from evolve.revisions import Revisions
     from evolve.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan
@@ -52,76 +49,32 @@ class Runtime:
     carry no gradient.
     """
 
-    def __init__(self, assembly: Assembly, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        assembly: Assembly,
+        revisions: Revisions,
+        reception: Reception,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.slo = assembly.slo
         self.config = assembly.config
+        self._revisions = revisions
+        self._reception = reception
         self._journal = assembly.journal
-        self._callbacks = assembly.callbacks
         self._computing = assembly.computing
         self._clock = clock
-        self._reception = Reception(assembly.slo, assembly.journal, clock)
-        self._lock = threading.Lock()  # held while revisions change, never while one answers
-        self._revision: Revision | None = None
-        self._retiring: list[threading.Thread] = []
         self._upkeep: Upkeep | None = None
-        self._closed = False
         self._refusal_s = min(REFUSAL_SHARE * assembly.slo.p99_ms / 1e3, REFUSAL_S)
-        self._pid = os.getpid()
-        self._orphaned = False
-
-    # -- revisions ---------------------------------------------------------------------------
 
     @property
     def parts(self) -> Revision:
         """What serves now, for whoever looks inside (benchmarks, tests)."""
-        return self._in_force()
-
-    def _in_force(self) -> Revision:
-        if self._revision is None:
-            raise RuntimeError("wrap() must have put a revision in force")
-        return self._revision
+        return self._revisions.now
 
     def keep_up(self, upkeep: Upkeep) -> None:
         """Called once by `wrap`: `upkeep` puts revisions in force from now on."""
         self._upkeep = upkeep
-
-    def put(self, revision: Revision) -> bool:
-        """Serves by `revision` from now on; called by `wrap` and by `Upkeep`.
-
-        What waits moves over in its order, with its deadline; what runs is answered where it
-        runs. False where the runtime was closed meanwhile: then `revision` is let go.
-        """
-        revision.start()
-        with self._lock:
-            if not self._closed:
-                old, scheduler = self._revision, revision.serving.scheduler
-                if in_turn := _both_in_order(old, revision):
-                    scheduler.hold()  # until what runs on `old` is answered
-                for request in old.retire() if old is not None else ():
-                    scheduler.adopt(self._reception.again(revision, request))
-                self._revision = revision  # new requests come only behind those that waited
-                self._let_go(old, scheduler if in_turn else None)
-                process_end.started(self)
-                return True
-        revision.retire()
-        revision.close()
-        return False
-
-    def _let_go(self, old: Revision | None, waits: Scheduler | None) -> None:
-        self._retiring = [thread for thread in self._retiring if thread.is_alive()]
-        if old is None:
-            return
-
-        def retire() -> None:
-            if waits is not None:
-                old.serving.scheduler.drain((), None)
-                waits.proceed()
-            old.close()
-
-        old.stop()
-        thread = threading.Thread(target=retire, name="retire", daemon=True)
-        self._retiring.append(thread)
-        thread.start()
+        self._revisions.begin(upkeep, self)
 
     # -- answering ---------------------------------------------------------------------------
 
@@ -131,7 +84,7 @@ class Runtime:
         Never refused for being late: a caller who waits wants the answer. With thread workers
         and a free lane it is computed on the caller's own thread.
         """
-        revision = self._open()
+        revision = self._revisions.open()
         request = self._reception.request(revision, args, kwargs, refusable=False)
         revision.serving.tally.arrived(request)
         if self._stays(request):
@@ -158,7 +111,7 @@ class Runtime:
         return future
 
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
-        revision = self._open()
+        revision = self._revisions.open()
         if revision.serving.scheduler.is_shut:
             revision.serving.tally.turned_away()
             return _TurnedAway()
@@ -183,16 +136,8 @@ class Runtime:
             try:
                 return revision.serving.scheduler.submit(request)
             except RuntimeClosed:
-                revision = self._successor(revision)
+                revision = self._revisions.after(revision)
                 request = self._reception.again(revision, request)
-
-    def _successor(self, revision: Revision) -> Revision:
-        """What replaced `revision` this very moment; raises `RuntimeClosed` where nothing did."""
-        with self._lock:  # a change of revisions ends first
-            now = self._in_force()
-        if now is revision:
-            raise RuntimeClosed("the runtime was closed meanwhile")
-        return now
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""
@@ -228,7 +173,7 @@ class Runtime:
         while revision.serving.scheduler.in_order and threading.get_ident() not in self._computing:
             if (lane := revision.serving.scheduler.claim(wait=True)) is not None:
                 return _answer_on(revision, lane, request)
-            revision = self._successor(revision)
+            revision = self._revisions.after(revision)
         return answer_apart(revision.serving, request)
 
     def _settle_here(self, revision: Revision, request: Request) -> None:
@@ -239,21 +184,6 @@ class Runtime:
             raise
         except BaseException as error:
             request.future.set_exception(error)
-
-    def _open(self) -> Revision:
-        """What serves now; raises `RuntimeClosed` where nothing does."""
-        self._own()
-        if self._closed:
-            raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
-        return self._in_force()
-
-    def _own(self) -> None:
-        """Raises `RuntimeClosed` in a fork, where locks may be held by threads that are not."""
-        if self._orphaned:
-            raise RuntimeClosed(
-                f"this runtime belongs to process {self._pid}, of which this one is a fork; "
-                "wrap the model again here"
-            )
 
     # -- looking inside ----------------------------------------------------------------------
 
@@ -284,7 +214,7 @@ class Runtime:
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
-        self._own()
+        self._revisions.own()
         until_s = math.inf if timeout_s is None else self._clock() + timeout_s
 
         def left_s() -> float | None:
@@ -307,8 +237,8 @@ class Runtime:
         leave no trace: single values written through `.data` or NumPy, tensors on a GPU written so,
         and whatever lies inside objects that the model holds.
         """
-        self._own()
-        if self._upkeep is not None and not self._closed:
+        self._revisions.own()
+        if self._upkeep is not None and not self._revisions.is_closed:
             self._upkeep.refresh()
 
     def status(self) -> dict[str, Any]:
@@ -319,46 +249,21 @@ class Runtime:
         after a change of plan takes beside the plan, as seen so far. `watch`: how many live answers
         were compared with the original's, and what was turned off since they differed.
         """
-        self._own()
-        return {"closed": self._closed, **status_of(self.parts)}
+        self._revisions.own()
+        return {"closed": self._revisions.is_closed, **status_of(self.parts)}
 
     # -- ending ------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Finishes the batches under way, fails what still waits with `RuntimeClosed`, ends
-        the workers and builds. Calling it again does nothing.
+    def close(self, drain_s: float = 0.0) -> None:
+        """Takes no more requests; answers those that wait for up to `drain_s` seconds, fails the
+        rest with `RuntimeClosed`, finishes what runs, ends the workers and builds. Calling it again
+        does nothing.
 
         It may be called from wherever a request leads: a callback, the model's own ``forward``.
-        The end of the process calls it too. In a fork of the process it does nothing.
+        The end of the process calls it too, and so does a runtime that nobody holds any more, once
+        its requests are answered. In a fork of the process it does nothing.
         """
-        if self._orphaned:
-            return
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        process_end.stopped(self)
-        revision = self._in_force()
-        if self._upkeep is not None:
-            self._upkeep.stop()
-        revision.stop()
-        for request in revision.retire():
-            if request.future.begin():
-                request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
-        revision.close()
-        within = threading.get_ident() in self._computing  # a retiring lane may wait for us
-        for thread in self._retiring:
-            thread.join(0.0 if within else CLOSE_TIMEOUT_S)
-        self._callbacks.close(CLOSE_TIMEOUT_S)
-        if self._upkeep is not None:
-            self._upkeep.join(CLOSE_TIMEOUT_S)
-        self._journal.append("runtime", "runtime", reason="closed")
-        self._journal.close()
-
-    def orphan(self) -> None:
-        """Called in a fork of this process, which has neither the threads nor a say over the
-        workers: every call raises `RuntimeClosed` there."""
-        self._orphaned = True
+        self._revisions.close(drain_s)
 
     def __enter__(self) -> Runtime:
         return self
@@ -370,10 +275,6 @@ class Runtime:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _both_in_order(old: Revision | None, new: Revision) -> bool:
-    return old is not None and old.serving.scheduler.in_order and new.serving.scheduler.in_order
 
 
 def _answer_on(revision: Revision, lane: int, request: Request) -> Any:

@@ -155,7 +155,7 @@ class Scheduler:
         self._now_ms = now_ms
         self.in_order = in_order
         self._held = False
-        self._claimants = 0
+        self._waiters = 0
         self._queue = RequestQueue(limit)
         self._strangers = Strangers(slo_ms, tables.lanes)
         self._called_ms = -np.inf  # when a call came that fits the capture
@@ -194,7 +194,7 @@ class Scheduler:
         with self._changed:
             if self._closed:
                 raise RuntimeClosed("the runtime must be open to take requests; wrap() again")
-            if len(self._queue) + len(self._strangers) >= self._queue.limit:
+            if self._waiting >= self._queue.limit:
                 raise QueueFull(
                     f"queue_limit ({self._queue.limit}) requests already wait; "
                     "send less, or raise queue_limit in the configuration"
@@ -232,9 +232,9 @@ class Scheduler:
         """
         with self._changed:
             while (lane := self._idle_lane()) is None and wait and not self._closed:
-                self._claimants += 1
+                self._waiters += 1
                 self._changed.wait()
-                self._claimants -= 1
+                self._waiters -= 1
             if lane is not None:
                 self._busy.add(lane)
                 self._called_ms = self._now_ms()
@@ -252,7 +252,7 @@ class Scheduler:
             self._busy.discard(lane)
             self._strangers.ended(lane, self._now_ms())
             self._note_work()
-            if len(self._queue) or len(self._strangers) or self._claimants or self._closed:
+            if self._waiting or self._waiters or self._closed:
                 self._changed.notify_all()
 
     def hold(self) -> None:
@@ -270,8 +270,24 @@ class Scheduler:
         with self._changed:
             return self._changed.wait_for(lambda: self._busy <= set(besides), timeout_s)
 
+    def run_dry(self, besides: Collection[int], timeout_s: float) -> bool:
+        """Waits until nothing waits and no lane is busy, those in `besides` apart; False when time
+        ran out."""
+        with self._changed:
+            self._waiters += 1
+            try:
+                return self._changed.wait_for(
+                    lambda: not self._waiting and self._busy <= set(besides), timeout_s
+                )
+            finally:
+                self._waiters -= 1
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._strangers)
+
     def _note_work(self) -> None:
-        engaged = bool(self._busy) or len(self._queue) + len(self._strangers) > 0
+        engaged = bool(self._busy) or self._waiting > 0
         if engaged != self._engaged:
             self._engaged = engaged
             self._on_engaged(engaged)
@@ -362,7 +378,7 @@ class Scheduler:
         """(requests waiting, slack of the earliest in ms or inf, busy lanes)."""
         with self._changed:
             slack_ms = self._queue.waiting.head_slack_ms(self._now_ms())
-            return len(self._queue) + len(self._strangers), slack_ms, len(self._busy)
+            return self._waiting, slack_ms, len(self._busy)
 
     def close(self) -> list[Request]:
         """Wakes every lane to end; returns what still waited."""

@@ -14,6 +14,8 @@ from evolve.assembly import Assembly
 from evolve.capturing import can_be_beside, capture_here
 from evolve.config import Config, load_config
 from evolve.journal import Journal
+from evolve.reception import Reception
+from evolve.revisions import Revisions
 from evolve.runtime import Runtime
 from evolve.slo import SLO
 from evolve.tally import Counts
@@ -88,13 +90,20 @@ def wrap(
         settings.journal.path, device=device.key, keep=settings.journal.keep,
         max_mib=settings.journal.max_mib,
     )  # fmt: skip
+
+    def look() -> None:
+        upkeep.look()
+        revisions.look()
+
     assembly = Assembly(
         model, wishes, device, slo, settings, chosen, journal, Counts(),
-        look=lambda: upkeep.look(), rebuild=lambda: upkeep.rebuild(),
+        look=look, rebuild=lambda: upkeep.rebuild(),
     )  # fmt: skip
-    runtime = Runtime(assembly)
+    reception = Reception(slo, journal, time.monotonic)
+    revisions = Revisions(assembly, reception)
+    runtime = Runtime(assembly, revisions, reception)
     beside = can_be_beside(subject)
-    upkeep = Upkeep(assembly, example_inputs, runtime.put, beside=beside)
+    upkeep = Upkeep(assembly, example_inputs, revisions.put, beside=beside)
     runtime.keep_up(upkeep)
     if not beside or subject.obstacle is not None:  # the latter takes no time
         upkeep.serve_here(capture_here(subject, settings.plans.max_rows))

@@ -1,0 +1,162 @@
+"""How a runtime ends: drained, by SIGTERM, or since nobody holds it any more."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+import evolve
+from tests.evolve.test_process_end import PRELUDE
+from tests.waiting import eventually
+
+X = torch.ones(1, 8)
+LATE = evolve.SLO(600_000.0)
+
+
+class Waits(torch.nn.Module):
+    """Answers once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 4)
+        self.may = threading.Event()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.may.wait(60)
+        answer: torch.Tensor = self.layer(x)
+        return answer
+
+
+def held_up(config: evolve.Config) -> tuple[evolve.Runtime, Waits, list[Future[Any]]]:
+    """A runtime with 20 requests that wait until the model may answer."""
+    model = Waits().eval()
+    model.may.set()
+    runtime = evolve.wrap(model, (X,), slo=LATE, config=config)
+    runtime.wait_for_plans(60)
+    model.may.clear()
+    return runtime, model, [runtime.submit(X) for _ in range(20)]
+
+
+def test_draining_answers_what_waits_and_refuses_what_comes(config: evolve.Config) -> None:
+    runtime, model, futures = held_up(config)
+    closing = threading.Thread(target=runtime.close, kwargs={"drain_s": 60.0})
+    closing.start()
+    assert eventually(lambda: runtime.status()["closed"])
+    with pytest.raises(evolve.RuntimeClosed):
+        runtime.submit(X)
+    model.may.set()
+    wanted = model(X)
+    for future in futures:
+        assert torch.allclose(future.result(timeout=60), wanted, atol=1e-6)
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_what_is_not_answered_in_time_fails(config: evolve.Config) -> None:
+    runtime, model, futures = held_up(config)
+    closing = threading.Thread(target=runtime.close, kwargs={"drain_s": 0.05})
+    closing.start()
+    assert isinstance(futures[-1].exception(timeout=60), evolve.RuntimeClosed)
+    model.may.set()
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_a_callback_may_drain_the_runtime_that_it_was_called_by(config: evolve.Config) -> None:
+    runtime, model, futures = held_up(config)
+    closed = threading.Event()
+
+    def drain(_: object) -> None:
+        runtime.close(drain_s=60.0)
+        closed.set()
+
+    futures[0].add_done_callback(drain)
+    model.may.set()
+    assert closed.wait(60)
+    assert all(future.exception(timeout=60) is None for future in futures)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_a_runtime_that_nobody_holds_ends(
+    mlp: torch.nn.Module, config: evolve.Config, kind: str
+) -> None:
+    threads, children = set(threading.enumerate()), set(psutil.Process().children())
+    config = config.replace(workers={"kind": kind, "count": 1})
+    runtime = evolve.wrap(mlp, (X,), slo=LATE, config=config)
+    runtime.wait_for_plans(60)
+    scheduler = weakref.ref(runtime.parts.serving.scheduler)
+    assert set(threading.enumerate()) > threads
+    del runtime
+    assert eventually(lambda: set(threading.enumerate()) <= threads)
+    assert eventually(lambda: set(psutil.Process().children()) <= children)
+    gc.collect()
+    assert scheduler() is None, "nothing of it is left"
+
+
+def test_requests_outlive_the_runtime_that_they_were_sent_to(config: evolve.Config) -> None:
+    model, futures = held_up(config)[1:]  # the runtime is let go of
+    model.may.set()
+    wanted = model(X)
+    for future in futures:
+        assert torch.allclose(future.result(timeout=60), wanted, atol=1e-6)
+
+
+SERVES = """
+import evolve
+evolve.drain_on_sigterm(60.0)
+runtime = wrapped("thread")
+futures = [runtime.submit(X) for _ in range(300)]
+print("sent", flush=True)
+answered = 0
+for future in futures:
+    answered += len(future.result())
+try:
+    while True:
+        runtime(X)
+except evolve.RuntimeClosed:
+    print("answered", answered, flush=True)
+threading.Event().wait(60)
+print("went on", flush=True)
+"""
+
+
+def serve(body: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", PRELUDE + body],
+        cwd=str(Path(__file__).parents[2]), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_sigterm_is_obeyed_once_what_waits_is_answered() -> None:
+    with serve(SERVES) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "answered 300\n"
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_the_handler_from_before_is_called_once_all_is_drained() -> None:
+    before = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
+    with serve(before + SERVES) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "answered 300\n"
+    assert process.returncode == 4
+
+
+def test_draining_needs_a_number_of_seconds() -> None:
+    with pytest.raises(ValueError, match="seconds must be at least 0, got -1"):
+        evolve.drain_on_sigterm(-1)
