@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import torch
 
 from evolve.admission import Admission, warm_batches
@@ -23,6 +24,7 @@ from evolve.original import ORIGINAL, Original
 from evolve.patterns import Patterns
 from evolve.promise import Callbacks
 from evolve.renewal import Renewal
+from evolve.reserve import Reserve
 from evolve.retraining import Retraining, live_twin
 from evolve.revision import Revision
 from evolve.savings import Savings
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Assembly", "workers_of"]
 
+BUILD_BYTES, BUILD_WEIGHTS = 2 << 30, 6
+"""What one build may hold, apart from the weights, and how often those."""
 HANG_S, HANG_SLOS = 8.0, 4.0
 """How long a worker may be silent: so long, or as many times the SLO's p99. Plans whose batches
 take more than two of them are not even timed."""
@@ -111,9 +115,11 @@ class Assembly:
         window = Window(slo_ms=slo.p99_ms, workers=lanes, clock=clock)
         savings = Savings(costs)
         flops = _flops(found.flops, self.device, threads)
+        reserve = Reserve(slo.p99_ms)
         tally = Tally(
-            window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts
-        )
+            window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts,
+            reserve,
+        )  # fmt: skip
         library = PlanLibrary()
         pauses = Pauses()
         scheduler = Scheduler(
@@ -123,7 +129,7 @@ class Assembly:
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
             now_ms=lambda: clock() * 1e3, in_order=in_order,
-            slo_ms=slo.p99_ms,
+            slo_ms=slo.p99_ms, reserve=reserve,
             on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
         )  # fmt: skip
         workshop = self._workshop(found, threads)
@@ -203,6 +209,7 @@ class Assembly:
         return Workshop(
             found.capture, self.device, self.slo, self.config.plans, threads,
             isolated=self.config.workers.kind == "process", stored=found.stored,
+            has_room=_has_room(self.model, self.device.cores),
         )  # fmt: skip
 
     def _worker_said(self, worker: str, what: str) -> None:
@@ -229,6 +236,14 @@ def workers_of(config: WorkersConfig, cores: int) -> WorkersConfig:
     return dataclasses.replace(
         config, count=config.count or max(1, cores // threads), threads=threads
     )
+
+
+def _has_room(model: torch.nn.Module, cores: int) -> bool:
+    """Whether two builds at a time leave the machine its breath: each takes a core and holds the
+    weights a few times over."""
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    needed = BUILD_BYTES + BUILD_WEIGHTS * weights
+    return cores > 1 and psutil.virtual_memory().available > 2 * needed
 
 
 def _flops(

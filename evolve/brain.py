@@ -1,13 +1,15 @@
 """The control plane's first part: builds plans beside the serving process and admits them.
 
-One thread supervises; the building itself happens in niced processes of their own
+One thread or two supervise; the building itself happens in niced processes of their own
 (`supernet.build`), so that killing one at any moment costs nothing but that build.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +54,7 @@ class Workshop:
     """What is built for whom, and where it is kept.
 
     `stored` gives the folder of the captured program in the cache; None: it is written from here.
+    `has_room`: whether the machine can bear two builds at a time.
     """
 
     capture: Capture
@@ -61,6 +64,7 @@ class Workshop:
     threads: int
     isolated: bool = False
     stored: Callable[[ArtifactCache], Path] | None = None
+    has_room: bool = False
 
     def obstacle(self) -> str | None:
         """Why nothing is built; None when something is."""
@@ -142,6 +146,7 @@ class Brain:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
         self.progress = Progress(0, 0, "", "starting", 0.0)
+        self._built = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -185,22 +190,45 @@ class Brain:
             lambda entry, why: self._said(entry, "cached", "discarded", why)
         )
         folder = self._workshop.store(cache)
-        for number, spec in enumerate(specs):
-            if self._stop.is_set():
-                return
-            self._build(cache, folder, number, len(specs), spec)
+        self._build_each(cache, folder, specs)
+        if self._stop.is_set():
+            return
         self._compare(cache, folder)
         self._afterwards()
         found = self._search(cache, folder, specs)
-        for number, spec in enumerate(found, len(specs)):
+        for spec in found:
             if self._stop.is_set():
                 return
-            self._build(cache, folder, number, len(specs) + len(found), spec, self._later())
+            self._build(cache, folder, len(specs) + len(found), spec, self._later())
         if found:
             self._compare(cache, folder)
         for key in self._workshop.config.only or ():
             if self._library.get(key) is None:
                 self._said(key, "", "left out", "no plan to build here has the key in plans.only")
+
+    def _build_each(self, cache: ArtifactCache, folder: Path, specs: Sequence[PlanSpec]) -> None:
+        """One after the other; where there is room two at a time, of which one stands still while
+        requests are answered, as long as the other has something to build."""
+        waiting = deque(specs)
+
+        def build(pauses: Pauses | None) -> None:
+            while not self._stop.is_set():
+                try:
+                    spec = waiting.popleft()
+                except IndexError:
+                    return
+                self._build(cache, folder, len(specs), spec, pauses)
+
+        if not self._workshop.has_room or self._later() is None:
+            return build(None)
+        with ThreadPoolExecutor(1, "brain-beside") as pool:
+            with self._pauses.follower() as pauses:
+                beside = pool.submit(build, pauses)
+                try:
+                    build(None)
+                finally:
+                    waiting.clear()
+            beside.result()
 
     def _search(
         self, cache: ArtifactCache, folder: Path, tried: Sequence[PlanSpec]
@@ -267,13 +295,12 @@ class Brain:
         self,
         cache: ArtifactCache,
         folder: Path,
-        number: int,
         total: int,
         spec: PlanSpec,
         pauses: Pauses | None = None,
     ) -> None:
         def on_progress(stage: str, share: float) -> None:
-            self.progress = Progress(number, total, spec.key, stage, share)
+            self.progress = Progress(self._built, total, spec.key, stage, share)
 
         on_progress("starting", 0.0)
         try:
@@ -283,6 +310,7 @@ class Brain:
             )  # fmt: skip
         except BuildInterrupted:
             return
+        self._built += 1
         self._library.put(plan)
         self._said(spec.key, "proposed", plan.state.value, plan.reason)
         if plan.state is PlanState.ADMITTED:

@@ -163,6 +163,7 @@ class Controller:
 
     def _see(self) -> Signals:
         self._tally.settle()
+        self._tally.reserve.fade()
         queue, head_slack_ms, busy = self._scheduler.depth()
         return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
 

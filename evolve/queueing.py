@@ -68,10 +68,11 @@ class RequestQueue:
     def __getitem__(self, index: int) -> Request:
         return self._requests[index]
 
-    def append(self, request: Request) -> None:
-        """Adds at the end; the caller has checked that `len(self) < limit`."""
+    def append(self, request: Request, reserve_ms: float = 0.0) -> None:
+        """Adds at the end, to be answered `reserve_ms` before its deadline; the caller has checked
+        that `len(self) < limit`."""
         self.waiting.append(
-            request.deadline_ms,
+            request.deadline_ms - reserve_ms,
             request.arrived_ms,
             request.cell,
             rows=request.rows,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from evolve.errors import QueueFull, RuntimeClosed
 from evolve.queueing import Request, RequestQueue
+from evolve.reserve import Reserve
 from evolve.strangers import Strangers
 from policies.rule import DispatchRule, Pick, RuleParams
 
@@ -133,6 +134,7 @@ class Scheduler:
         in_order: Whether requests run in order of arrival, whatever the rule says; with one lane
             also one at a time. For a model that keeps a state between calls, or may.
         slo_ms: Of every request.
+        reserve: What of each deadline is kept back.
         on_engaged: Told, under the queue's lock, True when work comes to an idle service, and
             False when the last of it is done.
     """
@@ -146,6 +148,7 @@ class Scheduler:
         now_ms: Callable[[], float],
         in_order: bool = False,
         slo_ms: float = np.inf,
+        reserve: Reserve | None = None,
         on_engaged: Callable[[bool], None] = lambda engaged: None,
     ) -> None:
         self._on_engaged = on_engaged
@@ -154,6 +157,7 @@ class Scheduler:
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
         self.in_order = in_order
+        self._reserve = Reserve(slo_ms) if reserve is None else reserve
         self._held = False
         self._waiters = 0
         self._queue = RequestQueue(limit)
@@ -220,7 +224,7 @@ class Scheduler:
             self._called_ms = self._now_ms()
             if not len(self._queue):
                 self._door.opened(self._called_ms)
-            self._queue.append(request)
+            self._queue.append(request, self._reserve.ms)
         self._note_work()
         self._changed.notify_all()
 

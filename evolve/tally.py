@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from evolve.reserve import Reserve
 from profiler.shapes import Shape
 from profiler.switching import SwitchCost
 
@@ -88,7 +89,8 @@ class Counts:
 
 
 class Tally:
-    """Counts endings and feeds the window and the cost table of one revision. Thread-safe."""
+    """Counts endings and feeds the window, the cost table and the reserve of one revision.
+    Thread-safe."""
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Tally:
         traffic: Traffic,
         now_ms: Callable[[], float],
         counts: Counts | None = None,
+        reserve: Reserve | None = None,
     ) -> None:
         self.window = window
         self.costs = costs
@@ -107,6 +110,7 @@ class Tally:
         self.traffic = traffic
         self._now_ms = now_ms
         self._counts = Counts() if counts is None else counts
+        self.reserve = Reserve(window.slo_ms) if reserve is None else reserve
         self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
         self._turned_away_s: deque[float] = deque()
         self._length = 1  # of the latest request that was looked at
@@ -124,6 +128,8 @@ class Tally:
         now_ms = self._now_ms()
         met = now_ms <= request.deadline_ms
         self._counts.add("met" if met else "late")
+        if request.refusable and request.outside is None:
+            self.reserve.ended(met=met)
         self.window.ended(now_ms - request.arrived_ms, met)
         self.traffic.ended(now_ms - request.arrived_ms)
 

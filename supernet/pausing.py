@@ -50,6 +50,29 @@ class Pauses:
         self._free_since_s = 0.0
         self._held_since_s: float | None = None
         self._held_s = 0.0
+        self._followers: tuple[Pauses, ...] = ()
+
+    @contextlib.contextmanager
+    def follower(self) -> Iterator[Pauses]:
+        """Others that are held whenever these are, within the block; at its end nothing holds
+        them."""
+        other = Pauses(patience_s=self._patience_s, clock=self._clock)
+        with self._lock:
+            self._followers = (*self._followers, other)
+            for reason in self._reasons:
+                other.hold(reason)
+        try:
+            yield other
+        finally:
+            with self._lock:
+                self._followers = tuple(one for one in self._followers if one is not other)
+                other.free()
+
+    def free(self) -> None:
+        """No reason counts any more."""
+        with self._lock:
+            self._reasons.clear()
+            self._free_since_s = self._clock()
 
     @property
     def is_held(self) -> bool:
@@ -63,12 +86,16 @@ class Pauses:
             if self._held_since_s is None:
                 self._held_since_s = self._clock()
                 self._tell(signal.SIGSTOP)
+            for other in self._followers:
+                other.hold(reason)
 
     def let_go(self, reason: str) -> None:
         """They may go on, unless there is another reason."""
         with self._lock:
             self._reasons.discard(reason)
             self._free_since_s = self._clock()
+            for other in self._followers:
+                other.let_go(reason)
 
     def resume(self) -> None:
         """Have them go on where they may."""

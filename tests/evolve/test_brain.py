@@ -18,9 +18,12 @@ import evolve
 from evolve import brain
 from profiler.places import Place
 from profiler.units import host_database
+from supernet.build import BuildLimits
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
-from supernet.plans import Plan
+from supernet.pausing import Pauses
+from supernet.plans import Plan, PlanSpec
+from supernet.reports import failed
 from tests.evolve.conftest import WAITED_FOR
 from tests.waiting import eventually
 
@@ -268,3 +271,68 @@ def test_without_any_folder_the_model_is_served_and_why_nothing_is_built_is_said
         assert torch.equal(runtime(x), mlp(x))
         reasons = [d.reason for d in runtime.decisions(100)]
     assert any("every disk is read-only; name a folder by plans.cache_dir" in r for r in reasons)
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_two_plans_are_built_at_a_time_where_there_is_room(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_room: bool
+) -> None:
+    built: list[str] = []
+    running, most, lock, both = [0], [0], threading.Lock(), threading.Barrier(2)
+
+    def build(cache: object, folder: object, spec: PlanSpec, limits: BuildLimits, *_: object,
+              pauses: Pauses | None, **options: object) -> Plan:  # fmt: skip
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+            first = len(built) < 2
+            built.append(spec.key)
+        if has_room and first:
+            both.wait(60)  # nobody is alone
+        with lock:
+            running[0] -= 1
+        return failed(spec, limits.limit, "none of this is real")
+
+    monkeypatch.setattr("evolve.brain.build_plan", build)
+    monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: has_room)
+    config = evolve.Config(capture=WAITED_FOR).replace(
+        plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
+    )
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(100)
+        known = [plan.key for plan in runtime.plans()]
+        assert runtime.progress.done == len(known)
+    assert sorted(built) == sorted(known)
+    assert len(set(built)) == len(built) > 3
+    assert most == [2 if has_room else 1]
+
+
+def test_the_second_build_stands_still_while_serving_and_never_at_the_end(
+    mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    others_done = threading.Event()
+
+    def build(cache: object, folder: object, spec: PlanSpec, limits: BuildLimits, *_: object,
+              pauses: Pauses | None, **options: object) -> Plan:  # fmt: skip
+        if pauses is None:
+            others_done.wait(60)
+        else:
+            runtime_is_busy.wait(60)
+            held.append(pauses.is_held)
+            others_done.set()
+            assert eventually(lambda: pauses.resume() or not pauses.is_held)
+            held.append(pauses.is_held)
+        return failed(spec, limits.limit, "none of this is real")
+
+    runtime_is_busy = threading.Event()
+    monkeypatch.setattr("evolve.brain.build_plan", build)
+    monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: True)
+    config = evolve.Config(capture=WAITED_FOR).replace(
+        plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
+    )
+    with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
+        runtime.parts.pauses.hold("serving")  # as while requests are answered, which go on
+        runtime_is_busy.set()
+        assert runtime.wait_for_plans(100)
+    assert held[:2] == [True, False]

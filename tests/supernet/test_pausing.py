@@ -122,6 +122,23 @@ def test_the_clock_stands_still_with_the_processes() -> None:
     assert (pauses.running_s(), pauses.is_held) == (11.0, False)
 
 
+def test_followers_are_held_with_those_that_they_follow_and_are_free_at_the_end() -> None:
+    pauses = Pauses(patience_s=0.0)
+    pauses.hold("serving")
+    with pauses.follower() as other:
+        assert other.is_held
+        pauses.let_go("serving")
+        other.resume()
+        assert not other.is_held
+        pauses.hold("serving")
+        assert other.is_held
+    other.resume()
+    assert not other.is_held
+    pauses.let_go("serving")
+    pauses.hold("serving")
+    assert not other.is_held
+
+
 def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
     inner = (
         "import time\n"
