@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 
 from profiler import sysfs
-from profiler.fingerprint import DeviceFingerprint, device_key
+from profiler.facts import DeviceFingerprint, device_key
 
 
 @dataclass(frozen=True)

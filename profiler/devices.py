@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, runtime_checkable
 
 from profiler.cpu import CpuProfiler
-from profiler.fingerprint import DeviceFingerprint
+from profiler.facts import DeviceFingerprint
 from profiler.nvidia import NvidiaProfiler
 
 GROUP = "evolve.profilers"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
-from profiler.fingerprint import Bus, DeviceFingerprint, Rate, device_key
+from profiler.facts import Bus, DeviceFingerprint, Rate, device_key
 
 # FP32 lanes per streaming multiprocessor by compute capability (CUDA C Programming Guide,
 # "Arithmetic Instructions"); NVML counts lanes, not multiprocessors.

@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from profiler.fingerprint import Rate
+from profiler.facts import Rate
 
 Clock = Callable[[], float]
 Product = Callable[[], object]
