@@ -13,7 +13,7 @@ from benchmarks import verdict
 NAMES = ("units", "tick", "overhead", "swap", "start", "memory", "kill", "surge", "capacity",
          "fleet", "twin", "search", "overload")  # fmt: skip
 # From minutes to hours: run only when asked for.
-LONG = ("chaos", "fresh", "fusion", "gym", "trust", "zoo")
+LONG = ("chaos", "cycles", "fresh", "fusion", "gym", "tail", "trust", "zoo")
 OPTIONS = ("trust",)  # with options of their own, `python -m benchmarks NAME --help`
 RESULTS = Path("out/bench")
 

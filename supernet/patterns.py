@@ -43,7 +43,10 @@ def find_demand(
     `BuildInterrupted` once `cancelled()`.
     """
     about = {"capture": str(capture_dir), "device": device.to_json()}
-    asked = json.dumps([capture_dir.name, about["device"]], sort_keys=True)
+    stored = StoredCapture.read(capture_dir)
+    # Not by the folder's name: the same model wrapped with other examples is asked the same.
+    program = [stored.graph_hash, stored.signature.to_json(), stored.grid.to_json()]
+    asked = json.dumps([program, about["device"]], sort_keys=True)
     name = f"{MEMO}pattern-{hashlib.sha256(asked.encode()).hexdigest()[:20]}"
     known = cache.report(name)
     if known is None:

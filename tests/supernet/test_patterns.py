@@ -72,6 +72,17 @@ def test_it_is_found_once(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch)
     assert list(cache.reports()) == []  # it is about no plan
 
 
+def test_other_examples_of_the_same_model_ask_nothing_new(
+    cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = nn.Linear(4, 2).eval(), noise(1, 4)
+    folder, other = (cache.stored(capture(model, (inputs,))) for inputs in (x, 2 * x))
+    assert folder != other
+    first = find_demand(cache, folder, MACHINE)
+    monkeypatch.delattr("supernet.patterns.run_step")
+    assert find_demand(cache, other, MACHINE) == first
+
+
 def test_of_a_machine_that_was_never_measured_the_balance_is_unknown(cache: ArtifactCache) -> None:
     learned = capture(nn.Linear(4, 2).eval(), (noise(1, 4),))
     unmeasured = replace(MACHINE, matrix_gflop_per_s={})
