@@ -210,6 +210,10 @@ class Config:
     queue_limit: int = option(
         4096, "Requests that may wait; beyond it new ones are refused.", low=1, high=1_000_000
     )
+    freeze: bool = option(
+        True,
+        "Whether Python's collector leaves alone what lives as long as the service (gc.freeze).",
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:

@@ -47,6 +47,11 @@ class Revision:
     pending: bool
     in_process: bool
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was to be built for it was tried."""
+        return not self.pending and self.brain.wait(0.0)
+
     def start(self) -> None:
         """Called once, before it is put in force."""
         self.serving.scheduler.warm()

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
-from evolve import process_end
+from evolve import collector, process_end
 from evolve.errors import RuntimeClosed
 from evolve.revision import CLOSE_TIMEOUT_S
 
@@ -35,6 +35,7 @@ class Revisions:
         self._callbacks = assembly.callbacks
         self._computing = assembly.computing
         self._reception = reception
+        self._freezes = assembly.config.freeze
         self._lock = threading.Lock()  # held while revisions change, never while one answers
         self._in_force: Revision | None = None
         self._retiring: list[threading.Thread] = []
@@ -95,6 +96,7 @@ class Revisions:
         runs. False where the runtime was closed meanwhile: then `revision` is let go.
         """
         revision.start()
+        collector.release()
         with self._lock:
             if not self._is_closed:
                 old, scheduler = self._in_force, revision.serving.scheduler
@@ -130,7 +132,9 @@ class Revisions:
 
     def look(self) -> None:
         """Called in every tick: ends it all once nobody holds the runtime and nothing is left to
-        answer."""
+        answer; keeps the collector from what will stay."""
+        if self._freezes and not self._is_closed and self.now.is_settled:
+            collector.settled()
         if self._holder is None or self._holder() is not None or self._is_closed:
             return
         waiting, _, busy = self.now.serving.scheduler.depth()
@@ -165,6 +169,7 @@ class Revisions:
             self._upkeep.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason=why)
         self._journal.close()
+        collector.release()
         process_end.stopped(self)
         self._ended.set()
 

@@ -8,8 +8,8 @@ Rooms, in the order they build on each other:
   what a change of plan costs beside them.
 - `rings`, `signals`: the window of events that a policy observes. `patterns`: what batches of every
   shape ask of the memory, for it to see.
-- `facts`, `fingerprint`: what a device is. `sysfs`, `cpu`, `rates`, `nvidia`, `cuda_rates`: how it is
-  found out and measured. `devices`: who can describe which kind, other packages included.
+- `facts`, `fingerprint`: what a device is. `sysfs`, `cpu`, `rates`, `nvidia`, `cuda_rates`: how it
+  is found out and measured. `devices`: who can describe which kind, other packages included.
 - `units`: virtual compute units and the persisted fingerprint database. `places`: where that
   and all else is kept between runs.
 - `flops`: FLOPs really executed per request. `report`: all of it, printed.

@@ -22,7 +22,7 @@ __all__ = ["Looked", "RowErrors", "tail"]
 
 RARE = 1e-3
 _LEAST = 1e-9  # error of a tail
-_SURE = 1.28  # standard deviations: nine times in ten
+_SURE = 2.33  # standard deviations: 99 times in 100
 _BY_MEAN = ("top1",)  # of a single row it is all or nothing
 
 
@@ -117,7 +117,7 @@ class RowErrors:
 
 
 def tail(errors: Sequence[float], rare: float = RARE) -> float:
-    """The error that at most a share ``rare`` of further ones exceeds, nine times in ten: the upper
+    """The error that at most a share ``rare`` of further ones exceeds, 99 times in 100: the upper
     end of what the estimate may be off by (its logarithm is about normal; de Haan & Ferreira 2006,
     Extreme Value Theory, theorem 4.3.8). Never less than the largest of these.
 
