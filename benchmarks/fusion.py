@@ -28,9 +28,9 @@ from profiler.costs import CostTable
 from profiler.shapes import Shape
 from profiler.units import host_database
 from supernet.backends.onnx_file import ONNX_FILE, export_onnx
-from supernet.build import BuildLimits, build_plan, compare_plans
+from supernet.building.build import BuildLimits, build_plan, compare_plans
 from supernet.cache import ArtifactCache
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.fidelity import Limit
 from supernet.plans import Plan, PlanState
 from supernet.proposals import propose

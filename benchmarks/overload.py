@@ -20,8 +20,8 @@ from torch import nn
 
 import evolve
 from benchmarks.harness import Figure, encoder, publish
+from evolve.data_plane.promise import Promise
 from evolve.errors import DeadlineExceeded
-from evolve.promise import Promise
 
 SECONDS = 4.0
 FACTORS = (3.0, 10.0, 50.0)

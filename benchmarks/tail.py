@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.harness import Figure, publish
 from evolve.cli import main as command
-from evolve.journal import Journal
+from evolve.journal.journal import Journal
 
 BYTES, NULS = 1 << 30, 64 << 20
 RECORDS = 2_000  # that differ; the journal repeats them

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Job, Open, Run, engine
-from supernet import heap
+from supernet.capture.pytree import take_apart
 from supernet.fidelity import error
-from supernet.structure import take_apart
+from supernet.jobs import malloc
 
 __all__ = ["Contender", "LeftOut", "Readied"]
 
@@ -110,7 +110,7 @@ def _heap_of(job: Job) -> Iterator[None]:
     """Plans run in processes started as evolve starts its workers, peers as they come."""
     before = dict(os.environ)
     if job.peer == "plan":
-        os.environ.update(heap.environment(before))
+        os.environ.update(malloc.environment(before))
     try:
         yield
     finally:

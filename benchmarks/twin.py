@@ -14,8 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.harness import encoder, publish, wrapped
+from evolve.control_plane.retraining import live_twin
 from evolve.demo.contenders import Stream, run_runtime
-from evolve.retraining import live_twin
 from evolve.runtime import Runtime
 from policies.presets import DEFAULT
 from sims.traces import Trace, bursty, poisson

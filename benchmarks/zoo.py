@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks.architectures import ARCHITECTURES, Architecture
 from benchmarks.harness import Figure, publish
-from supernet import study
-from supernet.capture import Capture, capture
+from supernet.capture import steps
+from supernet.capture.subject import Capture, capture
 
 __all__ = ["BEFORE", "main"]
 
@@ -118,7 +118,7 @@ def _captured(architecture: Architecture) -> Capture:
 def asked() -> Iterator[list[float]]:
     """Seconds that proofs and hard experiments take while it lasts."""
     spent: list[float] = []
-    before = {name: getattr(study, name) for name in _ASKING}
+    before = {name: getattr(steps, name) for name in _ASKING}
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -131,9 +131,9 @@ def asked() -> Iterator[list[float]]:
         return call
 
     for name, function in before.items():
-        setattr(study, name, timed(function))
+        setattr(steps, name, timed(function))
     try:
         yield spent
     finally:
         for name, function in before.items():
-            setattr(study, name, function)
+            setattr(steps, name, function)

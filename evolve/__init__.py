@@ -1,11 +1,11 @@
 """The living system: wraps a model, serves it, and keeps improving how it runs.
 
 - `wrap` makes a `Runtime`; `slo` says what is asked of it, `config` how it is set up.
-- One request: `runtime` → `reception` (with `ambience`) → `scheduler` (with `queueing`) → `lane`
-  (with `batching`) → `workers` → `promise`.
-- What serves, and what comes after it: `revisions`, of one `revision` each.
-- One tick: `controller` (with `patterns`). One plan: `brain`. Something broke: `faults`, `fleet`.
-- What happened: `tally`; what was decided: `decision`, `journal`, `log`.
+- `data_plane`, one request: `runtime` → `reception` → `scheduler` → `lane` → `workers` → `promise`.
+- `lifecycle`: what serves now, and what comes after it: `revisions`, of one `revision` each.
+- `control_plane`, one tick: `controller`. One plan: `plan_builder` → `plan_loading`.
+- `watch`: live answers beside the original's. `monitoring`: what happened. `journal`: what was
+  decided, and why.
 - `cli` is the command `evolve`, `demo` its main example.
 """
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evolve.config import Config, ConfigError, load_config
-    from evolve.decision import Decision
     from evolve.errors import DeadlineExceeded, EvolveError, QueueFull, RuntimeClosed
-    from evolve.journal import Journal
-    from evolve.process_end import drain_on_sigterm
+    from evolve.journal.decision import Decision
+    from evolve.journal.journal import Journal
+    from evolve.lifecycle.process_end import drain_on_sigterm
     from evolve.runtime import Runtime
     from evolve.slo import SLO
     from evolve.wrapping import wrap
@@ -45,13 +45,13 @@ _HOME = {
     "Config": "evolve.config",
     "ConfigError": "evolve.config",
     "DeadlineExceeded": "evolve.errors",
-    "Decision": "evolve.decision",
+    "Decision": "evolve.journal.decision",
     "EvolveError": "evolve.errors",
-    "Journal": "evolve.journal",
+    "Journal": "evolve.journal.journal",
     "QueueFull": "evolve.errors",
     "Runtime": "evolve.runtime",
     "RuntimeClosed": "evolve.errors",
-    "drain_on_sigterm": "evolve.process_end",
+    "drain_on_sigterm": "evolve.lifecycle.process_end",
     "load_config": "evolve.config",
     "wrap": "evolve.wrapping",
 }

@@ -14,24 +14,24 @@ import numpy as np
 import psutil
 import torch
 
-from evolve.admission import Admission, warm_batches
-from evolve.brain import Brain, Workshop
-from evolve.controller import Controller
-from evolve.faults import Faults, OutOfMemory
-from evolve.fleet import Fleet
-from evolve.lane import Serving
-from evolve.original import ORIGINAL, Original
-from evolve.patterns import Patterns
-from evolve.promise import Callbacks
-from evolve.renewal import Renewal
-from evolve.reserve import Reserve
-from evolve.retraining import Retraining, live_twin
-from evolve.revision import Revision
-from evolve.savings import Savings
-from evolve.scheduler import Scheduler, Tables
-from evolve.tally import Counts, Tally
-from evolve.traffic import Traffic
-from evolve.watching import make_watch
+from evolve.control_plane.controller import Controller
+from evolve.control_plane.plan_builder import Brain, Workshop
+from evolve.control_plane.plan_loading import Admission, warm_batches
+from evolve.control_plane.renewal import Renewal
+from evolve.control_plane.retraining import Retraining, live_twin
+from evolve.data_plane.faults import Faults, OutOfMemory
+from evolve.data_plane.fleet import Fleet
+from evolve.data_plane.lane import Serving
+from evolve.data_plane.original import ORIGINAL, Original
+from evolve.data_plane.promise import Callbacks
+from evolve.data_plane.reserve import Reserve
+from evolve.data_plane.scheduler import Scheduler, Tables
+from evolve.lifecycle.revision import Revision
+from evolve.monitoring.memory_patterns import Patterns
+from evolve.monitoring.savings import Savings
+from evolve.monitoring.tally import Counts, Tally
+from evolve.monitoring.traffic import Traffic
+from evolve.watch.watching import make_watch
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.baselines import DEFAULT_CHOICE
@@ -39,24 +39,24 @@ from policies.presets import DEFAULT
 from profiler.costs import CostTable
 from profiler.flops import DynamicFlops
 from profiler.signals import Window
-from supernet import heap
-from supernet.pausing import Pauses
+from supernet.building.reports import condemn
+from supernet.capture.stored import store
+from supernet.jobs import malloc
+from supernet.jobs.pausing import Pauses
 from supernet.plans import PlanLibrary
-from supernet.reports import condemn
-from supernet.stored import store
 
 if TYPE_CHECKING:
-    from evolve.capturing import Found
     from evolve.config import Config, WorkersConfig
-    from evolve.journal import Journal
-    from evolve.lane import Lane
+    from evolve.data_plane.lane import Lane
+    from evolve.journal.journal import Journal
+    from evolve.lifecycle.capturing import Found
     from evolve.slo import SLO
     from evolve.workers.base import Worker
     from policies.base import Policy
     from profiler.fingerprint import DeviceFingerprint
     from profiler.shapes import Shape
     from supernet.bounds import Bounds
-    from supernet.capture import Wishes
+    from supernet.capture.subject import Wishes
 
 __all__ = ["Assembly", "workers_of"]
 
@@ -190,7 +190,7 @@ class Assembly:
                     said=self._worker_said,
                 ).run()  # fmt: skip
             patterns.find()
-            heap.give_back()  # what storing and comparing took here
+            malloc.give_back()  # what storing and comparing took here
 
         brain = Brain(workshop, library, admission, self._plan_said, pauses, afterwards)
         twin = partial(live_twin, slo, lanes, scheduler, tally, library)

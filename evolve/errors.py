@@ -5,8 +5,8 @@
     ├── QueueFull          (also a DeadlineExceeded)
     ├── RuntimeClosed      (also RuntimeError)   submitted after close()
     ├── ConfigError        (also ValueError)     a setting breaks its rule (evolve.config)
-    ├── JournalError       the journal's file can't be used (evolve.log.file)
-    ├── PlotError          a journal can't be drawn (evolve.log.plot)
+    ├── JournalError       the journal's file can't be used (evolve.journal.file)
+    ├── PlotError          a journal can't be drawn (evolve.journal.plot)
     └── PlanFault          a plan or its worker failed; never reaches the caller
         ├── PlanDeclined   the batch is outside what the plan was made for
         ├── PlanLost       its files are gone from the cache, or changed

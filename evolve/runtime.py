@@ -17,20 +17,20 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from evolve.brain import Progress
+from evolve.control_plane.plan_builder import Progress
+from evolve.data_plane.lane import answer_apart
+from evolve.data_plane.promise import Promise
 from evolve.errors import DeadlineExceeded, EvolveError, RuntimeClosed
-from evolve.lane import answer_apart
-from evolve.promise import Promise
 from evolve.status import status_of
 
 if TYPE_CHECKING:
     from evolve.assembly import Assembly
-    from evolve.decision import Decision
-    from evolve.queueing import Request
-    from evolve.reception import Reception
-    from evolve.revision import Revision
-    from evolve.revisions import Revisions
-    from evolve.upkeep import Upkeep
+    from evolve.data_plane.reception import Reception
+    from evolve.data_plane.request_queue import Request
+    from evolve.journal.decision import Decision
+    from evolve.lifecycle.revision import Revision
+    from evolve.lifecycle.revisions import Revisions
+    from evolve.lifecycle.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
     from supernet.plans import Plan
 

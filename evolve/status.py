@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evolve.revision import Revision
+    from evolve.lifecycle.revision import Revision
 
 __all__ = ["status_of"]
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evolve.ambience import plain
 from evolve.assembly import Assembly
-from evolve.capturing import can_be_beside, capture_here
 from evolve.config import Config, load_config
-from evolve.journal import Journal
-from evolve.reception import Reception
-from evolve.revisions import Revisions
+from evolve.data_plane.ambience import plain
+from evolve.data_plane.reception import Reception
+from evolve.journal.journal import Journal
+from evolve.lifecycle.capturing import can_be_beside, capture_here
+from evolve.lifecycle.revisions import Revisions
+from evolve.lifecycle.upkeep import Upkeep
+from evolve.monitoring.tally import Counts
 from evolve.runtime import Runtime
 from evolve.slo import SLO
-from evolve.tally import Counts
-from evolve.upkeep import Upkeep
 from policies.base import Policy
 from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.tactical import TacticalPolicy
 from profiler.units import FingerprintDatabase, host_database
-from supernet.capture import Wishes, begin
+from supernet.capture.subject import Wishes, begin
 
 if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint

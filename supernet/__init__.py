@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supernet.backends.base import BACKENDS, Backend, LoadedPlan, backend, load_plan
-    from supernet.build import BuildLimits, build_plan
+    from supernet.building.build import BuildLimits, build_plan
     from supernet.cache import ArtifactCache
-    from supernet.capture import Capture, Examples, Flat
+    from supernet.capture.subject import Capture, Examples, Flat
     from supernet.errors import (
         BuildFailed,
         BuildInterrupted,
@@ -40,14 +40,14 @@ _HOMES = {
     "Backend": "backends.base",
     "BuildFailed": "errors",
     "BuildInterrupted": "errors",
-    "BuildLimits": "build",
+    "BuildLimits": "building.build",
     "CacheError": "errors",
     "CacheFull": "errors",
     "CacheUntrusted": "errors",
-    "Capture": "capture",
-    "Examples": "capture",
+    "Capture": "capture.captured",
+    "Examples": "capture.subject",
     "Fidelity": "fidelity",
-    "Flat": "capture",
+    "Flat": "capture.captured",
     "LoadedPlan": "backends.base",
     "OutsideCapture": "errors",
     "Plan": "plans",
@@ -59,7 +59,7 @@ _HOMES = {
     "TensorSpec": "signature",
     "Uncapturable": "errors",
     "backend": "backends.base",
-    "build_plan": "build",
+    "build_plan": "building.build",
     "error": "fidelity",
     "judge": "fidelity",
     "load_plan": "backends.base",

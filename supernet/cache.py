@@ -36,7 +36,7 @@ from supernet.errors import CacheError, CacheFull, CacheUntrusted
 from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifest
 
 if TYPE_CHECKING:
-    from supernet.capture import Capture
+    from supernet.capture.subject import Capture
 
 __all__ = ["MEMO", "ArtifactCache"]
 
@@ -103,7 +103,7 @@ class ArtifactCache:
 
     def stored(self, capture: Capture) -> Path:
         """The folder of a capture's batches, written with its program unless they are there."""
-        from supernet.stored import store
+        from supernet.capture.stored import store
 
         return store(self, capture)
 

@@ -11,7 +11,7 @@ from supernet.plans import COMPILED, PlanSpec
 
 if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint
-    from supernet.capture import Capture
+    from supernet.capture.subject import Capture
     from supernet.fidelity import Limit
 
 __all__ = ["propose", "unavailable"]

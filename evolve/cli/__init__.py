@@ -61,8 +61,8 @@ def _drop_stdout() -> None:
 
 
 def _line(error: Exception) -> str:
-    from evolve.decision import printable
     from evolve.errors import EvolveError
+    from evolve.journal.decision import printable
 
     told = printable(str(error)) or "no reason given"
     # Our own errors say it all; of someone else's the kind helps, and how to see more.

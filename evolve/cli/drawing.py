@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from evolve.log.plot import PlotError, matplotlib
+from evolve.journal.plot import PlotError, matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evolve.cli.drawing import INK, LEGEND, PALE, TONES, log_axis, plain, sheet
-from evolve.log.plot import matplotlib
+from evolve.journal.plot import matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

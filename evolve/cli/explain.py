@@ -18,10 +18,10 @@ from evolve.errors import EvolveError
 if TYPE_CHECKING:
     from profiler.shapes import Shape
     from supernet.cache import ArtifactCache
+    from supernet.capture.stored import StoredCapture
     from supernet.fusion.account import Account
     from supernet.fusion.regions import Regions
     from supernet.plans import Plan
-    from supernet.stored import StoredCapture
 
 __all__ = ["Explanation", "Story", "Timing", "explain", "select"]
 
@@ -125,7 +125,7 @@ def select(found: Sequence[Plan], model: str) -> tuple[Plan, ...]:
 
 
 def _wrong(text: str) -> typer.BadParameter:
-    from evolve.decision import printable
+    from evolve.journal.decision import printable
 
     return typer.BadParameter(printable(text, 600), param_hint="MODEL")
 
@@ -160,7 +160,7 @@ def explanation(
 
 
 def _capture(cache: ArtifactCache, graph: str) -> StoredCapture:
-    from supernet.stored import StoredCapture, newest
+    from supernet.capture.stored import StoredCapture, newest
 
     folder = newest(cache, graph)
     if folder is None:

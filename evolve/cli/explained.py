@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evolve.cli.explain import Explanation, Story, Timing
 from evolve.cli.screen import screen
-from evolve.decision import printable
+from evolve.journal.decision import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from evolve.decision import Decision
-    from evolve.log.query import Filter
-    from evolve.log.read import Damage
+    from evolve.journal.decision import Decision
+    from evolve.journal.query import Filter
+    from evolve.journal.reader import Damage
 
 __all__ = ["log"]
 
@@ -69,7 +69,7 @@ def log(
 
 
 def _filters(texts: list[str]) -> tuple[Filter, ...]:
-    from evolve.log.query import Filter
+    from evolve.journal.query import Filter
 
     try:
         return tuple(Filter.parse(text) for text in texts)
@@ -78,7 +78,7 @@ def _filters(texts: list[str]) -> tuple[Filter, ...]:
 
 
 def _all(path: Path) -> Iterator[Decision]:
-    from evolve.log.read import read, segments
+    from evolve.journal.reader import read, segments
 
     warn = _Warnings()
     for segment in segments(path):
@@ -100,7 +100,7 @@ class _Warnings:
 
 
 def _verify(path: Path) -> int:
-    from evolve.log.read import segments, verify
+    from evolve.journal.reader import segments, verify
 
     whole = True
     for segment in segments(path):
@@ -117,8 +117,8 @@ def _verify(path: Path) -> int:
 
 
 def _explained(path: Path, seq: int) -> str:
-    from evolve.log.explain import explain, follower
-    from evolve.log.file import JournalError
+    from evolve.journal.explain import explain, follower
+    from evolve.journal.file import JournalError
 
     decisions = _all(path)
     first = last = 0
@@ -131,8 +131,8 @@ def _explained(path: Path, seq: int) -> str:
 
 
 def _plotted(path: Path, filters: tuple[Filter, ...], out: Path) -> Path:
-    from evolve.log.plot import plot
-    from evolve.log.query import matching
+    from evolve.journal.plot import plot
+    from evolve.journal.query import matching
 
     return plot(tuple(matching(_all(path), filters)), out)
 
@@ -146,9 +146,9 @@ def _show(
     line: Callable[[Decision], str] | None,
 ) -> None:
     from evolve.cli.screen import screen
-    from evolve.log.follow import Follower
-    from evolve.log.query import matching
-    from evolve.log.read import read, segments
+    from evolve.journal.follow import Follower
+    from evolve.journal.query import matching
+    from evolve.journal.reader import read, segments
 
     warn = _Warnings()
     follower = Follower(path, on_damage=warn)
@@ -177,7 +177,7 @@ def _show(
 
 def _newest_first(path: Path, until: int, warn: _Warnings) -> Iterator[Decision]:
     """All decisions from the end back to the beginning; ``until``: where the newest file ends."""
-    from evolve.log.read import newest, segments
+    from evolve.journal.reader import newest, segments
 
     *older, latest = segments(path)
     yield from newest(latest, on_damage=warn, before=until)
@@ -203,7 +203,7 @@ def _row(d: Decision) -> Text:
     """Number, time, kind, subject, what changed and why, on one line."""
     from rich.text import Text
 
-    from evolve.log.explain import headline
+    from evolve.journal.explain import headline
 
     row = Text()
     row.append(f"{d.seq:>6}  ", style="dim")

@@ -91,7 +91,7 @@ def _known(root: Path, max_error: float, metric: str) -> tuple[Plan, ...]:
     # Looking must not create anything.
     if not (root / "reports").is_dir():
         return ()
-    from supernet.build import BuildLimits, known_plans
+    from supernet.building.build import BuildLimits, known_plans
 
     return known_plans(_store(root), BuildLimits(max_error=max_error, metric=metric))
 
@@ -106,7 +106,7 @@ def _findings(root: Path, found: Sequence[Plan]) -> dict[str, dict[str, Finding]
     """By graph: whether requests may share a batch and be padded, as last captured."""
     if not found:
         return {}  # looking must not create a cache
-    from supernet.stored import StoredCapture, newest
+    from supernet.capture.stored import StoredCapture, newest
 
     cache = _store(root)
     made = {}
@@ -148,7 +148,7 @@ def _print_table(root: Path, found: tuple[Plan, ...]) -> None:
     from rich.text import Text
 
     from evolve.cli.screen import screen
-    from evolve.decision import printable
+    from evolve.journal.decision import printable
 
     table = Table(
         title=f"Plans in {root}",

@@ -59,7 +59,7 @@ def run_suite(name: str, asked: Asked, *, out: Path | None, plot: bool, json: bo
     entrants = _entrants(asked.policies, service)
     cells, left_out = _suite(asked, service)
     if plot:
-        from evolve.log.plot import matplotlib
+        from evolve.journal.plot import matplotlib
 
         matplotlib()  # whether it is there, before the minutes that follow
     found = _compared(cells, entrants, asked)

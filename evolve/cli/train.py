@@ -91,7 +91,7 @@ def _settings(path: Path | None, steps: int | None, seed: int | None) -> TrainCo
 
     settings = TrainConfig()
     if path is not None:
-        from evolve.config_yaml import load_flat
+        from evolve.config.yaml_file import load_flat
 
         settings = load_flat(path, settings)
     if steps is not None:

@@ -13,9 +13,9 @@ import numpy as np
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from evolve.decision import Decision
     from evolve.demo.contenders import Figures, Stream
     from evolve.demo.load import Outcome
+    from evolve.journal.decision import Decision
     from profiler.fingerprint import DeviceFingerprint
 
 __all__ = ["figures_table", "plot", "write_json"]

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evolve.workers.wire import SharedArrays, receive, send
-from supernet import heap
 from supernet.backends.base import check_artifact, load_plan
+from supernet.backends.microbatched import Microbatches
 from supernet.errors import ArtifactBroken, OutsideRange
-from supernet.microbatches import Microbatches
+from supernet.jobs import malloc
 from supernet.plans import PlanSpec
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Child:
                 if gone is not None:
                     gone.close()
                 del gone
-                heap.give_back()
+                malloc.give_back()
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             return {"ok": False, "why": why, "lost": isinstance(error, ArtifactBroken)}
@@ -104,7 +104,7 @@ def load(header: Mapping[str, Any]) -> tuple[str, LoadedPlan]:
     for inputs in header["warm"]:
         with contextlib.suppress(OutsideRange):  # zeros need not be like what comes
             _run_loaded(loaded, [np.zeros(shape, dtype) for dtype, shape in inputs])
-    heap.give_back()
+    malloc.give_back()
     return spec.key, loaded
 
 

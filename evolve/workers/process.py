@@ -17,12 +17,12 @@ import psutil
 import torch
 
 import evolve
-from evolve import process_end
 from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
+from evolve.lifecycle import process_end
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.nursery import Forked, Nursery
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
-from supernet import heap
+from supernet.jobs import malloc
 
 if TYPE_CHECKING:
     from supernet.plans import Plan
@@ -195,5 +195,5 @@ def environment(threads: int) -> dict[str, str]:
     root = str(Path(evolve.__file__).resolve().parent.parent)
     path = os.pathsep.join(dict.fromkeys([root, *filter(None, sys.path)]))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    given = heap.environment(os.environ)
+    given = malloc.environment(os.environ)
     return {**given, "PYTHONPATH": path, **{name: str(n) for name, n in counts.items()}}

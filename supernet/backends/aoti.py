@@ -21,12 +21,12 @@ import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
 from supernet.backends.fused import ENGINE
+from supernet.backends.packages import load_package, unpack
+from supernet.capture.recurrent import is_recurrent
 from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
 from supernet.fusion.native import compiler
-from supernet.packages import load_package, unpack
 from supernet.plans import PlanSpec
-from supernet.recurrent import is_recurrent
 from supernet.signature import Signature
 
 if TYPE_CHECKING:

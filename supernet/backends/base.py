@@ -8,10 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from supernet.backends.microbatched import Microbatched, Microbatches
 from supernet.domain.engine import Engine
 from supernet.errors import ArtifactBroken
 from supernet.manifest import broken
-from supernet.microbatches import Microbatched, Microbatches
 from supernet.operators import define, read_operators
 from supernet.plans import PlanSpec
 from supernet.signature import Signature

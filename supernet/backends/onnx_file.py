@@ -32,7 +32,7 @@ def export_onnx(program: ExportedProgram, signature: Signature, folder: Path) ->
     import torch
 
     from supernet.backends.masked import with_hidden_rows
-    from supernet.recurrent import any_length
+    from supernet.capture.recurrent import any_length
 
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
+from supernet.capture.functional import functional
 from supernet.dataflow.interpreter import UNRULED, interpret
 from supernet.dataflow.intervals import ANY, BIT, TRUE, ZERO, Interval
 from supernet.dataflow.layers import RULES
 from supernet.dataflow.values import Place, Span, Trouble, Value, follows, places, worst
-from supernet.functional import functional
 from supernet.signature import Dim
 
 __all__ = ["Proof", "prove"]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from supernet.capture.functional import functional
+from supernet.capture.probe import one_line
 from supernet.domain.demands import Narrowing
 from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
 from supernet.domain.graph import dtype_of, held, name_of, uses
@@ -18,9 +20,7 @@ from supernet.domain.interval import BIT, INT32, Interval, of_dtype
 from supernet.domain.nonfinite import infinities, undefined
 from supernet.domain.sizes import Sizes
 from supernet.domain.values import Values
-from supernet.functional import functional
 from supernet.guards import Finite, Guard, Within, is_finite
-from supernet.probe import one_line
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

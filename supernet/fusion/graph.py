@@ -22,7 +22,7 @@ __all__ = ["Op", "OpGraph", "OpKind", "TensorUse", "touched"]
 
 # What torch.export calls the module of a node that it made itself, and the capture's wrapper.
 _NONE = "_empty_nn_module_stack_from_metadata_hook"
-_WRAPPER = "supernet.exporting._Flat"
+_WRAPPER = ".exporting._Flat"
 
 _Kind: TypeAlias = Literal["input", "weight", "value"]
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from supernet.backends.packages import unpack
 from supernet.fusion.package import PACKAGE
-from supernet.packages import unpack
 
 __all__ = ["compile_pieces", "packed_product"]
 

@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 
+from supernet.capture.recurrent import any_length
 from supernet.errors import BuildFailed
 from supernet.fusion.convolutions import is_convolution, lower_convolution, sum_in_place
 from supernet.fusion.kernels import (
@@ -33,7 +34,6 @@ from supernet.fusion.kernels import (
 )
 from supernet.fusion.packing import Pack
 from supernet.fusion.rounding import Rounding
-from supernet.recurrent import any_length
 
 __all__ = ["Lowered", "bind", "drop_unused_tensors", "functional", "lower", "products"]
 

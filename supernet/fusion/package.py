@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from supernet.packages import load_package
+from supernet.backends.packages import load_package
 
 __all__ = ["PACKAGE", "CompiledPiece", "load_pieces"]
 

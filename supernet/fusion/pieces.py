@@ -23,6 +23,7 @@ from torch.fx import Graph, GraphModule, Node, map_arg
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_leaves
 
+from supernet.capture.recurrent import shapes_of
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.attention import ATTENTION
@@ -33,7 +34,6 @@ from supernet.fusion.package import load_pieces
 from supernet.fusion.product import multiply
 from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
 from supernet.fusion.winograd import convolve
-from supernet.recurrent import shapes_of
 
 __all__ = ["Piece", "compile_stretches", "pieces_of"]
 

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from profiler.shapes import Shape
-from supernet.probe import one_line
+from supernet.capture.probe import one_line
 from supernet.signature import Signature, TensorSpec
 
 __all__ = ["Rehearsal", "Step", "operator_name", "tensors_in"]

@@ -15,6 +15,8 @@ from torch._guards import detect_fake_mode
 from torch.fx import GraphModule, Node, map_arg
 from torch.utils._pytree import tree_leaves
 
+from supernet.capture.probe import one_line
+from supernet.capture.recurrent import shapes_of
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.attention import add_masks, attend
@@ -23,8 +25,6 @@ from supernet.fusion.lowering import Lowered
 from supernet.fusion.product import multiply
 from supernet.fusion.rounding import quantize
 from supernet.fusion.winograd import convolve
-from supernet.probe import one_line
-from supernet.recurrent import shapes_of
 
 __all__ = ["SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evolve.decision import Decision
-from evolve.journal import Journal
+from evolve.journal.decision import Decision
+from evolve.journal.journal import Journal
 
 
 class Clock:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import evolve
-from evolve.advice import Advisor, NoAdvice
+from evolve.control_plane.advice import Advisor, NoAdvice
 from policies.base import Choice
 from policies.baselines import DEFAULT_CHOICE
 from policies.presets import DEFAULT

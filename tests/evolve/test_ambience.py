@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import evolve
-from evolve.ambience import Ambience
+from evolve.data_plane.ambience import Ambience
 
 X = torch.linspace(-2, 2, 16).reshape(2, 8)
 

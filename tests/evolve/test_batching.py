@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.batching import plausible, split, stack
-from evolve.queueing import Request
+from evolve.data_plane.batching import plausible, split, stack
+from evolve.data_plane.request_queue import Request
 from supernet.domain.engine import Domain
 from supernet.signature import Signature, TensorSpec
 

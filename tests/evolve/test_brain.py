@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import evolve
-from evolve import brain
+from evolve.control_plane import plan_builder
 from profiler.places import Place
 from profiler.units import host_database
-from supernet.build import BuildLimits
+from supernet.building.build import BuildLimits
+from supernet.building.reports import failed
 from supernet.errors import BuildFailed, CacheFull
 from supernet.fusion import onednn
-from supernet.pausing import Pauses
+from supernet.jobs.pausing import Pauses
 from supernet.plans import Plan, PlanSpec
-from supernet.reports import failed
 from tests.evolve.conftest import WAITED_FOR
 from tests.waiting import eventually
 
@@ -77,7 +77,7 @@ def test_a_full_disk_stops_building_only(
     def full(*args: object, **options: object) -> None:
         raise CacheFull("no room left for plans/x")
 
-    monkeypatch.setattr("evolve.brain.build_plan", full)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", full)
     config = evolve.Config(capture=WAITED_FOR).replace(plans={"cache_dir": tmp_path / "cache"})
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=config) as runtime:
         assert runtime.wait_for_plans(60)
@@ -102,7 +102,7 @@ def test_closing_ends_a_build_under_way(mlp: torch.nn.Module, tmp_path: Path) ->
     runtime = evolve.wrap(mlp, (torch.randn(1, 8),), config=config)
     runtime.close()
     left = [p.cmdline() for p in psutil.Process().children(recursive=True) if p.is_running()]
-    assert not any("supernet.build" in command for command in left)
+    assert not any("supernet.building.build" in command for command in left)
 
 
 def test_a_backend_that_cannot_be_used_is_left_out_and_said(
@@ -162,7 +162,7 @@ def test_a_search_that_fails_stops_nothing(
     def fails(*args: object, **options: object) -> None:
         raise BuildFailed("it crashed with SIGSEGV")
 
-    monkeypatch.setattr("evolve.brain.find_fusions", fails)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.find_fusions", fails)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": built,
@@ -183,13 +183,13 @@ def test_what_only_improves_waits_for_idle_moments(
     mlp: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = threading.Event()
-    find = brain.find_fusions
+    find = plan_builder.find_fusions
 
     def found(*args: object, **options: object) -> object:
         began.set()
         return find(*args, **options)
 
-    monkeypatch.setattr("evolve.brain.find_fusions", found)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.find_fusions", found)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": tmp_path / "cache", "backends": ("fused",), "precisions": ("fp32",),
@@ -218,7 +218,7 @@ def test_close_plans_are_compared_and_what_that_found_decides(
         prices = second.costs_ms, dict.fromkeys(second.costs_ms, 0.001)
         return [replace(p, costs_ms=ms) for p, ms in zip((first, second), prices, strict=True)]
 
-    monkeypatch.setattr("evolve.brain.compare_plans", swapped)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.compare_plans", swapped)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={
             "cache_dir": built, "backends": ("eager", "onnxruntime"),
@@ -242,7 +242,7 @@ def test_a_comparison_that_fails_stops_nothing(
     def fails(*args: object, **options: object) -> None:
         raise BuildFailed("it crashed with SIGSEGV")
 
-    monkeypatch.setattr("evolve.brain.compare_plans", fails)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.compare_plans", fails)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": built, "backends": ("eager", "onnxruntime"),
                "precisions": ("fp32",), "search": False},
@@ -256,7 +256,7 @@ def test_a_comparison_that_fails_stops_nothing(
 
 def _is_a_build_stopped() -> bool:
     return any(
-        child.status() == psutil.STATUS_STOPPED and "supernet.build" in child.cmdline()
+        child.status() == psutil.STATUS_STOPPED and "supernet.building.build" in child.cmdline()
         for child in psutil.Process().children()
     )
 
@@ -264,7 +264,8 @@ def _is_a_build_stopped() -> bool:
 def test_without_any_folder_the_model_is_served_and_why_nothing_is_built_is_said(
     mlp: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(brain, "keeping_place", lambda: Place(None, "every disk is read-only"))
+    nowhere = Place(None, "every disk is read-only")
+    monkeypatch.setattr(plan_builder, "keeping_place", lambda: nowhere)
     with evolve.wrap(mlp, (torch.randn(1, 8),)) as runtime:
         assert runtime.wait_for_plans(60)
         x = torch.randn(2, 8)
@@ -293,7 +294,7 @@ def test_two_plans_are_built_at_a_time_where_there_is_room(
             running[0] -= 1
         return failed(spec, limits.limit, "none of this is real")
 
-    monkeypatch.setattr("evolve.brain.build_plan", build)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
     monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: has_room)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
@@ -326,7 +327,7 @@ def test_the_second_build_stands_still_while_serving_and_never_at_the_end(
         return failed(spec, limits.limit, "none of this is real")
 
     runtime_is_busy = threading.Event()
-    monkeypatch.setattr("evolve.brain.build_plan", build)
+    monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
     monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: True)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}

@@ -107,7 +107,7 @@ def test_help_and_the_log_load_no_framework(tmp_path: Path) -> None:
     heavy = ["torch", "numba", "numpy", "onnxruntime", "openvino", "matplotlib", "gymnasium"]
     code = (
         "import sys; from evolve.cli import main; "
-        "from evolve.journal import Journal; "
+        "from evolve.journal.journal import Journal; "
         f"j = Journal({str(tmp_path / 'j')!r}, device='d'); j.append('plan', 'x', reason='r'); "
         f"j.close(); assert main(['log', {str(tmp_path / 'j')!r}]) == 0; "
         "assert main(['--help']) == 0; "
@@ -129,7 +129,7 @@ def test_python_dash_m_evolve() -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_failure(tmp_path: Path) -> None:
-    from evolve.journal import Journal
+    from evolve.journal.journal import Journal
 
     path = tmp_path / "journal.jsonl"
     with Journal(path, device="d") as journal:
@@ -219,7 +219,7 @@ def test_plans_are_listed(
         asked.append(limits)
         return found
 
-    monkeypatch.setattr("supernet.build.known_plans", known)
+    monkeypatch.setattr("supernet.building.build.known_plans", known)
     (tmp_path / "reports").mkdir()
     argv = ["plans", "--cache", tmp_path, "--max-error", "0.01", "--metric", "cosine"]
     status, out, _ = run(capsys, *argv)

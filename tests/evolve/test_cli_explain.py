@@ -20,15 +20,15 @@ from evolve.cli.explained import show
 from profiler.fingerprint import DeviceFingerprint, Rate, fingerprint
 from profiler.shapes import Shape
 from profiler.units import FingerprintDatabase
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.stored import StoredCapture, newest
+from supernet.capture.subject import capture
 from supernet.fusion import onednn
 from supernet.fusion.account import read
 from supernet.fusion.regions import Regions
 from supernet.fusion.rounding import Rounding
 from supernet.plans import Plan, PlanSpec, PlanState
-from supernet.stored import StoredCapture, newest
 from tests.supernet.contract import make_spec
 
 if (why := onednn.unavailable()) is not None:

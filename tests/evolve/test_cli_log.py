@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evolve.cli import main
-from evolve.decision import Decision
-from evolve.journal import Journal, JournalError, read
-from evolve.log.explain import changes, explain, follower, headline
-from evolve.log.follow import Follower
-from evolve.log.plot import PlotError, Timeline, in_force, plot
-from evolve.log.query import Filter, matching
-from evolve.log.read import _lines_backwards
+from evolve.journal.decision import Decision
+from evolve.journal.explain import changes, explain, follower, headline
+from evolve.journal.follow import Follower
+from evolve.journal.journal import Journal, JournalError, read
+from evolve.journal.plot import PlotError, Timeline, in_force, plot
+from evolve.journal.query import Filter, matching
+from evolve.journal.reader import _lines_backwards
 
 DEFAULT: dict[str, Any] = {"name": "default", "max_rows": 16, "plan": -1, "spread": 1.5}
 SURGE: dict[str, Any] = {"name": "surge", "max_rows": 8, "plan": -1, "spread": math.inf}
@@ -192,7 +192,7 @@ def test_lines_from_the_end_are_the_lines(lines: list[bytes], block: int) -> Non
     whole = [line.replace(b"\n", b" ") + b"\n" for line in lines]
     file = BytesIO(b"".join(whole) + b"half")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evolve.log.read.BLOCK_BYTES", block)
+        patch.setattr("evolve.journal.reader.BLOCK_BYTES", block)
         found = list(_lines_backwards(file, None))
     assert [line for _, line in found] == whole[::-1]
     assert [number for number, _ in found] == list(range(1, len(whole) + 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evolve.cli import main
-from evolve.journal import Journal
+from evolve.journal.journal import Journal
 from tests.evolve.journals import filled
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import evolve
-from evolve import collector
+from evolve.lifecycle import collector
 from tests.waiting import eventually
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from evolve.workers.process import ProcessWorker
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.operators import custom_operators
 from supernet.plans import PlanState
 from tests.supernet.contract import make_spec

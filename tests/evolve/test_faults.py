@@ -1,4 +1,4 @@
-"""Who is blamed when a plan fails: the table in `evolve.faults`, row by row."""
+"""Who is blamed when a plan fails: the table in `evolve.data_plane.faults`, row by row."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from evolve.data_plane.faults import FORGIVEN_AFTER_S, MAX_OUT_OF_MEMORY, OutOfMemory, blames_plan
 from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
-from evolve.faults import FORGIVEN_AFTER_S, MAX_OUT_OF_MEMORY, OutOfMemory, blames_plan
 
 
 @pytest.mark.parametrize(

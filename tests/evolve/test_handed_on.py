@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import evolve
-from evolve.lane import Lane
+from evolve.data_plane.lane import Lane
 
 
 class HandsOn(torch.nn.Module):

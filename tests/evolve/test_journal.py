@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evolve.decision import field_table, printable
-from evolve.journal import read
-from evolve.log.record import MAX_RECORD_BYTES, decode, encode
+from evolve.journal.decision import field_table, printable
+from evolve.journal.journal import read
+from evolve.journal.record import MAX_RECORD_BYTES, decode, encode
 from tests.evolve.journals import Clock, filled, journal_at, tick
 
 
@@ -193,6 +193,6 @@ def test_a_record_that_is_too_large_altogether_says_so(tmp_path: Path) -> None:
 
 
 def test_the_documented_fields_are_those_of_a_decision() -> None:
-    """To renew it: `python -m evolve.log.document`."""
+    """To renew it: `python -m evolve.journal.document`."""
     text = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
     assert field_table() in text

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evolve.decision import Decision, RecordError
-from evolve.journal import Damage, JournalError, Verdict, read, verify
+from evolve.journal.decision import Decision, RecordError
+from evolve.journal.journal import Damage, JournalError, Verdict, read, verify
 from tests.evolve.journals import filled, journal_at, tick
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from evolve.journal import Journal, Verdict, read, verify
-from evolve.log.file import JournalFile
-from evolve.log.read import segments
-from evolve.log.record import encode
+from evolve.journal.file import JournalFile
+from evolve.journal.journal import Journal, Verdict, read, verify
+from evolve.journal.reader import segments
+from evolve.journal.record import encode
 from tests.evolve.journals import Clock, journal_at, tick
 
 
@@ -68,7 +68,7 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = 1 << 40
         self._write = os.write
-        monkeypatch.setattr("evolve.log.file.os.write", self)
+        monkeypatch.setattr("evolve.journal.file.os.write", self)
 
     def __call__(self, fd: int, data: Any) -> int:
         if self.free <= 0:
@@ -116,7 +116,7 @@ def test_retries_grow_apart_while_the_disk_stays_full(
         tries.append(clock.now_s - 100.0)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("evolve.log.file.os.write", full)
+    monkeypatch.setattr("evolve.journal.file.os.write", full)
     for _ in range(800):
         tick(journal)
         clock.now_s += 0.125
@@ -148,7 +148,7 @@ def test_a_failing_sync_is_a_fault_and_not_an_error(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("evolve.log.file.os.fsync", broken)
+        patch.setattr("evolve.journal.file.os.fsync", broken)
         journal.sync()
     assert journal.fault is not None
     assert journal.fault.endswith("Input/output error")
@@ -167,7 +167,7 @@ def test_a_rename_that_fails_leaves_the_old_file_in_place(
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as patch:
-        patch.setattr("evolve.log.file.os.replace", broken)
+        patch.setattr("evolve.journal.file.os.replace", broken)
         tick(journal)
         assert journal.fault is not None
     assert verify(path).records == 1
@@ -192,7 +192,7 @@ def test_the_file_object_takes_back_what_a_failed_cut_left(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("evolve.log.file.os.ftruncate", no_cut)
+        patch.setattr("evolve.journal.file.os.ftruncate", no_cut)
         with pytest.raises(OSError, match="No space left"):
             file.write(lines[1])
     assert path.stat().st_size == len(lines[0]) + 7

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from evolve.journal import JournalError, Verdict, read, verify
-from evolve.log.read import segments
+from evolve.journal.journal import JournalError, Verdict, read, verify
+from evolve.journal.reader import segments
 from tests.evolve.journals import filled, journal_at, tick
 
 

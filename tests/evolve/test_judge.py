@@ -240,7 +240,7 @@ DEEP = signature(
 @pytest.mark.parametrize("fast", [False, True], ids=["plain", "fused attention"])
 def test_a_right_model_is_never_accused(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over thousands of answers: batches of all sizes, padded and not."""
-    monkeypatch.setattr("evolve.watch.rate", lambda checked: 1.0)
+    monkeypatch.setattr("evolve.watch.watch.rate", lambda checked: 1.0)
     torch.manual_seed(0)
     model = Deep().eval()
     previous, threads = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()

@@ -13,9 +13,9 @@ from torch import nn
 from evolve.errors import WorkerCrashed
 from evolve.workers.process import ProcessWorker
 from supernet.backends.base import backend
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.plans import Plan, PlanState
 from tests.supernet.contract import make_spec
 from tests.supernet.models import noise

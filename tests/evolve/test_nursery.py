@@ -13,18 +13,18 @@ import pytest
 import torch
 
 import evolve
+from evolve.control_plane.renewal import Renewal
 from evolve.errors import PlanFault, WorkerCrashed
-from evolve.renewal import Renewal
 from evolve.workers.nursery import Nursery
 from evolve.workers.process import ProcessWorker, environment, load_request
 from profiler.fingerprint import fingerprint
 from profiler.shapes import Shape
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.stored import store
+from supernet.capture.subject import capture
 from supernet.plans import Plan
 from supernet.proposals import propose
-from supernet.stored import store
 from tests.evolve.test_workers import WorkerContract
 from tests.evolve.test_workers import model as model  # the contract's fixtures
 from tests.evolve.test_workers import plans as plans

@@ -64,7 +64,7 @@ def test_where_it_can_not_be_found_that_is_said_once_and_it_serves(
     def failed(*args: object, **options: object) -> None:
         raise BuildFailed("an operator nobody knows")
 
-    monkeypatch.setattr("supernet.patterns.find_demand", failed)
+    monkeypatch.setattr("supernet.building.memory_demand.find_demand", failed)
     with evolve.wrap(mlp, (torch.randn(1, 8),), config=onnx(tmp_path / "cache")) as runtime:
         assert runtime.wait_for_plans(120)
         runtime(torch.randn(2, 8))

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import evolve
+from evolve.data_plane.fleet import Fleet
 from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
-from evolve.fleet import Fleet
 from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
 from supernet.bounds import Bound, Bounds
+from supernet.building.reports import report_name
 from supernet.cache import ArtifactCache
 from supernet.plans import Plan, PlanSpec, PlanState
-from supernet.reports import report_name
 from tests.waiting import eventually
 
 Behaviour = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from evolve.reserve import Reserve
-from evolve.scheduler import Scheduler
+from evolve.data_plane.reserve import Reserve
+from evolve.data_plane.scheduler import Scheduler
 from tests.evolve.test_scheduler import request, tables, take
 
 

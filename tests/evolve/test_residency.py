@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evolve.residency import worth_keeping
+from evolve.control_plane.residency import worth_keeping
 
 ORIGINAL = np.full((2, 2), 10.0)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import evolve
-from evolve.retraining import MIN_TRAFFIC_S
-from evolve.traffic import HORIZON_S, LEAST_RATIOS, Traffic
+from evolve.control_plane.retraining import MIN_TRAFFIC_S
+from evolve.monitoring.traffic import HORIZON_S, LEAST_RATIOS, Traffic
 from policies.network import Network
 from policies.observation import observation_names
 from policies.presets import PRESETS
@@ -98,12 +98,12 @@ def test_a_verdict_is_followed_and_written_down(
     runtime: Any, monkeypatch: pytest.MonkeyPatch, promoted: bool
 ) -> None:
     def trained(step: Any, name: str) -> dict[str, Any]:
-        assert step.module == "evolve.retrain_job"
+        assert step.module == "evolve.control_plane.retrain_job"
         assert (step.scratch / "twin.npz").exists()
         exported(step.scratch / "policy")
         return {**VERDICT, "promoted": promoted}
 
-    monkeypatch.setattr("evolve.retraining.run_step", trained)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_step", trained)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
     assert runtime.parts.retraining.attempt() is promoted
@@ -122,7 +122,7 @@ def test_a_training_that_fails_is_said_and_harms_nothing(
     def failed(step: Any, name: str) -> dict[str, Any]:
         return {"failed": "it crashed with SIGSEGV", "kind": "crash"}
 
-    monkeypatch.setattr("evolve.retraining.run_step", failed)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_step", failed)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
     assert not runtime.parts.retraining.attempt()
@@ -139,7 +139,7 @@ def test_of_a_training_that_is_stopped_no_folder_is_left(
         folders.append(step.scratch)
         raise BuildInterrupted("the build was cancelled")
 
-    monkeypatch.setattr("evolve.retraining.run_step", stopped)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_step", stopped)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
     with pytest.raises(BuildInterrupted):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import evolve
-from evolve.original import ORIGINAL
-from evolve.savings import ENOUGH, Savings
-from evolve.tally import Ran
+from evolve.data_plane.original import ORIGINAL
+from evolve.monitoring.savings import ENOUGH, Savings
+from evolve.monitoring.tally import Ran
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from supernet.plans import Plan, PlanState

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import evolve
+from evolve.data_plane.request_queue import Request
+from evolve.data_plane.scheduler import DOOR_SHARE, Batch, Door, Scheduler, Tables
 from evolve.errors import DeadlineExceeded, QueueFull, RuntimeClosed
-from evolve.queueing import Request
-from evolve.scheduler import DOOR_SHARE, Batch, Door, Scheduler, Tables
 from policies.presets import DEFAULT
 
 NOBODY: frozenset[str] = frozenset()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import evolve
+from evolve.data_plane.request_queue import Request
+from evolve.data_plane.strangers import HARM_MS, HARM_SHARE, QUIET_MS, WAITED_MS, Strangers
 from evolve.errors import DeadlineExceeded
-from evolve.queueing import Request
-from evolve.strangers import HARM_MS, HARM_SHARE, QUIET_MS, WAITED_MS, Strangers
 
 LONG_AGO = -1e9
 

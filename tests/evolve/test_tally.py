@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.savings import Savings
-from evolve.tally import Ran, Tally
-from evolve.traffic import Traffic
+from evolve.monitoring.savings import Savings
+from evolve.monitoring.tally import Ran, Tally
+from evolve.monitoring.traffic import Traffic
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from profiler.signals import Window

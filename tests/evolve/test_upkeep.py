@@ -20,7 +20,7 @@ from torch import nn
 
 import evolve
 from evolve.config import CaptureConfig
-from evolve.reception import Reception
+from evolve.data_plane.reception import Reception
 from profiler.shapes import Shape
 from supernet.plans import PlanState
 from tests.evolve.conftest import WAITED_FOR, Encoder, encoder_call

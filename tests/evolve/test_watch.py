@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 import evolve
-from evolve.judge import NotJudged, Verdict
-from evolve.queueing import Request
-from evolve.samples import Sample, choose, rate
-from evolve.scheduler import Batch
-from evolve.watch import MAX_SAMPLES, QUIET_S, STALE_AFTER_S, Watch, Watched
-from evolve.watching import _is_watched
+from evolve.data_plane.request_queue import Request
+from evolve.data_plane.scheduler import Batch
+from evolve.watch.judge import NotJudged, Verdict
+from evolve.watch.samples import Sample, choose, rate
+from evolve.watch.watch import MAX_SAMPLES, QUIET_S, STALE_AFTER_S, Watch, Watched
+from evolve.watch.watching import _is_watched
+from supernet.building.reports import report_name
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.findings import OFF, Finding, Status
 from supernet.plans import PlanState
-from supernet.reports import report_name
 from tests.evolve.conftest import encoder_call
 from tests.evolve.test_recovery import StagedWorker, staged_plan
 from tests.evolve.watched import Service, signature
@@ -181,7 +181,7 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def test_a_request_larger_than_the_room_is_checked_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evolve.watch.MAX_MIB", 1e-5)
+    monkeypatch.setattr("evolve.watch.watch.MAX_MIB", 1e-5)
     large = torch.zeros(1, 8)
     service = Service(nn.Tanh(), ROWS, [large], engine=lambda leaves: [leaves[0].tanh()])
     service.run([large])
@@ -256,7 +256,7 @@ def test_a_sample_that_cannot_be_copied_costs_no_answer(monkeypatch: pytest.Monk
     def full(*args: object) -> list[Sample]:
         raise MemoryError
 
-    monkeypatch.setattr("evolve.watch.keep", full)
+    monkeypatch.setattr("evolve.watch.watch.keep", full)
     one, _ = watch(Wrong([0.0]), [0.0])
     ran(one)
     assert one.status()["skipped"] == {"not copied: MemoryError": 1}
@@ -383,7 +383,7 @@ class Moody(nn.Module):
 def test_a_coupling_found_live_is_said_and_final(
     config: evolve.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evolve.watching._is_watched", lambda captured, liberty: True)
+    monkeypatch.setattr("evolve.watch.watching._is_watched", lambda captured, liberty: True)
     torch.manual_seed(0)
     mood: list[str] = []
     model = Moody(mood).eval()

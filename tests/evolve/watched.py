@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from evolve.batching import split, stack
-from evolve.judge import Judge, Verdict
-from evolve.live_error import LiveErrors
-from evolve.original import ORIGINAL, Original
-from evolve.queueing import Request
-from evolve.samples import Sample
-from evolve.watch import Watch, Watched
+from evolve.data_plane.batching import split, stack
+from evolve.data_plane.original import ORIGINAL, Original
+from evolve.data_plane.request_queue import Request
+from evolve.watch.judge import Judge, Verdict
+from evolve.watch.live_error import LiveErrors
+from evolve.watch.samples import Sample
+from evolve.watch.watch import Watch, Watched
 from profiler.shapes import ShapeGrid
-from supernet.calls import CallForm, Example
-from supernet.captured import Capture
+from supernet.capture.call_signature import CallForm, Example
+from supernet.capture.captured import Capture
 from supernet.fidelity import Limit
 from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState
 from supernet.signature import Signature, TensorSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.fusion import native
 from tests.supernet.lowered import Block
 from tests.supernet.models import noise, seeded

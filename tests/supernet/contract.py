@@ -12,7 +12,7 @@ from torch import Tensor
 
 from supernet.backends.base import LoadedPlan, backend
 from supernet.backends.onnx_file import ONNX_FILE, export_onnx
-from supernet.capture import Capture
+from supernet.capture.subject import Capture
 from supernet.plans import PlanSpec
 from supernet.proposals import FUSION
 from supernet.signature import Signature

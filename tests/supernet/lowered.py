@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.fidelity import error
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.lowering import functional, lower

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from supernet.agreement import difference, noise_of
-from supernet.noise import RUNS, noisy_answers
+from supernet.experiments.agreement import difference, noise_of
+from supernet.experiments.noise import RUNS, noisy_answers
 
 T = torch.tensor
 

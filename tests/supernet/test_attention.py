@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.fidelity import error
 from supernet.fusion import attention, native
 from supernet.fusion.attention import ATTENTION, SIZES, attend

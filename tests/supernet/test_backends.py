@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from supernet.backends.base import ABOUT, BACKENDS, LoadedPlan, backend, load_plan
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
 from supernet.plans import PlanSpec

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from supernet.backends import base
 from supernet.backends.eager import load_program, save_program
-from supernet.build import BuildLimits, build_plan, known_plans
+from supernet.building.build import BuildLimits, build_plan, known_plans
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.stored import StoredCapture, find
+from supernet.capture.subject import capture
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.plans import Plan, PlanSpec, PlanState
-from supernet.stored import StoredCapture, find
 from tests.supernet import doubles
 from tests.supernet.models import noise
 
@@ -93,7 +93,7 @@ def test_a_good_plan_is_admitted_with_its_evidence(
     assert told[-1] == ("measuring", 1.0)
     assert not list(cache.root.glob(".tmp*"))
 
-    monkeypatch.setattr("supernet.build.run_step", None)  # a second start must not need it
+    monkeypatch.setattr("supernet.building.build.run_step", None)  # a second start must not need it
     assert build("Doubling") == plan
     assert known_plans(cache, LIMITS) == (plan,)
 
@@ -129,7 +129,7 @@ def test_a_bad_plan_is_quarantined_for_good(
     assert re.search(reason, plan.reason), plan.reason
     assert (plan.artifact, dict(plan.costs_ms)) == (None, {})
     assert leftovers(cache) == []
-    monkeypatch.setattr("supernet.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_step", None)
     again = build(name)
     assert (again.state, again.reason) == (plan.state, plan.reason)
 
@@ -144,10 +144,12 @@ def test_an_engines_own_mistake_is_tried_once_more_at_the_next_start(
     build("Broken", on_progress=lambda stage, _: told.append(stage))
     assert told == ["building"]
     with monkeypatch.context() as patch:
-        patch.setattr("supernet.build.run_step", None)  # the same twice: it would be so again
+        patch.setattr(
+            "supernet.building.build.run_step", None
+        )  # the same twice: it would be so again
         assert build("Broken") == first
     assert known_plans(cache, LIMITS) == ()
-    monkeypatch.setattr("supernet.mistakes.version", lambda package: "another")
+    monkeypatch.setattr("supernet.building.mistakes.version", lambda package: "another")
     build("Broken", on_progress=lambda stage, _: told.append(stage))
     assert told == ["building", "building"], "what takes part in it is another"
 
@@ -259,7 +261,7 @@ def test_a_verdict_holds_for_the_examples_it_was_reached_on(
     assert wider.state is PlanState.QUARANTINED
     assert wider.error is not None
     assert wider.error > 1.0, "it answers 2x where the model answers -x"
-    monkeypatch.setattr("supernet.build.run_step", None)  # what failed once, failed
+    monkeypatch.setattr("supernet.building.build.run_step", None)  # what failed once, failed
     again = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
     assert (again.state, again.reason) == (wider.state, wider.reason)
 
@@ -274,7 +276,7 @@ def test_every_set_of_examples_is_judged_once(
     plans = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert [plan.state for plan in plans] == 2 * [PlanState.ADMITTED]
     assert plans[0].costs_ms == plans[1].costs_ms
-    monkeypatch.setattr("supernet.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_step", None)
     assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
     again = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert again == [plans[1], plans[1]]
@@ -293,7 +295,7 @@ def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
     assert build(2) == {1, 2}
     assert build(8) == {1, 2, 4, 8}
     assert build(2) == {1, 2, 4, 8}
-    monkeypatch.setattr("supernet.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_step", None)
     assert build(8) == build(2) == {1, 2, 4, 8}
 
 
@@ -358,7 +360,7 @@ def test_the_build_process_ends_with_its_parent(
     (tmp_path / "job.json").write_text(json.dumps(job))
     root = Path(base.__file__).resolve().parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-m", "supernet.build", str(tmp_path / "job.json")],
+        [sys.executable, "-m", "supernet.building.build", str(tmp_path / "job.json")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(root), "DOUBLES_PLACE": str(tmp_path)},
     )  # fmt: skip

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.capture import Examples, capture
+from supernet.capture.probe import structural_copy
+from supernet.capture.subject import Examples, capture
 from supernet.errors import OutsideCapture, Uncapturable
-from supernet.probe import structural_copy
 from tests.supernet.models import Attention, Causal, Wrapped, ids, noise, seeded, text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_a_module_that_cannot_be_copied_is_said_so() -> None:
 
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
-        "from tests.supernet.models import *; from supernet.capture import capture;"
+        "from tests.supernet.models import *; from supernet.capture.subject import capture;"
         "print(capture(seeded(Attention), [text(1, 5), text(1, 9)]).graph_hash)"
     )
     other = subprocess.run(

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from profiler.shapes import Shape
 from supernet.backends import base
-from supernet.build import BuildLimits, build_plan, compare_plans, known_plans
+from supernet.building.build import BuildLimits, build_plan, compare_plans, known_plans
+from supernet.building.reports import report_name
+from supernet.building.side_by_side import CLOSE, close_plans, compare
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
-from supernet.comparing import CLOSE, close_plans, compare
+from supernet.capture.subject import capture
 from supernet.errors import BuildFailed
 from supernet.plans import Plan, PlanSpec
-from supernet.reports import report_name
 from supernet.signature import Signature, TensorSpec
 from tests.supernet.models import noise
 
@@ -186,7 +186,7 @@ def test_real_plans_are_compared_once_and_that_is_remembered(
     for plan, before in zip(found, plans, strict=True):
         assert plan == replace(before, costs_ms=plan.costs_ms, artifact=plan.artifact)
 
-    monkeypatch.setattr("supernet.build.run_step", None)  # not again
+    monkeypatch.setattr("supernet.building.build.run_step", None)  # not again
     assert compare_plans(cache, folder, plans, LIMITS) == found
     assert set(map(str, known_plans(cache, LIMITS))) == set(map(str, found))
     assert [build_plan(cache, folder, plan.spec, LIMITS) for plan in plans] == list(found)
@@ -195,7 +195,7 @@ def test_real_plans_are_compared_once_and_that_is_remembered(
 def test_one_plan_has_nobody_to_meet(
     cache: ArtifactCache, built: tuple[Path, list[Plan]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supernet.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_step", None)
     (plan,) = compare_plans(cache, capture_in(cache), built[1][:1], LIMITS)
     assert plan.costs_ms == built[1][0].costs_ms
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from supernet.backends.aoti import AotiPlan
 from supernet.backends.base import load_plan
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.plans import PlanState
 from tests.supernet.contract import make_spec
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from supernet.capture import Capture, Wishes, capture
+from supernet.capture.subject import Capture, Wishes, capture
 from supernet.dataflow.layers import RULES
 from supernet.errors import OutsideCapture
 from supernet.guards import Shown

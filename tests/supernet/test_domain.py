@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from supernet.backends.base import backend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import OutsideCapture
 from supernet.guards import Finite, Guard, Within
 from supernet.proposals import unavailable

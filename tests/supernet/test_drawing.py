@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from profiler.shapes import Shape
 from supernet.backends.base import backend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.fusion import onednn
 from supernet.fusion.account import (
     Account,

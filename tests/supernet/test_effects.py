@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from supernet.backends.eager import EagerPlan
-from supernet.capture import Capture, capture
-from supernet.probe import agree
+from supernet.capture.probe import agree
+from supernet.capture.subject import Capture, capture
 from tests.supernet.models import Wrapped, noise, seeded
 
 _CALLS = {"n": 0}

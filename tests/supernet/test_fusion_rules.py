@@ -17,7 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.passes.utils.fuser_utils import validate_partition
 
 from profiler.shapes import Shape
-from supernet.captured import Capture
+from supernet.capture.captured import Capture
 from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
 from supernet.fusion.layers import signature
 from supernet.fusion.regions import Region, Regions, singletons
@@ -28,7 +28,7 @@ ALL = ("qkv", "attention", "activation", "norm", "pointwise")
 
 
 def captured(model: nn.Module, example: Any) -> Capture:
-    from supernet.capture import capture
+    from supernet.capture.subject import capture
 
     found = capture(model, example)
     assert found.program is not None, found.reason

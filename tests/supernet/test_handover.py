@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from profiler.shapes import Shape
-from supernet.capture import begin
-from supernet.handover import from_plain, read_capture, to_plain, write_capture
+from supernet.capture.handover import from_plain, read_capture, to_plain, write_capture
+from supernet.capture.subject import begin
 
 
 class Pair(torch.nn.Module):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from supernet import heap
+from supernet.jobs import malloc
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="tunables are glibc's; others ignore them"
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 FAULTS = """
 import resource, torch
-from supernet import heap
+from supernet.jobs import malloc
 
 def faults(run):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -31,7 +31,7 @@ def batch():
 for _ in range(30):  # until the heap has found its layout
     batch()
 again = faults(batch)
-heap.give_back()
+malloc.give_back()
 print(again, faults(batch))
 """
 
@@ -46,13 +46,13 @@ def measured(environment: dict[str, str]) -> list[int]:
 def test_memory_is_kept_until_it_is_given_back() -> None:
     untouched = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     stock, _ = measured(untouched)
-    kept, given_back = measured(heap.environment(untouched))
+    kept, given_back = measured(malloc.environment(untouched))
     assert kept < stock / 20
     assert given_back > kept + 30  # at least one per huge page
 
 
 def test_the_users_own_settings_win() -> None:
     own = "glibc.malloc.trim_threshold=1:glibc.malloc.hugetlb=0"
-    made = heap.environment({"GLIBC_TUNABLES": own, "HOME": "/"})
+    made = malloc.environment({"GLIBC_TUNABLES": own, "HOME": "/"})
     assert made["HOME"] == "/"
     assert made["GLIBC_TUNABLES"].split(":") == [*own.split(":"), "glibc.malloc.mmap_max=0"]

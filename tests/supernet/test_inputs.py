@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from supernet.backends.base import backend
-from supernet.capture import capture
+from supernet.capture.subject import capture
+from supernet.experiments.inputs import MaskForm, invented, mask_form, mask_forms
 from supernet.fidelity import error
-from supernet.inputs import MaskForm, invented, mask_form, mask_forms
 from tests.supernet.contract import MemorySource, make_spec, run
 from tests.supernet.models import ids, seeded
 

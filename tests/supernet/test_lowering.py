@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from supernet.backends.base import backend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
 from supernet.fusion import onednn

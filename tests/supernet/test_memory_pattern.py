@@ -11,7 +11,7 @@ import pytest
 
 from profiler.fingerprint import DeviceFingerprint, Rate
 from profiler.shapes import Shape
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
 from supernet.fusion.memory import FEATURES, extract_memory_pattern
 from tests.supernet.models import Attention, seeded, text

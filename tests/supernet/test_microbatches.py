@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.shapes import Shape, ShapeGrid
-from supernet.microbatches import Microbatched, Microbatches
+from supernet.backends.microbatched import Microbatched, Microbatches
+from supernet.building.timing import measure
 from supernet.signature import Signature, TensorSpec
-from supernet.timing import measure
 
 SIGNATURE = Signature(
     (TensorSpec("x", "float32", ("length", "rows", 2)), TensorSpec("t", "float32", (1,))),

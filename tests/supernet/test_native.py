@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from supernet.backends.base import backend
+from supernet.building.source import StoredSource
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.stored import StoredCapture
+from supernet.capture.subject import capture
 from supernet.fusion import native
-from supernet.source import StoredSource
-from supernet.stored import StoredCapture
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
 

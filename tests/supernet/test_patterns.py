@@ -10,13 +10,13 @@ from torch import nn
 
 from profiler.fingerprint import DeviceFingerprint, Rate
 from profiler.patterns import MIB, knots, moved_table
+from supernet.building.memory_demand import demand, find_demand
 from supernet.cache import ArtifactCache
-from supernet.capture import capture
+from supernet.capture.stored import StoredCapture
+from supernet.capture.subject import capture
 from supernet.errors import BuildFailed, BuildInterrupted
 from supernet.fusion.graph import OpGraph
 from supernet.fusion.memory import extract_memory_pattern
-from supernet.patterns import demand, find_demand
-from supernet.stored import StoredCapture
 from tests.supernet.models import Attention, noise, seeded, text
 
 MACHINE = DeviceFingerprint(
@@ -65,7 +65,7 @@ def test_it_is_found_once(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch)
     def refused(*args: object) -> None:
         raise AssertionError("no second process")
 
-    monkeypatch.setattr("supernet.patterns.run_step", refused)
+    monkeypatch.setattr("supernet.building.memory_demand.run_step", refused)
     assert find_demand(cache, folder, MACHINE) == first
     with pytest.raises(AssertionError):  # another machine is asked anew
         find_demand(cache, folder, replace(MACHINE, l3_bytes=None))
@@ -79,7 +79,7 @@ def test_other_examples_of_the_same_model_ask_nothing_new(
     folder, other = (cache.stored(capture(model, (inputs,))) for inputs in (x, 2 * x))
     assert folder != other
     first = find_demand(cache, folder, MACHINE)
-    monkeypatch.delattr("supernet.patterns.run_step")
+    monkeypatch.delattr("supernet.building.memory_demand.run_step")
     assert find_demand(cache, other, MACHINE) == first
 
 

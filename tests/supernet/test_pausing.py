@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from supernet.pausing import Pauses
+from supernet.jobs.pausing import Pauses
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped on Linux")
@@ -142,14 +142,14 @@ def test_followers_are_held_with_those_that_they_follow_and_are_free_at_the_end(
 def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
     inner = (
         "import time\n"
-        "from supernet.workshop import follow_parent\n"
+        "from supernet.building.build_job import follow_parent\n"
         "follow_parent()\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )
     outer = (
         "import signal, subprocess, sys, os, time\n"
-        "from supernet.pausing import Pauses\n"
+        "from supernet.jobs.pausing import Pauses\n"
         f"p = subprocess.Popen([sys.executable, '-c', {inner!r}], stdin=subprocess.PIPE,\n"
         "    stdout=subprocess.PIPE, start_new_session=True)\n"
         "p.stdout.readline()\n"
@@ -171,7 +171,7 @@ def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
 def test_a_process_ends_with_its_parent_though_a_fork_of_that_lives() -> None:
     inner = (
         "import time\n"
-        "from supernet.workshop import follow_parent\n"
+        "from supernet.building.build_job import follow_parent\n"
         "follow_parent()\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from supernet.backends.aoti import AotiBackend
 from supernet.backends.base import backend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
 from supernet.fusion import inductor, onednn

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from supernet.backends.base import backend, load_plan
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, error, judge
 from supernet.fusion import onednn

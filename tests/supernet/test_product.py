@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from supernet.backends.base import backend
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.fidelity import Limit, error
 from supernet.fusion.building import captured, roundings
 from supernet.fusion.onednn import Activation

@@ -10,7 +10,7 @@ from torch import nn
 
 from profiler.fingerprint import DeviceFingerprint, fingerprint
 from supernet.backends.aoti import AotiBackend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.fidelity import Limit
 from supernet.fusion.rules import is_compiled, rules_of
 from supernet.proposals import propose, unavailable

@@ -12,12 +12,12 @@ from torch import nn
 
 from supernet.backends.base import backend
 from supernet.backends.eager import EagerPlan
-from supernet.build import BuildLimits, build_plan
+from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture import Capture, capture
+from supernet.capture.probe import agree
+from supernet.capture.pytree import take_apart
+from supernet.capture.subject import Capture, capture
 from supernet.plans import PlanState
-from supernet.probe import agree
-from supernet.structure import take_apart
 from tests.supernet.contract import make_spec
 
 
@@ -81,7 +81,7 @@ class TestMiniLM:
         assert plan.error < 1e-5
         assert plan.costs_ms
         assert plan.memory_mib > 85  # 22.7 M weights
-        monkeypatch.setattr("supernet.build.run_step", None)
+        monkeypatch.setattr("supernet.building.build.run_step", None)
         assert build_plan(cache, stored, spec, limits) == plan
 
         monkeypatch.undo()

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.capture import capture
-from supernet.reasons import explained
+from supernet.capture.subject import capture
+from supernet.effects.reasons import explained
 from tests.supernet.models import Wrapped, noise, seeded
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from supernet.backends.base import backend
-from supernet.capture import capture
+from supernet.capture.recurrent import any_length, shapes_of
+from supernet.capture.subject import capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
 from supernet.fusion.pieces import pieces_of
-from supernet.recurrent import any_length, shapes_of
 from tests.supernet.contract import MemorySource, make_spec, run
 from tests.supernet.models import Wrapped, ids, seeded
 from tests.supernet.test_pieces import lowered_of

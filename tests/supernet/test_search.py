@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.shapes import Shape
-from supernet.build import BuildLimits, build_plan, find_fusions
+from supernet.building.build import BuildLimits, build_plan, find_fusions
 from supernet.cache import ArtifactCache
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.graph import OpGraph

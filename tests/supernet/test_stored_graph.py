@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.backends.base import backend
-from supernet.capture import Capture, capture
+from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
 from supernet.fusion.lowering import functional, lower

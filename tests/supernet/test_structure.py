@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supernet.capture.pytree import take_apart
 from supernet.errors import OutsideCapture, Uncapturable
-from supernet.structure import take_apart
 from tests.supernet.models import Pair, Scores
 
 LEAVES = st.builds(lambda n: torch.full((2,), float(n)), st.integers(0, 99))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from profiler.shapes import Shape, ShapeGrid
+from supernet.building.timing import measure, resize_batch
 from supernet.signature import Signature, TensorSpec
-from supernet.timing import measure, resize_batch
 
 SIGNATURE = Signature(
     (TensorSpec("x", "float32", ("rows", "length", 3)), TensorSpec("t", "float32", (1,))),
@@ -89,8 +89,8 @@ def test_without_batching_one_row_is_all_there_is() -> None:
 
 def test_one_thread_is_timed_by_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     wall, processor = Clock(), Clock()
-    monkeypatch.setattr("supernet.timing.time.perf_counter", wall)
-    monkeypatch.setattr("supernet.timing.time.process_time", processor)
+    monkeypatch.setattr("supernet.building.timing.time.perf_counter", wall)
+    monkeypatch.setattr("supernet.building.timing.time.process_time", processor)
     costs = measure(Slow(processor), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9).costs_ms
     assert all(ms == pytest.approx(10 * shape.tokens) for shape, ms in costs.items())
     costs = measure(Slow(wall), INPUTS, SIGNATURE, GRID, threads=1, budget_s=1e9).costs_ms

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from supernet.backends.base import backend
 from supernet.bounds import Bound, Bounds, features, widest
+from supernet.building.confidence import Looked, RowErrors, tail
+from supernet.building.reports import joined, judged
+from supernet.building.rowwise import answer_unseen
 from supernet.cache import ArtifactCache
-from supernet.capture import Capture, capture
-from supernet.confidence import Looked, RowErrors, tail
+from supernet.capture.stored import StoredCapture, store
+from supernet.capture.subject import Capture, capture
 from supernet.errors import OutsideRange
 from supernet.fidelity import Limit, error
 from supernet.plans import PlanState
-from supernet.reports import joined, judged
-from supernet.rowwise import answer_unseen
-from supernet.stored import StoredCapture, store
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.models import ids, noise, seeded
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from supernet.capture import capture
+from supernet.capture.subject import capture
 from supernet.fidelity import error
 from supernet.fusion import winograd
 from supernet.fusion.account import accounts

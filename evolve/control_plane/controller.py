@@ -1,0 +1,273 @@
+"""The 100 ms tick: see, choose, swap, record."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from evolve.control_plane.advice import Advisor, NoAdvice
+from evolve.data_plane.original import ORIGINAL
+from evolve.data_plane.scheduler import Scheduler, Tables
+from policies.base import Choice, Policy
+from supernet.backends.base import backend
+from supernet.fidelity import tier_of
+
+if TYPE_CHECKING:
+    from evolve.journal.journal import Journal
+    from evolve.monitoring.memory_patterns import Patterns
+    from evolve.monitoring.tally import Tally
+    from profiler.costs import CostTable
+    from profiler.signals import Signals
+    from supernet.plans import Plan, PlanLibrary
+
+__all__ = ["Controller"]
+
+ACCOUNT_EVERY_S = 60.0
+TROUBLE_EVERY_S, MOST_TROUBLES = 60.0, 100
+MOST_HELD = 0.5  # of the SLO, how long a batch may be held for more members
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What the tables say of the admitted plans, made anew only when those change."""
+
+    admitted: tuple[Plan, ...]
+    plans: tuple[str, ...]
+    tier: npt.NDArray[np.int64]
+    cells_only: frozenset[str]
+    fused: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, admitted: tuple[Plan, ...], *, pads: bool) -> _Held:
+        wants = (plan for plan in admitted if pads and backend(plan.spec.backend).recompiles)
+        return cls(
+            admitted,
+            (ORIGINAL, *(plan.key for plan in admitted)),
+            np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
+            frozenset(plan.key for plan in wants),
+            (False, *(bool(plan.spec.fusion) for plan in admitted)),
+        )
+
+
+class Controller:
+    """Sets what the scheduler decides by, once per tick. Builds and trains nothing.
+
+    Args:
+        scheduler, library, costs, tally, journal: What it reads and writes.
+        patterns: What batches ask of the memory, for the policy to see.
+        policy: Proposes a `Choice`; it never acts.
+        initial: The choice in force before the first tick.
+        period_s: Between two ticks, seconds.
+        clock: Seconds, monotonic.
+        check: Called first in every tick (the fleet's look at its workers).
+        pads: Whether the model allows requests to be padded.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        library: PlanLibrary,
+        costs: CostTable,
+        tally: Tally,
+        journal: Journal,
+        patterns: Patterns,
+        policy: Policy,
+        initial: Choice,
+        period_s: float,
+        clock: Callable[[], float],
+        check: Callable[[], None],
+        pads: bool,
+    ) -> None:
+        self._scheduler = scheduler
+        self._library = library
+        self._costs = costs
+        self._tally = tally
+        self._journal = journal
+        self._patterns = patterns
+        self._advisor = Advisor(policy)
+        self._choice = initial
+        self._period_s = period_s
+        self._clock = clock
+        self._check = check
+        self._pads = pads
+        self._held = _Held.of((), pads=pads)
+        self.ticks = 0
+        self._stop = threading.Event()
+        self._recorded_at_s = -math.inf
+        self._accounted_at_s = clock()
+        self._plan_rows = tally.plan_rows()  # of what served before
+        self._drifting: frozenset[str] = frozenset()
+        self._troubles: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
+
+    @property
+    def policy(self) -> Policy:
+        """Who proposes."""
+        return self._advisor.policy
+
+    def follow(self, policy: Policy) -> None:
+        """From the next tick on another policy proposes."""
+        self._advisor.stop()
+        self._advisor = Advisor(policy)
+
+    @property
+    def choice(self) -> Choice:
+        """What is in force now."""
+        return self._choice
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._advisor.stop()
+        self._patterns.stop()
+        if self._thread.is_alive():
+            self._thread.join()
+            self._tally.settle()
+            self._say_savings()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            try:
+                self.tick()
+            except Exception as error:  # the data plane goes on with the tables it has
+                self._say_trouble(f"tick failed: {error!r}")
+
+    def tick(self) -> None:
+        """One tick. Idle ticks and unchanged choices are recorded once a second at most."""
+        self.ticks += 1
+        self._check()
+        signals = self._see()
+        before = self._choice
+        try:
+            choice = self._advisor.choose(signals, before)
+        except NoAdvice as why:
+            self._say_trouble(f"the policy proposes nothing, what was in force stays: {why}")
+            choice = before
+        veto = None if choice is before else self._veto(choice)
+        if veto is None:
+            self._choice = choice
+        self.refresh()
+        self._say_drifts()
+        if self._clock() - self._accounted_at_s >= ACCOUNT_EVERY_S:
+            self._say_savings()
+        self._record(signals, before, choice, veto)
+
+    def _see(self) -> Signals:
+        self._tally.settle()
+        self._tally.reserve.fade()
+        queue, head_slack_ms, busy = self._scheduler.depth()
+        return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
+
+    def _veto(self, choice: Choice) -> str | None:
+        numbers = choice.params.to_array()
+        if np.isnan(numbers).any():
+            return "the proposed parameters hold a NaN"
+        longest_ms = MOST_HELD * self._tally.window.slo_ms
+        if choice.params.wait_ms > longest_ms:
+            held_ms = choice.params.wait_ms
+            return f"wait_ms must be at most {longest_ms:g}, half the SLO, got {held_ms:g}"
+        return None
+
+    def refresh(self) -> None:
+        """Has the scheduler decide by the plans, costs and parameters of now."""
+        old = self._scheduler.tables
+        held = self._held
+        admitted = self._library.admitted()
+        if held.admitted is not admitted:
+            held = self._held = _Held.of(admitted, pads=self._pads)
+        tables = Tables(
+            plans=held.plans,
+            cost_ms=self._costs.matrix(held.plans),
+            lengths=old.lengths,
+            tier=held.tier,
+            cells_only=held.cells_only,
+            params=self._choice.params,
+            lanes=old.lanes,
+        )
+        self._scheduler.use(self._scheduler.prepare(tables))
+        pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
+        self._tally.window.pattern = pattern
+
+    def _say_trouble(self, what: str) -> None:
+        """The same trouble once a minute: ticks come ten times a second."""
+        now_s = self._clock()
+        if now_s - self._troubles.get(what, -math.inf) < TROUBLE_EVERY_S:
+            return
+        if len(self._troubles) >= MOST_TROUBLES:
+            self._troubles.clear()
+        self._troubles[what] = now_s
+        self._journal.append(
+            "tick", "dispatch", policy=self.policy.name, reason=what, applied=False
+        )
+
+    def _say_drifts(self) -> None:
+        drifts = {drift.plan: drift for drift in self._costs.drifts()}
+        for plan in drifts.keys() - self._drifting:
+            self._journal.append(
+                "plan", plan,
+                seen={"cost_ratio": drifts[plan].ratio},
+                reason=f"costs drifted to {drifts[plan].ratio:.2f} × what was predicted; "
+                "the cost table follows",
+            )  # fmt: skip
+        self._drifting = frozenset(drifts)
+
+    def _say_savings(self) -> None:
+        """What each plan saved since it was last said, beside what was expected of it."""
+        self._accounted_at_s = self._clock()
+        for saved in self._tally.savings.report():
+            plan = self._library.get(saved.plan)
+            fusion = plan.spec.fusion if plan is not None else ""
+            self._journal.append(
+                "plan", saved.plan, seen=saved.seen(), after={"fusion": fusion} if fusion else {},
+                reason=str(saved),
+            )  # fmt: skip
+
+    def _record(self, signals: Signals, before: Choice, choice: Choice, veto: str | None) -> None:
+        changed = choice.params != before.params
+        now_s = self._clock()
+        active = sum(signals.arrivals_100ms) + signals.ended + signals.queue > 0
+        if not changed and (now_s - self._recorded_at_s < 1.0 or not active):
+            return
+        self._recorded_at_s = now_s
+        self._journal.append(
+            "tick", "dispatch",
+            policy=self.policy.name,
+            seen={
+                **signals.compact(),
+                "offered_per_s": float(sum(signals.arrivals_100ms)),
+                **self._plan_shares(),
+            },
+            before=before.params.to_json(),
+            after=choice.params.to_json(),
+            reason=_reason(signals, choice, veto),
+            scores=choice.scores,
+            applied=veto is None,
+        )  # fmt: skip
+
+    def _plan_shares(self) -> dict[str, float]:
+        """Share of the rows that each plan answered since the last record, as `plan:<key>`."""
+        rows = self._tally.plan_rows()
+        delta = {plan: n - self._plan_rows.get(plan, 0) for plan, n in rows.items()}
+        self._plan_rows = rows
+        total = sum(delta.values())
+        return {f"plan:{plan}": n / total for plan, n in delta.items() if n} if total else {}
+
+
+def _reason(signals: Signals, choice: Choice, veto: str | None) -> str:
+    """The policy's own words, then what it saw in a person's terms."""
+    seen = f"{sum(signals.arrivals_100ms)} requests/s offered, {signals.queue} waiting"
+    if signals.ended:
+        seen += (
+            f", {signals.met_ratio:.0%} met, p99 {signals.p99_ms:.0f} ms of {signals.slo_ms:g} ms"
+        )
+    words = f"{choice.reason}: {seen}"
+    return words if veto is None else f"vetoed, {veto}; proposed {words}"

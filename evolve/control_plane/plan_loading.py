@@ -1,0 +1,143 @@
+"""From an admitted plan to one that serves: priced, worth its memory, loaded, on the tables.
+
+The other way round too: a plan that a better one made superfluous is let go.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from evolve.control_plane.residency import worth_keeping
+from evolve.data_plane.original import ORIGINAL
+from evolve.errors import PlanFault
+from supernet.fidelity import tier_of
+from supernet.guards import Within
+from supernet.plans import PlanState
+
+if TYPE_CHECKING:
+    from evolve.data_plane.fleet import Fleet
+    from evolve.monitoring.savings import Savings
+    from evolve.workers.base import Inputs
+    from profiler.costs import CostTable
+    from supernet.guards import Guard
+    from supernet.plans import Plan, PlanLibrary
+    from supernet.signature import Signature
+
+__all__ = ["Admission", "warm_batches"]
+
+WARM_BUDGET_MS = 500.0  # only OpenVINO's first run of a shape is much slower than the next
+
+
+class Admission:
+    """Called by the brain for each plan that passed verification, and when prices change.
+
+    Args:
+        library, costs, fleet, savings: Where plans are known, priced, held and accounted for.
+        slo_ms: Shapes that cost more count for nothing.
+        limit: Plans held at once.
+        refresh: Puts the change on the scheduler's tables.
+        said: Told, for the journal, (plan key, before, after, reason).
+    """
+
+    def __init__(
+        self,
+        library: PlanLibrary,
+        costs: CostTable,
+        fleet: Fleet,
+        savings: Savings,
+        *,
+        slo_ms: float,
+        limit: int,
+        refresh: Callable[[], None],
+        said: Callable[[str, str, str, str], None],
+    ) -> None:
+        self._library = library
+        self._costs = costs
+        self._fleet = fleet
+        self._savings = savings
+        self._lock = threading.Lock()
+        self._slo_ms = slo_ms
+        self._limit = limit
+        self._refresh = refresh
+        self._said = said
+
+    def admit(self, plan: Plan) -> None:
+        """Makes `plan`, which the library holds, serve if it is the best choice somewhere.
+
+        One that a worker can't load is quarantined.
+        """
+        with self._lock:
+            self._costs.seed(plan.key, plan.costs_ms)
+            self._settle({plan.key})
+
+    def reprice(self, plans: Sequence[Plan]) -> None:
+        """Has the new timings of admitted plans decide once more which of all serve."""
+        with self._lock:
+            for plan in plans:
+                self._costs.seed(plan.key, plan.costs_ms)
+                self._savings.expect(plan)
+            self._settle(set())
+
+    def refill(self) -> None:
+        """Loads what is worth its memory now that a plan was taken out, if anything is."""
+        with self._lock:
+            self._settle(set())
+
+    def _settle(self, new: set[str]) -> None:
+        keep, held = self._keep(), self._fleet.held()
+        for plan in self._library.admitted():
+            if plan.key not in keep - held:
+                continue
+            try:
+                self._fleet.load(plan)
+            except PlanFault as fault:
+                self._fleet.unload(plan.key)
+                self._library.quarantine(plan.key, str(fault))
+                self._said(plan.key, "admitted", PlanState.QUARANTINED.value, str(fault))
+                return self._settle(new - {plan.key})  # without it another one is worth keeping
+            self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
+        for key in (new | held) - keep:
+            self._fleet.unload(key)
+            self._said(
+                key, "admitted", "not resident", "others are as fast or nearly, at every shape"
+            )
+        self._refresh()
+
+    def _keep(self) -> set[str]:
+        plans = self._library.admitted()
+        keys = [ORIGINAL, *(plan.key for plan in plans)]
+        tiers = [0, *(tier_of(plan.error) for plan in plans)]
+        kept = worth_keeping(
+            self._costs.matrix(keys), tiers, slo_ms=self._slo_ms, limit=self._limit
+        )
+        return {keys[i] for i in kept}
+
+
+def warm_batches(
+    signature: Signature, guards: Sequence[Guard], costs: CostTable, slo_ms: float, plan: Plan
+) -> list[Inputs]:
+    """The batches worth running once before `plan` serves: those that can meet the SLO.
+
+    Cheapest first, within `WARM_BUDGET_MS`: beyond it the first of a shape pays for itself. None
+    where 0, which they hold, is no index that the model takes.
+    """
+    if any(isinstance(guard, Within) and not guard.least <= 0 <= guard.most for guard in guards):
+        return []
+    matrix = costs.matrix([plan.key])[0]
+    grid = costs.grid
+    shapes = sorted(
+        (float(matrix[row, cell]), row + 1, length)
+        for row in range(grid.max_rows)
+        for cell, length in enumerate(grid.lengths)
+        if matrix[row, cell] <= slo_ms
+    )
+    batches: list[Inputs] = []
+    spent_ms = 0.0
+    for cost_ms, rows, length in shapes:
+        spent_ms += cost_ms
+        if spent_ms > WARM_BUDGET_MS:
+            break
+        batches.append([(spec.dtype, spec.shape(rows, length)) for spec in signature.inputs])
+    return batches

@@ -1,0 +1,324 @@
+"""A lane: take a batch, run it, answer it, record it, for as long as the runtime lives."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evolve.data_plane.batching import plausible, split, stack
+from evolve.data_plane.original import ORIGINAL
+from evolve.data_plane.promise import Call, Callbacks
+from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
+from evolve.monitoring.tally import Ran
+from supernet.capture.pytree import take_apart
+from supernet.errors import Uncapturable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evolve.data_plane.original import Original
+    from evolve.data_plane.request_queue import Request
+    from evolve.data_plane.scheduler import Batch, Scheduler
+    from evolve.monitoring.tally import Tally
+    from evolve.watch.liberties import Licence
+    from evolve.watch.samples import Sample
+    from evolve.watch.watch import Watch
+    from evolve.workers.base import Answer, Worker
+    from supernet.bounds import Bounds
+    from supernet.capture.subject import Capture
+    from supernet.domain.engine import Domain
+
+__all__ = ["Lane", "Serving", "answer_apart"]
+
+_NOT_FINITE = "returned a NaN or an infinity"
+_BEYOND = "declined: the inputs are of other sizes than those for which it keeps its error"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What every lane shares. `on_fault` hears of each plan fault, after the answers left;
+    `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
+    users hung on their futures, `computing` says which thread computes on which lane now; both are
+    the same for all revisions of a runtime."""
+
+    scheduler: Scheduler
+    original: Original
+    capture: Capture
+    tally: Tally
+    on_fault: Callable[[Lane, str, PlanFault, bool], None]
+    licence: Licence
+    watch: Watch
+    bounds: Callable[[str], Bounds | None]
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    computing: dict[int, Lane] = field(default_factory=dict)
+
+
+class Alone(NamedTuple):
+    """Whether the original answered every request, and with what a plan may give, too."""
+
+    answered: bool
+    finite: bool
+
+
+class Lane:
+    """One worker and the thread that feeds it.
+
+    `worker` is None while a crashed worker is being replaced; the lane then serves with the
+    original model in this process.
+    """
+
+    def __init__(self, index: int, worker: Worker | None, serving: Serving) -> None:
+        self.index = index
+        self.worker = worker
+        self._last_plan = ""
+        self._due: list[Call] = []
+        self._serving = serving
+        self._thread = threading.Thread(target=self._run, name=f"lane-{index}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits for the lane to end, except where its own thread is the caller: a model's
+        ``forward`` that closes the runtime."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def resident(self) -> frozenset[str]:
+        """Plans that may run here now, the original aside."""
+        worker = self.worker
+        return worker.resident if worker is not None else frozenset()
+
+    def _run(self) -> None:
+        scheduler = self._serving.scheduler
+        while (batch := scheduler.take(self.index, self.resident)) is not None:
+            self._serving.computing[threading.get_ident()] = self
+            try:
+                self._serve(batch)
+            except BaseException as error:  # a fault of our own loses no request, nor the lane
+                for request in (*batch.requests, *batch.refused):
+                    if not request.future.done():
+                        self._settle(request, error=error)
+            finally:
+                del self._serving.computing[threading.get_ident()]
+                due, self._due = self._due, []
+                scheduler.release(self.index)
+                if due:
+                    self._serving.callbacks.run(due)
+
+    def _settle(self, request: Request, answer: Any = None, error: Any = None) -> None:
+        self._due += request.future.settle(answer, error)
+
+    def _call_back(self) -> None:
+        if self._due:
+            due, self._due = self._due, []
+            self._serving.callbacks.run(due)
+
+    def answer_here(self, request: Request) -> Any:
+        """Answers one request on the caller's thread; the caller has claimed this lane.
+
+        Raises what the user's model raises; a `KeyboardInterrupt` may be the user's own.
+        """
+        self._serving.computing[threading.get_ident()] = self
+        try:
+            return self._answer_here(request)
+        finally:
+            del self._serving.computing[threading.get_ident()]
+
+    def _answer_here(self, request: Request) -> Any:
+        tables = self._serving.scheduler.tables
+        plan = tables.fastest(request.rows, request.cell, self.resident())
+        length = request.length
+        if self._serving.licence.now.padding:
+            length = tables.padded_length(plan, (request,))
+        predicted_ms = tables.cost_of(plan, request.rows, request.cell)
+        if request.outside is None:
+            began_s = time.perf_counter()
+            try:
+                if self._within(plan, (request,))[1]:
+                    raise PlanDeclined(f"plan {plan} {_BEYOND}")
+                (leaves,), samples, odd = self._run_batch(plan, (request,), length, predicted_ms)
+                if odd:
+                    raise PlanFault(f"plan {plan} {_NOT_FINITE}")
+                answer = self._serving.original.rebuild(leaves, request.leaves)
+            except Exception as error:
+                self._recover(plan, (request,), length, began_s, error)
+            else:
+                self._serving.tally.ended(request)
+                self._serving.watch.offer(samples)
+                return answer
+        else:
+            self._answer_alone((request,))
+        return request.future.result()
+
+    def _serve(self, batch: Batch) -> None:
+        for request in batch.refused:
+            self._refuse(request)
+        self._call_back()  # who is refused need not wait for the batch
+        requests = [r for r in batch.requests if r.future.begin()]
+        if not requests:
+            return
+        if requests[0].outside is not None:
+            self._answer_alone(requests)
+            return
+        parts = self._serving.licence.now.apart(requests, batch.length)
+        for members, length in parts:
+            self._serve_part(batch.plan, members, length, batch.predicted_ms / len(parts))
+
+    def _serve_part(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> None:
+        began_s = time.perf_counter()
+        within, beyond = self._within(plan, requests)
+        if within:
+            self._serve_within(plan, within, length, predicted_ms)
+        if beyond:
+            self._recover(plan, beyond, length, began_s, PlanDeclined(f"plan {plan} {_BEYOND}"))
+
+    def _serve_within(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> None:
+        began_s = time.perf_counter()
+        try:
+            answers, samples, odd = self._run_batch(plan, requests, length, predicted_ms)
+        except BaseException as error:
+            self._recover(plan, requests, length, began_s, error)
+            return
+        for request, leaves in zip(requests, answers, strict=True):
+            if request not in odd:
+                self._finish(request, leaves)
+        self._serving.watch.offer(samples)
+        if odd:
+            self._recover(plan, odd, length, began_s, PlanFault(f"plan {plan} {_NOT_FINITE}"))
+
+    def _within(
+        self, plan: str, requests: Sequence[Request]
+    ) -> tuple[Sequence[Request], Sequence[Request]]:
+        """The requests that `plan` is for, and the others."""
+        bounds = self._serving.bounds(plan)
+        if bounds is None:
+            return requests, ()
+        holds = [bounds.hold(request.leaves) for request in requests]
+        return (
+            [request for request, held in zip(requests, holds, strict=True) if held],
+            [request for request, held in zip(requests, holds, strict=True) if not held],
+        )
+
+    def _run_batch(
+        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+    ) -> tuple[list[list[Any]], list[Sample], list[Request]]:
+        """Each request's output leaves, what the watch kept of them, and those requests that a plan
+        gave a NaN or an infinity which the model would not give. Notes what the batch cost this
+        lane, from stacking to splitting, the way to the worker and back included."""
+        signature, domain = self._serving.capture.signature, self._serving.capture.domain
+        began_s = time.perf_counter()
+        inputs = stack(requests, signature, length)
+        answer, own = self.compute(plan, inputs)
+        held = self._serving.capture.handed_on.held
+        answers = split(answer.leaves, requests, signature, length, lent=answer.lent, held=held)
+        elapsed_ms = (time.perf_counter() - began_s) * 1e3
+        rows = tokens = 0
+        for request in requests:
+            rows += request.rows
+            tokens += request.rows * request.length
+        changed, self._last_plan = plan != self._last_plan, plan
+        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
+        if not own and not plausible(answer.leaves, domain):
+            odd = [
+                request
+                for request, leaves in zip(requests, answers, strict=True)
+                if not plausible(leaves, domain)
+            ]
+            return answers, [], odd
+        samples = self._serving.watch.sample(plan, requests, inputs, length, answers, elapsed_ms)
+        return answers, samples, []
+
+    def compute(self, plan: str, inputs: Sequence[Any]) -> tuple[Answer, bool]:
+        """Input leaves through `plan` on this lane's worker, and whether it was the model itself
+        that answered; raises `PlanFault`."""
+        worker = self.worker
+        if plan == ORIGINAL or worker is None:
+            return self._serving.original.run(inputs), True
+        return worker.run(plan, inputs), False
+
+    def _recover(
+        self, plan: str, requests: Sequence[Request], length: int, began_s: float,
+        error: BaseException,
+    ) -> None:  # fmt: skip
+        """The original answers each request alone; the plan is blamed only if all of them work.
+
+        A batch that holds a bad request makes every plan raise, and the original too: then
+        nobody but that request's sender is told.
+        """
+        original = self._answer_alone(requests)
+        if plan != ORIGINAL:
+            self._serving.tally.retried(len(requests))
+            if isinstance(error, PlanDeclined):
+                elapsed_ms = (time.perf_counter() - began_s) * 1e3
+                self._serving.tally.declined(
+                    plan, sum(r.rows for r in requests), length, elapsed_ms
+                )
+            fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
+            # A worker must live through inputs whose answer is a NaN, but not give a number.
+            works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
+            self._serving.on_fault(self, plan, fault, works)
+
+    def _answer_alone(self, requests: Sequence[Request]) -> Alone:
+        """Answers by the original, one by one."""
+        answered = finite = True
+        for request in requests:
+            try:
+                answer = self._serving.original.call(request.args, request.kwargs, request.ambience)
+                finite = finite and _plausible(answer, self._serving.capture.domain)
+            except BaseException as error:  # SystemExit too is the sender's, not the lane's
+                answered = False
+                self._serving.tally.raised(request)
+                self._settle(request, error=error)
+            else:
+                self._serving.tally.ended(request)
+                self._settle(request, answer)
+            self._call_back()
+        return Alone(answered, finite)
+
+    def _finish(self, request: Request, leaves: list[Any]) -> None:
+        try:
+            answer = self._serving.original.rebuild(leaves, request.leaves)
+        except Exception as error:  # a structure that can't be rebuilt must not lose the answer
+            self._serving.tally.raised(request)
+            self._settle(request, error=error)
+            return
+        self._serving.tally.ended(request)
+        self._settle(request, answer)
+
+    def _refuse(self, request: Request) -> None:
+        if not request.future.begin():
+            return
+        self._serving.tally.refused(request)
+        waited_ms = self._serving.tally.waited_ms(request)
+        late = DeadlineExceeded(
+            f"refused after {waited_ms:.1f} ms: its deadline of "
+            f"{request.deadline_ms - request.arrived_ms:g} ms can no longer be met"
+        )
+        self._settle(request, error=late)
+
+
+def answer_apart(serving: Serving, request: Request) -> Any:
+    """The original's answer, computed beside the lanes on the caller's own thread."""
+    try:
+        answer = serving.original.call(request.args, request.kwargs)
+    except BaseException:
+        serving.tally.raised(request)
+        raise
+    serving.tally.ended(request)
+    return answer
+
+
+def _plausible(answer: Any, domain: Domain) -> bool:
+    try:
+        leaves, _ = take_apart(answer)
+    except Uncapturable:  # nothing to look into; it is the original's own answer all the same
+        return True
+    return plausible(leaves, domain)

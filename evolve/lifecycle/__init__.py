@@ -1,0 +1,1 @@
+"""One capture of the model after another: made, put in force, retired, ended."""

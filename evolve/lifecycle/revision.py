@@ -1,0 +1,82 @@
+"""One capture of the model and all that serves it: put in force and replaced as a whole.
+
+wrap ──► pending ──► captured ──► pending ──► captured ──► …
+         (the original,  (plans are    (its weights
+          one at a time)  built)        moved)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evolve.control_plane.controller import Controller
+    from evolve.control_plane.plan_builder import Brain
+    from evolve.control_plane.plan_loading import Admission
+    from evolve.control_plane.retraining import Retraining
+    from evolve.data_plane.fleet import Fleet
+    from evolve.data_plane.lane import Serving
+    from evolve.data_plane.request_queue import Request
+    from evolve.journal.journal import Journal
+    from supernet.jobs.pausing import Pauses
+    from supernet.plans import PlanLibrary
+
+__all__ = ["Revision"]
+
+CLOSE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Revision:
+    """The parts that serve one capture, for the runtime and whoever looks inside.
+
+    `pending`: there is no capture (yet), so nothing is built or trained, and the original answers
+    each request by itself. `in_process`: its workers compute in this process.
+    """
+
+    serving: Serving
+    fleet: Fleet
+    library: PlanLibrary
+    controller: Controller
+    admission: Admission
+    brain: Brain
+    retraining: Retraining
+    journal: Journal
+    pauses: Pauses
+    pending: bool
+    in_process: bool
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was to be built for it was tried."""
+        return not self.pending and self.brain.wait(0.0)
+
+    def start(self) -> None:
+        """Called once, before it is put in force."""
+        self.serving.scheduler.warm()
+        self.fleet.start()
+        self.controller.start()
+        self.serving.watch.start()
+        if not self.pending:
+            self.brain.start()
+            self.retraining.start()
+
+    def retire(self) -> list[Request]:
+        """Takes no more requests; returns those that still waited. What runs is answered."""
+        return self.serving.scheduler.close()
+
+    def stop(self) -> None:
+        """Ends the build and the training under way and starts no other."""
+        self.brain.stop()
+        self.retraining.stop()
+        self.serving.watch.stop()
+
+    def close(self) -> None:
+        """Waits for the batches under way and ends everything. `retire` comes first."""
+        self.stop()
+        self.controller.stop()
+        self.fleet.close(CLOSE_TIMEOUT_S)
+        self.brain.join(CLOSE_TIMEOUT_S)
+        self.retraining.join(CLOSE_TIMEOUT_S)
+        self.serving.watch.join(CLOSE_TIMEOUT_S)

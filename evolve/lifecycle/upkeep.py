@@ -1,0 +1,277 @@
+"""What serves is kept in step with the model: it is captured beside serving, at first and again
+whenever its weights moved.
+
+    capture ──► serve it ──► (moved, or refresh) ──► the original serves ──► wait until still ─┐
+       ▲                                                                                       │
+       └───────────────────────────────────────────────────────────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from evolve.lifecycle.capturing import CaptureBeside, Found, stand_in
+from evolve.lifecycle.weights import Weights
+from supernet.capture.subject import begin
+from supernet.errors import BuildInterrupted, WrongArgument
+
+if TYPE_CHECKING:
+    from evolve.assembly import Assembly
+    from evolve.lifecycle.revision import Revision
+    from supernet.capture.subject import Subject
+
+__all__ = ["Upkeep"]
+
+RESTLESS_S = 60.0  # what moves again within so many seconds of serving is waited for twice as long
+MAX_PATIENCE = 8  # doublings
+
+
+class Upkeep:
+    """One thread that captures, and what the tick tells it.
+
+    Args:
+        assembly: Makes the revisions.
+        examples: What `wrap` was given, to begin each capture with.
+        put: Puts a revision in force.
+        beside: Whether the model can be captured beside serving; else moved weights are served by
+            the original for good.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        examples: Any,
+        put: Callable[[Revision], bool],
+        *,
+        beside: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._assembly, self._examples, self._put, self._clock = assembly, examples, put, clock
+        self._beside = beside
+        self._settings = assembly.config.capture
+        self._weights = Weights(getattr(assembly.model, "_orig_mod", assembly.model))
+        self._changed = threading.Condition()
+        self._putting = threading.RLock()  # who puts has looked whether it still should
+        self._stopped = False
+        self._moves = self._asked = self._captured_at = 0
+        self._watched = True
+        self._needs_gradients = False
+        self._moved_at_s = clock()
+        self._what = ""
+        self._capture: CaptureBeside | None = None
+        self._settled = threading.Event()  # what is in force is what a capture came to
+        self.refused: WrongArgument | None = None
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._first: Subject | None = None
+
+    # -- called by `wrap`, by the runtime and in every tick ------------------------------------
+
+    def start(self, first: Subject) -> None:
+        """Captures `first`, whose examples were answered just now, and goes on from there."""
+        self._first = first
+        self._thread.start()
+
+    def serve_here(self, found: Found) -> None:
+        """Puts in force what was captured in the calling thread, and goes on from there."""
+        self._weights.begin()
+        self._serve(found, asked=0)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Blocks until a capture came to its end; False when the time ran out first.
+
+        `refused` then holds what the model raised, where it refused an example.
+        """
+        return self._settled.wait(timeout_s) and not self._stopped
+
+    def pending(self, reason: str) -> Revision:
+        """The original, to serve until more is known of the model."""
+        found = stand_in(self._assembly.model, reason, needs_gradients=self._needs_gradients)
+        return self._assembly.revision(found, pending=True)
+
+    def serve_meanwhile(self, pending: Revision) -> None:
+        """Puts `pending` in force, unless a capture was faster."""
+        with self._putting:
+            if not self._settled.is_set():
+                if self._capture is not None:
+                    self._capture.give_way()
+                reason = pending.serving.capture.reason
+                self._say(f"the original model serves: {reason}")
+                self._put(pending)
+                return
+        pending.close()
+
+    def look(self) -> None:
+        """Called in every tick: notes whether the model moved."""
+        what = self._weights.moved()
+        if what is None:
+            return
+        with self._changed:
+            self._moves += 1
+            self._what, self._moved_at_s = what, self._clock()
+            self._changed.notify_all()
+
+    def rebuild(self) -> None:
+        """The plans' files are gone: has them made again from the model itself, where it can be
+        captured beside serving; else what is loaded goes on."""
+        if self._stopped:
+            return
+        gone = "what was built is gone from the cache"
+        if self._beside:
+            self.refresh(gone)
+        else:
+            self._say(f"{self._beside_or_why(gone)}; what workers hold goes on")
+
+    def refresh(self, why: str = "refreshed") -> None:
+        """The original serves when this returns; the model is captured again beside it."""
+        with self._putting:
+            self._settled.clear()
+            self._say(f"{why}: plans retire, and the original model serves")
+            self._put(self.pending(self._beside_or_why("it is being captured again")))
+            with self._changed:
+                self._asked += 1
+                self._changed.notify_all()
+            if (capture := self._capture) is not None:
+                capture.stop()
+
+    def stop(self) -> None:
+        """Ends the capture under way and starts no other."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if (capture := self._capture) is not None:
+            capture.stop()
+        self._settled.set()
+
+    def join(self, timeout_s: float) -> None:
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if self._capture is not None:
+            self._capture.join(timeout_s)
+
+    # -- its thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        patience = 0
+        while not self._stopped:
+            asked = self._asked
+            if not self._settled.is_set():
+                self._capture_and_serve(asked)
+            began_s = self._clock()
+            if not self._until_changed(asked):
+                return
+            with self._putting:
+                if moved := asked == self._asked:  # nobody refreshed: it was the weights
+                    self._retire_plans()
+            self._let_go()
+            if not self._beside:
+                return
+            soon = self._clock() - began_s < RESTLESS_S
+            patience = min(patience + 1, MAX_PATIENCE) if soon else 1
+            if moved:
+                self._until_still(self._settings.still_s * 2.0 ** (patience - 1))
+
+    def _retire_plans(self) -> None:
+        self._settled.clear()
+        self._say(
+            f"the weights moved ({self._what}): plans of the old ones retire, "
+            "and the original model serves"
+        )
+        self._put(self.pending(self._beside_or_why(f"its weights moved ({self._what})")))
+
+    def _capture_and_serve(self, asked: int) -> None:
+        began_s = self._clock()
+        try:
+            found = self._find(asked)
+            if self._serve(found, asked):
+                reason = found.capture.describe()["program"]
+                self._say(f"captured in {self._clock() - began_s:.1f} s: {reason}")
+        except BuildInterrupted:
+            return
+        except Exception as error:  # whatever it was, the original serves
+            self.refused = error if isinstance(error, WrongArgument) else None
+            self._give_up(str(error) or type(error).__name__, asked)
+
+    def _give_up(self, reason: str, asked: int) -> None:
+        with self._putting:
+            if asked == self._asked and not self._stopped:
+                self._watched = False
+                self._say(
+                    "not captured, the original model serves for good, one request at a time in "
+                    f"order of arrival: {reason}"
+                )
+                self._put(self.pending(reason))
+                self._settled.set()
+
+    def _find(self, asked: int) -> Found:
+        first, self._first = self._first, None
+        self._weights.begin()
+        self._captured_at = self._moves
+        subject = first or begin(self._assembly.model, self._examples, self._assembly.wishes)
+        config = self._assembly.config
+        self._capture = capture = CaptureBeside(
+            subject, config.plans.max_rows,
+            keep=self._assembly.keep if config.plans.build else None,
+            threads=None if first else 1, limit_s=self._settings.limit_s,
+        )  # fmt: skip
+        if first is None:
+            capture.give_way()
+        if self._stopped or asked != self._asked:
+            raise BuildInterrupted("another capture was asked for")
+        capture.start()
+        return capture.found.result()
+
+    def _serve(self, found: Found, asked: int) -> bool:
+        """Puts `found` in force, unless somebody asked for another capture meanwhile."""
+        revision = self._assembly.revision(found)
+        with self._putting:
+            if asked == self._asked and not self._stopped:
+                # Where the original answers everything, its weights may move as they like.
+                self._watched = found.capture.form is not None
+                self._needs_gradients = found.capture.needs_gradients
+                self._weights.ignore(found.restless)
+                self._put(revision)
+                self._settled.set()
+                return True
+        revision.close()
+        return False
+
+    def _until_changed(self, asked: int) -> bool:
+        """Waits until there is something to do; False when it is to stop."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._stopped
+                    or self._asked != asked
+                    or (self._watched and self._moves != self._captured_at)
+                )
+            )
+            return not self._stopped
+
+    def _until_still(self, still_s: float) -> None:
+        """Waits until the weights have not moved for so long, or somebody asks."""
+        asked = self._asked
+        with self._changed:
+            while not (self._stopped or self._asked != asked):
+                left_s = self._moved_at_s + still_s - self._clock()
+                if left_s <= 0:
+                    return
+                self._changed.wait(left_s)
+
+    def _let_go(self) -> None:
+        """Ends the child that may still be keeping the program of the old weights."""
+        if self._capture is not None:
+            self._capture.stop()
+            self._capture.join(self._settings.limit_s)
+            self._capture = None
+
+    def _beside_or_why(self, reason: str) -> str:
+        if self._beside:
+            return reason
+        return f"{reason}; it cannot be captured beside serving here: wrap it again to have plans"
+
+    def _say(self, reason: str) -> None:
+        self._assembly.journal.append("runtime", "capture", reason=reason)

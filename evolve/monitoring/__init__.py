@@ -1,0 +1,1 @@
+"""Counters, savings, traffic and memory patterns of a service."""

@@ -1,0 +1,58 @@
+"""What follows from a verdict of the watch: a liberty withdrawn or a plan quarantined, for good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evolve.data_plane.faults import say_forgotten
+from supernet.errors import CacheError
+
+if TYPE_CHECKING:
+    from evolve.data_plane.faults import Faults
+    from evolve.journal.journal import Journal
+    from evolve.watch.judge import Verdict
+    from evolve.watch.liberties import Liberty, Licence
+    from evolve.watch.samples import Sample
+
+__all__ = ["Correction"]
+
+_FROM_NOW_ON = {
+    "batching": "requests are answered one by one from now on",
+    "padding": "only requests of equal length share a batch from now on, at that length",
+}
+
+
+class Correction:
+    """Carries verdicts out and tells the journal.
+
+    Args:
+        licence: The liberties in force.
+        faults: Takes plans out.
+        journal: Where it is said.
+    """
+
+    def __init__(self, licence: Licence, faults: Faults, journal: Journal) -> None:
+        self._licence = licence
+        self._faults = faults
+        self._journal = journal
+
+    def __call__(self, sample: Sample, verdict: Verdict) -> None:
+        if verdict.cause == "plan":
+            self._faults.convict(sample.plan, verdict.why)
+        elif verdict.cause == "model":
+            self._withdraw("batching", verdict.why)
+            self._withdraw("padding", verdict.why)
+        else:
+            self._withdraw(verdict.cause, verdict.why)
+
+    def _withdraw(self, liberty: Liberty, why: str) -> None:
+        if not getattr(self._licence.now, liberty):
+            return
+        try:
+            self._licence.withdraw(liberty, why)
+        except (CacheError, OSError) as error:
+            say_forgotten(self._journal, "runtime", liberty, error)
+        self._journal.append(
+            "runtime", liberty, before={"state": "on"}, after={"state": "off"},
+            reason=f"{why}; {_FROM_NOW_ON[liberty]}",
+        )  # fmt: skip

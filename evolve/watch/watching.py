@@ -1,0 +1,80 @@
+"""The watch of one runtime, made and introduced to what it may turn off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from evolve.watch.correction import Correction
+from evolve.watch.judge import Judge
+from evolve.watch.liberties import Liberties, Licence, Memory
+from evolve.watch.live_error import LiveErrors
+from evolve.watch.watch import Watch, Watched
+from supernet.fidelity import Limit
+
+if TYPE_CHECKING:
+    from evolve.control_plane.plan_builder import Workshop
+    from evolve.data_plane.faults import Faults
+    from evolve.data_plane.original import Original
+    from evolve.journal.journal import Journal
+    from evolve.watch.judge import Verdict
+    from evolve.watch.liberties import Liberty
+    from evolve.watch.samples import Sample
+    from supernet.cache import ArtifactCache
+    from supernet.capture.subject import Capture
+    from supernet.jobs.pausing import Pauses
+    from supernet.plans import PlanLibrary
+
+__all__ = ["make_watch"]
+
+
+def make_watch(
+    workshop: Workshop,
+    original: Original,
+    library: PlanLibrary,
+    journal: Journal,
+    pauses: Pauses,
+    faults: Callable[[], Faults],
+    withdrawn: dict[str, str],
+) -> tuple[Licence, Watch]:
+    """What lanes may do with requests, and who has it taken back.
+
+    `faults` is asked for only when something was found. What earlier runs of the same model had
+    to withdraw, or earlier captures of it in this one (`withdrawn`, which is added to), is
+    withdrawn from the start, and the journal says so.
+    """
+    captured = workshop.capture
+
+    def open_cache() -> ArtifactCache:
+        return workshop.open_cache(lambda entry, why: None)
+
+    signature = captured.signature
+    granted = Liberties(batching=signature.batchable, padding=signature.paddable)
+    memory = Memory(workshop.place().folder, open_cache, captured.graph_hash)
+    licence = Licence(granted, memory, withdrawn)
+    for liberty, why in licence.withdrawn.items():
+        journal.append("runtime", liberty, after={"state": "off"}, reason=f"found earlier: {why}")
+
+    def act(sample: Sample, verdict: Verdict) -> None:
+        Correction(licence, faults(), journal)(sample, verdict)
+
+    def said(what: str) -> None:
+        journal.append("runtime", "watch", reason=what)
+
+    def idle() -> bool:
+        pauses.resume()
+        return not pauses.is_held
+
+    limit = Limit(workshop.slo.metric, workshop.slo.max_error)
+    watch = Watch(
+        Judge(original, signature, library, LiveErrors(limit)),
+        Watched(_is_watched(captured, "batching"), _is_watched(captured, "padding")),
+        act=act, said=said,
+        idle=idle, weights=original.version,
+    )  # fmt: skip
+    return licence, watch
+
+
+def _is_watched(captured: Capture, liberty: Liberty) -> bool:
+    """All but what was proven on the captured graph."""
+    return (captured.batching if liberty == "batching" else captured.padding).watched
