@@ -30,6 +30,7 @@ from profiler.units import host_database
 from supernet.backends.onnx_file import ONNX_FILE, export_onnx
 from supernet.building.build import BuildLimits, build_plan, compare_plans
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
 from supernet.fidelity import Limit
 from supernet.plans import Plan, PlanState
@@ -117,7 +118,7 @@ def build(
     """Every plan that evolve proposes, by "backend-precision" with "-compiled" where what is left
     to torch is, and which are exact."""
     device = host_database().fingerprints()[0]
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     loose = BuildLimits(asked.build_s, metric=subject.metric, max_error=MAX_ERROR)
     tight = replace(loose, metric="relative_l2", max_error=EXACT)
     limit = Limit(subject.metric, MAX_ERROR)
@@ -147,7 +148,7 @@ def _eager_mib(learned: Capture, cache: ArtifactCache, asked: Options) -> float:
     device = host_database().fingerprints()[0]
     (spec,) = propose(learned, device, backends=("eager",), threads=asked.threads)
     limits = BuildLimits(asked.build_s)
-    return build_plan(cache, cache.stored(learned), spec, limits, device=device.key).memory_mib
+    return build_plan(cache, store(cache, learned), spec, limits, device=device.key).memory_mib
 
 
 def _costs(learned: Capture, plans: Mapping[str, Plan]) -> CostTable:

@@ -18,7 +18,7 @@ from torch._inductor import config as inductor_config
 
 from benchmarks.models import SUBJECTS
 from supernet.backends.base import load_plan
-from supernet.backends.microbatched import Microbatches
+from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
 __all__ = ["PEERS", "Job", "Open", "Run", "engine"]

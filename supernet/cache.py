@@ -30,13 +30,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from supernet.errors import CacheError, CacheFull, CacheUntrusted
 from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifest
-
-if TYPE_CHECKING:
-    from supernet.capture.subject import Capture
 
 __all__ = ["MEMO", "ArtifactCache"]
 
@@ -100,12 +97,6 @@ class ArtifactCache:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def stored(self, capture: Capture) -> Path:
-        """The folder of a capture's batches, written with its program unless they are there."""
-        from supernet.capture.stored import store
-
-        return store(self, capture)
 
     def discard(self, kind: str, key: str, reason: str) -> None:
         """Throw an entry away."""

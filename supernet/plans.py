@@ -20,8 +20,8 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from profiler.shapes import Shape
-from supernet.backends.microbatched import Microbatches
 from supernet.bounds import Bounds
+from supernet.microbatches import Microbatches
 
 __all__ = ["COMPILED", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
 

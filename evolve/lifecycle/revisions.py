@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from evolve.data_plane.scheduler import Scheduler
     from evolve.lifecycle.revision import Revision
     from evolve.lifecycle.upkeep import Upkeep
-    from evolve.runtime import Runtime
 
 __all__ = ["Revisions"]
 
@@ -40,13 +39,13 @@ class Revisions:
         self._in_force: Revision | None = None
         self._retiring: list[threading.Thread] = []
         self._upkeep: Upkeep | None = None
-        self._holder: weakref.ref[Runtime] | None = None
+        self._holder: weakref.ref[object] | None = None
         self._is_closed = False
         self._ended = threading.Event()
         self._pid = os.getpid()
         self._is_orphaned = False
 
-    def begin(self, upkeep: Upkeep, holder: Runtime) -> None:
+    def begin(self, upkeep: Upkeep, holder: object) -> None:
         """Called once by `wrap`: `upkeep` puts revisions in force from now on, on behalf of
         `holder`."""
         self._upkeep, self._holder = upkeep, weakref.ref(holder)

@@ -5,19 +5,31 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from evolve.data_plane.original import ORIGINAL
 from profiler.costs import CostTable
 from profiler.shapes import Shape
 
 if TYPE_CHECKING:
-    from evolve.monitoring.tally import Ran
     from supernet.plans import Plan
 
-__all__ = ["Saved", "Savings"]
+__all__ = ["Ran", "Saved", "Savings"]
 
 ENOUGH = 50  # batches, before what they took says something
+
+
+class Ran(NamedTuple):
+    """A batch that ran: `tokens` of its `rows` × `length` positions were real; `changed`: its
+    lane had run another plan before."""
+
+    plan: str
+    rows: int
+    length: int
+    elapsed_ms: float
+    predicted_ms: float
+    tokens: int
+    changed: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from evolve.data_plane.reserve import Reserve
 from profiler.shapes import Shape
@@ -16,28 +16,15 @@ from profiler.switching import SwitchCost
 
 if TYPE_CHECKING:
     from evolve.data_plane.request_queue import Request
-    from evolve.monitoring.savings import Savings
+    from evolve.monitoring.savings import Ran, Savings
     from evolve.monitoring.traffic import Traffic
     from profiler.costs import CostTable
     from profiler.flops import DynamicFlops
     from profiler.signals import Window
 
-__all__ = ["Counts", "Ran", "Tally"]
+__all__ = ["Counts", "Tally"]
 
 MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a minute
-
-
-class Ran(NamedTuple):
-    """A batch that ran: `tokens` of its `rows` × `length` positions were real; `changed`: its
-    lane had run another plan before."""
-
-    plan: str
-    rows: int
-    length: int
-    elapsed_ms: float
-    predicted_ms: float
-    tokens: int
-    changed: bool
 
 
 class Counts:

@@ -23,9 +23,9 @@ import numpy as np
 
 from evolve.workers.wire import SharedArrays, receive, send
 from supernet.backends.base import check_artifact, load_plan
-from supernet.backends.microbatched import Microbatches
 from supernet.errors import ArtifactBroken, OutsideRange
 from supernet.jobs import malloc
+from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 
 if TYPE_CHECKING:

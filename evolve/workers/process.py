@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
-import evolve
 from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.lifecycle import process_end
 from evolve.workers.base import Answer, Inputs
@@ -192,7 +191,7 @@ def load_request(plan: Plan, warm: Sequence[Inputs]) -> dict[str, Any]:
 
 def environment(threads: int) -> dict[str, str]:
     """The parent's environment, its import path, and the thread counts of the maths libraries."""
-    root = str(Path(evolve.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(dict.fromkeys([root, *filter(None, sys.path)]))
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     given = malloc.environment(os.environ)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from supernet.backends.base import ABOUT, Source, check_run, read_signature, write_signature
-from supernet.backends.fused import ENGINE
+from supernet.backends.fused_plan import ENGINE
 from supernet.backends.packages import load_package, unpack
 from supernet.capture.recurrent import is_recurrent
 from supernet.domain.engine import Engine, words

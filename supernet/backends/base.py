@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from supernet.backends.microbatched import Microbatched, Microbatches
+from supernet.backends.loaded import LoadedPlan, Microbatched
 from supernet.domain.engine import Engine
 from supernet.errors import ArtifactBroken
 from supernet.manifest import broken
+from supernet.microbatches import Microbatches
 from supernet.operators import define, read_operators
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
@@ -46,26 +47,6 @@ BACKENDS: dict[str, str] = {
     "fused": "supernet.backends.fused:FusedBackend",
 }
 """Where each backend lives; imported only when asked for."""
-
-
-class LoadedPlan(Protocol):
-    """A plan ready to run. One call at a time: load one per worker.
-
-    ``arrays`` says what ``run`` takes and gives: numpy arrays or torch tensors, C
-    contiguous. Outputs belong to the caller, are complete on return, and no later call writes into
-    them.
-    """
-
-    @property
-    def arrays(self) -> Literal["numpy", "torch"]: ...
-
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Flat inputs in signature order to flat outputs in signature order."""
-        ...
-
-    def close(self) -> None:
-        """Give the memory back; the plan cannot run afterwards."""
-        ...
 
 
 class Source(Protocol):

@@ -21,10 +21,11 @@ from supernet.backends.base import (
     supports_numpy,
     write_signature,
 )
-from supernet.backends.microbatched import Microbatched, Microbatches
+from supernet.backends.loaded import Microbatched
 from supernet.backends.onnx_file import ONNX_FILE, missing_exporter
 from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
+from supernet.microbatches import Microbatches
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.backends.base import Source
-from supernet.backends.fused import FusedPlan
+from supernet.backends.fused_plan import FusedPlan
 from supernet.building.timing import resize_batch
 from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, judge

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape
-from supernet.backends.microbatched import Microbatches
 from supernet.building.confidence import RowErrors
 from supernet.cache import ArtifactCache
 from supernet.fidelity import Limit
+from supernet.microbatches import Microbatches
 from supernet.plans import Plan, PlanSpec, PlanState
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from profiler.shapes import Shape, ShapeGrid
-from supernet.backends.microbatched import Microbatched, Microbatches
+from supernet.backends.loaded import Microbatched
 from supernet.errors import OutsideRange
+from supernet.microbatches import Microbatches
 from supernet.signature import Dim, Signature
 
 if TYPE_CHECKING:

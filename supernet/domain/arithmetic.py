@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from torch.fx import Node
 
 from supernet.domain.graph import dtype_of
 from supernet.domain.interval import ANY, BIT, Interval
-
-if TYPE_CHECKING:
-    from supernet.domain.rules import Rule
-    from supernet.domain.values import Values
+from supernet.domain.rule import Arguments, Ranges, Rule
 
 __all__ = ["ARITHMETIC"]
-
-Arguments: TypeAlias = dict[str, Any]
 
 
 def _first(given: Arguments) -> Any:
     return next(iter(given.values()))
 
 
-def _add(v: Values, node: Node, given: Arguments) -> Interval:
+def _add(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v[given["self"]] + v[given["other"]] * v[given.get("alpha", 1)]
 
 
-def _sub(v: Values, node: Node, given: Arguments) -> Interval:
+def _sub(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v[given["self"]] + -(v[given["other"]] * v[given.get("alpha", 1)])
 
 
-def _rsub(v: Values, node: Node, given: Arguments) -> Interval:
+def _rsub(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v[given["other"]] + -(v[given["self"]] * v[given.get("alpha", 1)])
 
 
-def _mul(v: Values, node: Node, given: Arguments) -> Interval:
+def _mul(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v[given["self"]] * v[given["other"]]
 
 
-def _quotient(v: Values, node: Node, given: Arguments) -> Interval:
+def _quotient(v: Ranges, node: Node, given: Arguments) -> Interval:
     """Division by numbers of one sign, rounded as asked."""
     top, bottom = v[given["self"]], v[given["other"]]
     if bottom.least <= 0 <= bottom.most or not bottom.is_bounded:
@@ -61,7 +56,7 @@ def _floor(value: float) -> float:
     return math.floor(value) if math.isfinite(value) else value
 
 
-def _remainder(v: Values, node: Node, given: Arguments) -> Interval:
+def _remainder(v: Ranges, node: Node, given: Arguments) -> Interval:
     top, bottom = v[given["self"]], v[given["other"]]
     if bottom.least <= 0 or not bottom.is_bounded:
         return ANY
@@ -71,19 +66,19 @@ def _remainder(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(0, bottom.most - step)
 
 
-def _fmod(v: Values, node: Node, given: Arguments) -> Interval:
+def _fmod(v: Ranges, node: Node, given: Arguments) -> Interval:
     most = max(abs(end) for end in v[given["other"]].ends)
     top = v[given["self"]]
     return Interval(0 if top.least >= 0 else -most, 0 if top.most <= 0 else most)
 
 
-def _and(v: Values, node: Node, given: Arguments) -> Interval:
+def _and(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, b = (v[value] for value in list(given.values())[:2])
     positive = [one.most for one in (a, b) if one.least >= 0]
     return Interval(0, min(positive)) if positive else ANY
 
 
-def _or(v: Values, node: Node, given: Arguments) -> Interval:
+def _or(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, b = (v[value] for value in list(given.values())[:2])
     most = max(a.most, b.most)
     if min(a.least, b.least) < 0 or not math.isfinite(most):
@@ -91,18 +86,18 @@ def _or(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(0, (1 << int(most).bit_length()) - 1)
 
 
-def _not(v: Values, node: Node, given: Arguments) -> Interval:
+def _not(v: Ranges, node: Node, given: Arguments) -> Interval:
     return BIT if dtype_of(node) == "bool" else -v[_first(given)] + Interval(-1, -1)
 
 
-def _left(v: Values, node: Node, given: Arguments) -> Interval:
+def _left(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, by = (v[value] for value in list(given.values())[:2])
     if by.least < 0 or by.most > 62:
         return ANY
     return a * Interval(2 ** int(by.least), 2 ** int(by.most))
 
 
-def _right(v: Values, node: Node, given: Arguments) -> Interval:
+def _right(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, by = (v[value] for value in list(given.values())[:2])
     if by.least < 0 or by.most > 62 or not a.is_bounded:
         return ANY
@@ -110,28 +105,28 @@ def _right(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(min(ends), max(ends))
 
 
-def _neg(v: Values, node: Node, given: Arguments) -> Interval:
+def _neg(v: Ranges, node: Node, given: Arguments) -> Interval:
     return -v[_first(given)]
 
 
-def _abs(v: Values, node: Node, given: Arguments) -> Interval:
+def _abs(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)]
     ends = [abs(end) for end in found.ends]
     return Interval(0 if found.least <= 0 <= found.most else min(ends), max(ends))
 
 
-def _sign(v: Values, node: Node, given: Arguments) -> Interval:
+def _sign(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)]
     return Interval(0 if found.least >= 0 else -1, 0 if found.most <= 0 else 1)
 
 
-def _rounded(v: Values, node: Node, given: Arguments) -> Interval:
+def _rounded(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)]
     least, most = _floor(found.least), -_floor(-found.most)
     return Interval(least, most)
 
 
-def _pow(v: Values, node: Node, given: Arguments) -> Interval:
+def _pow(v: Ranges, node: Node, given: Arguments) -> Interval:
     base, power = v[_first(given)], list(given.values())[1]
     if not isinstance(power, (int, float)) or power != int(power) or not 0 <= power <= 64:
         return Interval(0, math.inf) if base.least >= 0 else ANY
@@ -142,7 +137,7 @@ def _pow(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(0 if crosses else min(ends), max(ends))
 
 
-def _sqrt(v: Values, node: Node, given: Arguments) -> Interval:
+def _sqrt(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)].meet(0, math.inf)
     return Interval(math.sqrt(found.least), math.sqrt(found.most))
 

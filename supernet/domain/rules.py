@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +12,10 @@ from torch.fx import Node
 from supernet.domain.arithmetic import ARITHMETIC
 from supernet.domain.graph import ALIASES, dtype_of
 from supernet.domain.interval import ANY, BIT, Interval
+from supernet.domain.rule import Arguments, Ranges, Rule
 
-if TYPE_CHECKING:
-    from supernet.domain.values import Values
+__all__ = ["RULES"]
 
-__all__ = ["RULES", "Rule"]
-
-Arguments: TypeAlias = dict[str, Any]
-Rule: TypeAlias = Callable[["Values", Node, Arguments], "Interval | tuple[Interval, ...]"]
 
 _ZERO = Interval(0, 0)
 
@@ -29,16 +24,16 @@ def _first(given: Arguments) -> Any:
     return next(iter(given.values()))
 
 
-def _same(v: Values, node: Node, given: Arguments) -> Interval:
+def _same(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v[_first(given)]
 
 
-def _padded(v: Values, node: Node, given: Arguments) -> Interval:
+def _padded(v: Ranges, node: Node, given: Arguments) -> Interval:
     fill = given.get("value")
     return v[_first(given)].hull(_ZERO if fill is None else v[fill])
 
 
-def _clamp(v: Values, node: Node, given: Arguments) -> Interval:
+def _clamp(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)]
     low, high = given.get("min"), given.get("max")
     if low is not None:
@@ -50,28 +45,28 @@ def _clamp(v: Values, node: Node, given: Arguments) -> Interval:
     return found
 
 
-def _minimum(v: Values, node: Node, given: Arguments) -> Interval:
+def _minimum(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, b = (v[value] for value in list(given.values())[:2])
     below = a.below if a.below is not None else b.below
     return Interval(min(a.least, b.least), min(a.most, b.most), below)
 
 
-def _maximum(v: Values, node: Node, given: Arguments) -> Interval:
+def _maximum(v: Ranges, node: Node, given: Arguments) -> Interval:
     a, b = (v[value] for value in list(given.values())[:2])
     return Interval(max(a.least, b.least), max(a.most, b.most))
 
 
-def _where(v: Values, node: Node, given: Arguments) -> Interval:
+def _where(v: Ranges, node: Node, given: Arguments) -> Interval:
     condition = given["condition"]
     yes = v.refined(given["self"], condition, holds=True)
     return yes.hull(v.refined(given["other"], condition, holds=False))
 
 
-def _masked_fill(v: Values, node: Node, given: Arguments) -> Interval:
+def _masked_fill(v: Ranges, node: Node, given: Arguments) -> Interval:
     return v.refined(given["self"], given["mask"], holds=False).hull(v[given["value"]])
 
 
-def _count(v: Values, given: Arguments) -> tuple[Interval, Any]:
+def _count(v: Ranges, given: Arguments) -> tuple[Interval, Any]:
     """How many numbers each result takes in, and that as an expression where it is one size."""
     value = _first(given).meta["val"]
     dims = given.get("dim")
@@ -86,7 +81,7 @@ def _count(v: Values, given: Arguments) -> tuple[Interval, Any]:
     return count, sizes[0] if len(sizes) == 1 else None
 
 
-def _sum(v: Values, node: Node, given: Arguments) -> Interval:
+def _sum(v: Ranges, node: Node, given: Arguments) -> Interval:
     """Also of a running sum, whose parts take in fewer."""
     found, (count, size) = v[_first(given)], _count(v, given)
     parts = Interval(1, count.most) if "cumsum" in str(node.target) else count
@@ -96,22 +91,22 @@ def _sum(v: Values, node: Node, given: Arguments) -> Interval:
     return whole
 
 
-def _extreme(v: Values, node: Node, given: Arguments) -> Interval | tuple[Interval, ...]:
+def _extreme(v: Ranges, node: Node, given: Arguments) -> Interval | tuple[Interval, ...]:
     found = v[_first(given)]
     if isinstance(node.meta.get("val"), (tuple, list)):
         return found, _positions(v, given, given.get("dim"))
     return v[given["self"]].hull(v[given["other"]]) if "other" in given else found
 
 
-def _arg(v: Values, node: Node, given: Arguments) -> Interval:
+def _arg(v: Ranges, node: Node, given: Arguments) -> Interval:
     return _positions(v, given, given.get("dim"))
 
 
-def _sorted(v: Values, node: Node, given: Arguments) -> tuple[Interval, ...]:
+def _sorted(v: Ranges, node: Node, given: Arguments) -> tuple[Interval, ...]:
     return v[_first(given)], _positions(v, given, given.get("dim", -1))
 
 
-def _positions(v: Values, given: Arguments, dim: int | None) -> Interval:
+def _positions(v: Ranges, given: Arguments, dim: int | None) -> Interval:
     """Places along a dimension of the first argument."""
     value = _first(given).meta["val"]
     if dim is None or value.ndim == 0:
@@ -120,7 +115,7 @@ def _positions(v: Values, given: Arguments, dim: int | None) -> Interval:
     return Interval(0, v.sizes.bound(size).most - 1, v.sizes.expression(size))
 
 
-def _arange(v: Values, node: Node, given: Arguments) -> Interval:
+def _arange(v: Ranges, node: Node, given: Arguments) -> Interval:
     start, end, step = (v[given.get(name, default)] for name, default in
                         (("start", 0), ("end", None), ("step", 1)))  # fmt: skip
     if step.least != step.most or step.least <= 0 or not end.is_bounded:
@@ -131,12 +126,12 @@ def _arange(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(start.least, max(end.most - 1, start.least), v.sizes.expression(end_given))
 
 
-def _full(v: Values, node: Node, given: Arguments) -> Interval:
+def _full(v: Ranges, node: Node, given: Arguments) -> Interval:
     key = next(key for key in ("fill_value", "value", "s") if key in given)
     return v[given[key]]
 
 
-def _joined(v: Values, node: Node, given: Arguments) -> Interval:
+def _joined(v: Ranges, node: Node, given: Arguments) -> Interval:
     ranges = [v[part] for part in _first(given)]
     whole = ranges[0]
     for one in ranges[1:]:
@@ -144,7 +139,7 @@ def _joined(v: Values, node: Node, given: Arguments) -> Interval:
     return whole
 
 
-def _cast(v: Values, node: Node, given: Arguments) -> Interval:
+def _cast(v: Ranges, node: Node, given: Arguments) -> Interval:
     found, dtype = v[_first(given)], dtype_of(node) or ""
     if "float" in dtype or not found.is_bounded:
         return found
@@ -153,7 +148,7 @@ def _cast(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(math.trunc(found.least), math.trunc(found.most), found.below)
 
 
-def _scattered(v: Values, node: Node, given: Arguments) -> Interval:
+def _scattered(v: Ranges, node: Node, given: Arguments) -> Interval:
     new = given.get("src", given.get("value", given.get("values", given.get("source"))))
     return v[given["self"]].hull(v[new]) if new is not None else ANY
 
@@ -162,7 +157,7 @@ def _within(least: float, most: float) -> Rule:
     return lambda v, node, given: Interval(least, most)
 
 
-def _of_size(v: Values, node: Node, given: Arguments) -> Interval:
+def _of_size(v: Ranges, node: Node, given: Arguments) -> Interval:
     """Places between the sorted borders of `bucketize` and `searchsorted`."""
     borders = given.get("boundaries", given.get("sorted_sequence"))
     value = borders.meta.get("val") if isinstance(borders, Node) else None
@@ -171,16 +166,16 @@ def _of_size(v: Values, node: Node, given: Arguments) -> Interval:
     return Interval(0, v.sizes.bound(value.shape[-1]).most)
 
 
-def _getitem(v: Values, node: Node, given: Arguments) -> Interval:
+def _getitem(v: Ranges, node: Node, given: Arguments) -> Interval:
     parts, index = v.parts(node.args[0]), node.args[1]
     return parts[index] if isinstance(index, int) and index < len(parts) else v[node.args[0]]
 
 
-def _positive(v: Values, node: Node, given: Arguments) -> Interval:
+def _positive(v: Ranges, node: Node, given: Arguments) -> Interval:
     return Interval(0, math.inf)
 
 
-def _relu(v: Values, node: Node, given: Arguments) -> Interval:
+def _relu(v: Ranges, node: Node, given: Arguments) -> Interval:
     found = v[_first(given)]
     return Interval(max(found.least, 0), max(found.most, 0), found.below)
 

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from profiler.shapes import Shape
 from supernet.backends.aoti import AotiBackend
 from supernet.backends.base import ABOUT, Source
-from supernet.backends.fused import RECIPE, FusedPlan, offered
+from supernet.backends.fused_plan import RECIPE, FusedPlan, offered
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit
 from supernet.fusion import attention, native

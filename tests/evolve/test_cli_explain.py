@@ -22,7 +22,7 @@ from profiler.shapes import Shape
 from profiler.units import FingerprintDatabase
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture.stored import StoredCapture, newest
+from supernet.capture.stored import StoredCapture, newest, store
 from supernet.capture.subject import capture
 from supernet.fusion import onednn
 from supernet.fusion.account import read
@@ -54,7 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PlanSpec, Pla
     model = nn.Sequential(nn.Embedding(50, 16), Layer(), Layer(), nn.Linear(16, 4)).eval()
     learned = capture(model, [(torch.arange(n)[None],) for n in (6, 40)], max_rows=8)
     cache = ArtifactCache(tmp_path_factory.mktemp("explain") / "cache")
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     fused, eager = (make_spec(learned, name) for name in ("fused", "eager"))
     plan = build_plan(cache, folder, fused, LIMITS)
     assert plan.state is PlanState.ADMITTED, plan.reason

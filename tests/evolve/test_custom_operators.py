@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from evolve.workers.process import ProcessWorker
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import capture
 from supernet.operators import custom_operators
 from supernet.plans import PlanState
@@ -63,7 +64,7 @@ def test_plans_are_built_and_workers_run_them(library: ModuleType, tmp_path: Pat
         "evolve_tests_old::thrice": library.__name__,
     }
     cache = ArtifactCache(tmp_path / "cache")
-    plan = build_plan(cache, cache.stored(learned), make_spec(learned, "eager"), LIMITS)
+    plan = build_plan(cache, store(cache, learned), make_spec(learned, "eager"), LIMITS)
     assert (plan.state, plan.error) == (PlanState.ADMITTED, 0.0), plan.reason
     worker = ProcessWorker("w0", threads=1, hang_timeout_s=60.0)
     try:
@@ -81,7 +82,7 @@ def test_what_only_the_main_script_defines_is_told_with_a_remedy(
     learned = capture(Six().eval(), (noise(1, 8),), max_rows=4)
     cache = ArtifactCache(tmp_path / "cache")
     spec = make_spec(learned, "eager")
-    plan = build_plan(cache, cache.stored(learned), spec, LIMITS)
+    plan = build_plan(cache, store(cache, learned), spec, LIMITS)
     assert plan.state is PlanState.QUARANTINED
     assert plan.reason == (
         "it calls the operator evolve_tests::twice, which the main script defines; define it in a "
@@ -96,7 +97,7 @@ def test_a_module_that_is_not_there_is_named(
     monkeypatch.setattr(library.twice._init_fn, "__module__", "nowhere.to_be_found")
     learned = capture(Six().eval(), (noise(1, 8),), max_rows=4)
     cache = ArtifactCache(tmp_path / "cache")
-    plan = build_plan(cache, cache.stored(learned), make_spec(learned, "eager"), LIMITS)
+    plan = build_plan(cache, store(cache, learned), make_spec(learned, "eager"), LIMITS)
     assert "of the module nowhere.to_be_found, which cannot be imported" in plan.reason
 
 

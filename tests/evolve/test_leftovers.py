@@ -15,6 +15,7 @@ from evolve.workers.process import ProcessWorker
 from supernet.backends.base import backend
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import capture
 from supernet.plans import Plan, PlanState
 from tests.supernet.contract import make_spec
@@ -29,7 +30,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     learned = capture(model, (noise(1, 8),), max_rows=2)
     cache = ArtifactCache(tmp_path_factory.mktemp("leftovers") / "cache")
     limits = BuildLimits(measure_s=0.2)
-    built = build_plan(cache, cache.stored(learned), make_spec(learned, "aoti"), limits)
+    built = build_plan(cache, store(cache, learned), make_spec(learned, "aoti"), limits)
     assert built.state is PlanState.ADMITTED, built.reason
     assert not list(cache.root.glob(".tmp-*"))
     return built

@@ -9,8 +9,7 @@ import torch
 
 import evolve
 from evolve.data_plane.original import ORIGINAL
-from evolve.monitoring.savings import ENOUGH, Savings
-from evolve.monitoring.tally import Ran
+from evolve.monitoring.savings import ENOUGH, Ran, Savings
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from supernet.plans import Plan, PlanState

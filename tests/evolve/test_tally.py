@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from evolve.monitoring.savings import Savings
-from evolve.monitoring.tally import Ran, Tally
+from evolve.monitoring.savings import Ran, Savings
+from evolve.monitoring.tally import Tally
 from evolve.monitoring.traffic import Traffic
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid

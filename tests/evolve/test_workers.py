@@ -18,11 +18,11 @@ from evolve.workers.process import SLICE_S, ProcessWorker, _answers
 from evolve.workers.thread import ThreadWorker
 from profiler.fingerprint import fingerprint
 from profiler.shapes import Shape
-from supernet.backends.microbatched import Microbatches
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import store
 from supernet.capture.subject import capture
+from supernet.microbatches import Microbatches
 from supernet.plans import Plan, PlanState
 from supernet.proposals import propose
 from supernet.signature import Signature, TensorSpec

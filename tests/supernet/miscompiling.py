@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from supernet.backends.fused import FusedBackend, FusedPlan
+from supernet.backends.fused import FusedBackend
+from supernet.backends.fused_plan import FusedPlan
 from supernet.fusion import onednn
 from supernet.plans import PlanSpec
 

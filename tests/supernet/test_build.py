@@ -23,7 +23,7 @@ from supernet.backends import base
 from supernet.backends.eager import load_program, save_program
 from supernet.building.build import BuildLimits, build_plan, known_plans
 from supernet.cache import ArtifactCache
-from supernet.capture.stored import StoredCapture, find
+from supernet.capture.stored import StoredCapture, find, store
 from supernet.capture.subject import capture
 from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
 from supernet.plans import Plan, PlanSpec, PlanState
@@ -45,7 +45,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with torch.no_grad():
         model.weight.copy_(2 * torch.eye(8))
     cache = ArtifactCache(tmp_path_factory.mktemp("build") / "cache")
-    return cache.root, cache.stored(capture(model, (noise(1, 8),), max_rows=4))
+    return cache.root, store(cache, capture(model, (noise(1, 8),), max_rows=4))
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ class Clipped(nn.Module):
 
 
 def stored_examples(cache: ArtifactCache, *examples: Tensor, max_rows: int = 4) -> Path:
-    return cache.stored(capture(Clipped(), [(x,) for x in examples], max_rows=max_rows))
+    return store(cache, capture(Clipped(), [(x,) for x in examples], max_rows=max_rows))
 
 
 SMALL, LARGE = torch.linspace(-1, 1, 8)[None], torch.linspace(-1, 120, 8)[None]
@@ -301,7 +301,7 @@ def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
 
 def test_other_answers_to_the_same_examples_are_another_capture(cache: ArtifactCache) -> None:
     learned = capture(Clipped(), (LARGE,), max_rows=4)
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     off = replace(
         learned,
         references=tuple(
@@ -317,7 +317,7 @@ def test_other_answers_to_the_same_examples_are_another_capture(cache: ArtifactC
         ),
     )
     assert find(cache, off) is None
-    other = cache.stored(off)
+    other = store(cache, off)
     assert other != folder
     assert (find(cache, off), find(cache, learned), find(cache, noisy)) == (other, folder, folder)
     told = StoredCapture.read(other).batches("torch")

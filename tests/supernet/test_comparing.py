@@ -21,6 +21,7 @@ from supernet.building.build import BuildLimits, build_plan, compare_plans, know
 from supernet.building.reports import report_name
 from supernet.building.side_by_side import CLOSE, close_plans, compare
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import capture
 from supernet.errors import BuildFailed
 from supernet.plans import Plan, PlanSpec
@@ -145,7 +146,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Plan]]:
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
     learned = capture(model.eval(), (noise(1, 8),), max_rows=4)
     cache = ArtifactCache(tmp_path_factory.mktemp("comparing") / "cache")
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     key = learned.graph_hash, learned.weights_version
     specs = [
         PlanSpec(key[0], name, "fp32", 1, key[1], "2", "1", "x86_64")

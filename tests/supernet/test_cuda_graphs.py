@@ -12,6 +12,7 @@ from supernet.backends.aoti import AotiPlan
 from supernet.backends.base import load_plan
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import capture
 from supernet.plans import PlanState
 from tests.supernet.contract import make_spec
@@ -74,7 +75,7 @@ def test_a_plan_is_built_timed_and_counted_on_the_gpu(tmp_path: Path) -> None:
     learned = capture(model, (torch.randn(4, 1024, device="cuda"),), max_rows=8)
     cache = ArtifactCache(tmp_path / "cache")
     spec = make_spec(learned, "aoti")
-    plan = build_plan(cache, cache.stored(learned), spec, BuildLimits(measure_s=2.0))
+    plan = build_plan(cache, store(cache, learned), spec, BuildLimits(measure_s=2.0))
     assert plan.state is PlanState.ADMITTED, plan.reason
     assert "a CUDA graph per shape" in plan.reason
     assert plan.memory_mib >= 30  # two matrices of 16 MiB

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.shapes import Shape, ShapeGrid
-from supernet.backends.microbatched import Microbatched, Microbatches
+from supernet.backends.loaded import Microbatched
 from supernet.building.timing import measure
+from supernet.microbatches import Microbatches
 from supernet.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(

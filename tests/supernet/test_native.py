@@ -15,7 +15,7 @@ from torch import nn
 from supernet.backends.base import backend
 from supernet.building.source import StoredSource
 from supernet.cache import ArtifactCache
-from supernet.capture.stored import StoredCapture
+from supernet.capture.stored import StoredCapture, store
 from supernet.capture.subject import capture
 from supernet.fusion import native
 from tests.supernet.contract import MemorySource, make_spec
@@ -111,7 +111,7 @@ def test_without_a_compiler_a_plan_does_without(
 
 def source_in(cache: ArtifactCache) -> StoredSource:
     learned = capture(nn.Linear(8, 8).eval(), (torch.randn(2, 8),))
-    return StoredSource(cache, StoredCapture.read(cache.stored(learned)), print)
+    return StoredSource(cache, StoredCapture.read(store(cache, learned)), print)
 
 
 def test_a_compiler_that_fails_is_told(

@@ -12,7 +12,7 @@ from profiler.fingerprint import DeviceFingerprint, Rate
 from profiler.patterns import MIB, knots, moved_table
 from supernet.building.memory_demand import demand, find_demand
 from supernet.cache import ArtifactCache
-from supernet.capture.stored import StoredCapture
+from supernet.capture.stored import StoredCapture, store
 from supernet.capture.subject import capture
 from supernet.errors import BuildFailed, BuildInterrupted
 from supernet.fusion.graph import OpGraph
@@ -33,7 +33,7 @@ def cache(tmp_path: Path) -> ArtifactCache:
 
 def test_every_knot_is_what_the_pattern_of_that_shape_says(cache: ArtifactCache) -> None:
     learned = capture(seeded(Attention), [text(1, 4), text(1, 30)], max_rows=8)
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     found = dict(demand(StoredCapture.read(folder), MACHINE))
     assert set(found) == set(knots(learned.grid))
     assert learned.program is not None
@@ -48,7 +48,7 @@ def test_every_knot_is_what_the_pattern_of_that_shape_says(cache: ArtifactCache)
 
 def test_a_larger_batch_is_less_bound_by_memory(cache: ArtifactCache) -> None:
     learned = capture(nn.Linear(256, 256).eval(), (noise(1, 256),), max_rows=32)
-    points = find_demand(cache, cache.stored(learned), MACHINE)
+    points = find_demand(cache, store(cache, learned), MACHINE)
     table = moved_table(points, learned.grid)
     assert table.shape == (32, 1, 3)
     balance = table[:, 0, 0]
@@ -59,7 +59,7 @@ def test_a_larger_batch_is_less_bound_by_memory(cache: ArtifactCache) -> None:
 
 def test_it_is_found_once(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch) -> None:
     learned = capture(nn.Linear(4, 2).eval(), (noise(1, 4),))
-    folder = cache.stored(learned)
+    folder = store(cache, learned)
     first = find_demand(cache, folder, MACHINE)
 
     def refused(*args: object) -> None:
@@ -76,7 +76,7 @@ def test_other_examples_of_the_same_model_ask_nothing_new(
     cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = nn.Linear(4, 2).eval(), noise(1, 4)
-    folder, other = (cache.stored(capture(model, (inputs,))) for inputs in (x, 2 * x))
+    folder, other = (store(cache, capture(model, (inputs,))) for inputs in (x, 2 * x))
     assert folder != other
     first = find_demand(cache, folder, MACHINE)
     monkeypatch.delattr("supernet.building.memory_demand.run_step")
@@ -86,13 +86,13 @@ def test_other_examples_of_the_same_model_ask_nothing_new(
 def test_of_a_machine_that_was_never_measured_the_balance_is_unknown(cache: ArtifactCache) -> None:
     learned = capture(nn.Linear(4, 2).eval(), (noise(1, 4),))
     unmeasured = replace(MACHINE, matrix_gflop_per_s={})
-    found = dict(demand(StoredCapture.read(cache.stored(learned)), unmeasured))
+    found = dict(demand(StoredCapture.read(store(cache, learned)), unmeasured))
     assert {one.work_mib for one in found.values()} == {0.0}
     assert all(one.read_mib > 0 for one in found.values())
 
 
 def test_what_can_not_be_followed_and_what_is_stopped_is_said(cache: ArtifactCache) -> None:
-    folder = cache.stored(capture(nn.Linear(4, 2).eval(), (noise(1, 4),)))
+    folder = store(cache, capture(nn.Linear(4, 2).eval(), (noise(1, 4),)))
     with pytest.raises(BuildInterrupted):
         find_demand(cache, folder, MACHINE, cancelled=lambda: True)
     (program,) = (cache.root / "captures").glob("*/program.pt2")

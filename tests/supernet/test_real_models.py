@@ -16,6 +16,7 @@ from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture.probe import agree
 from supernet.capture.pytree import take_apart
+from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
 from supernet.plans import PlanState
 from tests.supernet.contract import make_spec
@@ -72,7 +73,7 @@ class TestMiniLM:
         _needs("onnxruntime", "onnxscript")
         learned = minilm[1]
         cache = ArtifactCache(tmp_path / "cache")
-        stored = cache.stored(learned)
+        stored = store(cache, learned)
         spec = make_spec(learned, "onnxruntime")
         limits = BuildLimits(measure_s=1.0)
         plan = build_plan(cache, stored, spec, limits)

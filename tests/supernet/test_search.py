@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from profiler.shapes import Shape
 from supernet.building.build import BuildLimits, build_plan, find_fusions
 from supernet.cache import ArtifactCache
+from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fusion import onednn
@@ -117,7 +118,7 @@ def test_candidates_differ_in_what_they_run(block: Capture) -> None:
 @pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
 def test_a_search_ends_in_specs_that_can_be_built(block: Capture, tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path)
-    stored = cache.stored(block)
+    stored = store(cache, block)
     isa = "x86_64-avx512f-avx512_vnni-avx512_bf16"
     base = replace(make_spec(block, "fused"), fusion="+".join(FUSION), isa=isa)
     limits = BuildLimits(metric="relative_l2", max_error=0.1, measure_s=0.5)
@@ -141,7 +142,7 @@ def test_nothing_to_fuse_is_said(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path)
     base = replace(make_spec(learned, "fused"), fusion="+".join(FUSION))
     with pytest.raises(BuildFailed, match="nothing to fuse"):
-        find_fusions(cache, cache.stored(learned), base, BuildLimits())
+        find_fusions(cache, store(cache, learned), base, BuildLimits())
 
 
 @pytest.mark.skipif(onednn.unavailable() is not None, reason="needs oneDNN")
@@ -149,9 +150,9 @@ def test_a_miscompiled_fusion_is_caught_and_quarantined(block: Capture, tmp_path
     cache = ArtifactCache(tmp_path)
     table = {"fused": "tests.supernet.miscompiling:Miscompiling"}
     spec = make_spec(block, "fused")
-    plan = build_plan(cache, cache.stored(block), spec, BuildLimits(measure_s=0.2), table=table)
+    plan = build_plan(cache, store(cache, block), spec, BuildLimits(measure_s=0.2), table=table)
     assert plan.state is PlanState.QUARANTINED
     assert "is over the limit 0.005" in plan.reason
     # With the fault mended the verdict stands for these weights and this recipe.
-    again = build_plan(cache, cache.stored(block), spec, BuildLimits(measure_s=0.2))
+    again = build_plan(cache, store(cache, block), spec, BuildLimits(measure_s=0.2))
     assert again.state is PlanState.QUARANTINED

@@ -1,62 +1,37 @@
-"""Batches run a few rows at a time where that is faster: what lies between layers stays in caches.
-
-The term is that of Huang et al., "GPipe", 2019 (arXiv:1811.06965), where pipelines are the reason.
-"""
+"""A plan ready to run, and one that runs its large batches in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from profiler.shapes import Shape
-from supernet.signature import Signature
+from supernet.microbatches import Microbatches
 
-if TYPE_CHECKING:
-    from supernet.backends.base import LoadedPlan
-
-__all__ = ["Microbatched", "Microbatches"]
+__all__ = ["LoadedPlan", "Microbatched"]
 
 
-@dataclass(frozen=True, slots=True)
-class Microbatches:
-    """How many rows at once are faster than a whole batch.
+class LoadedPlan(Protocol):
+    """A plan ready to run. One call at a time: load one per worker.
 
-    ``at_once``: by timed shape, 0 where the whole was faster. Batches between take what the next
-    longer length and, of that, the next larger batch takes, those beyond the last the last one's.
-
-    >>> how = {Shape(4, 16): 0, Shape(4, 64): 2, Shape(16, 64): 0}
-    >>> [Microbatches(how, signature=None).rows_at_once(rows, 17) for rows in (3, 5)]
-    [2, 0]
+    ``arrays`` says what ``run`` takes and gives: numpy arrays or torch tensors, C
+    contiguous. Outputs belong to the caller, are complete on return, and no later call writes into
+    them.
     """
 
-    at_once: Mapping[Shape, int]
-    signature: Signature
+    @property
+    def arrays(self) -> Literal["numpy", "torch"]: ...
 
-    def rows_at_once(self, rows: int, length: int) -> int:
-        """The most rows to run together of so many of this length, 0 for all."""
-        lengths = sorted({shape.length for shape in self.at_once})
-        known = next((one for one in lengths if one >= length), lengths[-1])
-        sizes = sorted(shape.rows for shape in self.at_once if shape.length == known)
-        return self.at_once[Shape(next((one for one in sizes if one >= rows), sizes[-1]), known)]
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Flat inputs in signature order to flat outputs in signature order."""
+        ...
 
-    def __str__(self) -> str:
-        """In words, e.g. ``"8 rows of 64 at a time"``; lengths of whole batches are left out."""
-        told = sorted({(shape.length, rows) for shape, rows in self.at_once.items() if rows})
-        return ", ".join(f"{rows} rows of {length}" for length, rows in told) + " at a time"
-
-    def to_json(self) -> dict[str, Any]:
-        parts = sorted([shape.rows, shape.length, rows] for shape, rows in self.at_once.items())
-        return {"parts": parts, "signature": self.signature.to_json()}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Microbatches:
-        at_once = {Shape(int(rows), int(length)): int(n) for rows, length, n in data["parts"]}
-        return Microbatches(at_once, Signature.from_json(data["signature"]))
+    def close(self) -> None:
+        """Give the memory back; the plan cannot run afterwards."""
+        ...
 
 
 class Microbatched:
