@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evolve.errors import DeadlineExceeded, EvolveError, QueueFull, RuntimeClosed
     from evolve.journal.decision import Decision
     from evolve.journal.journal import Journal
-    from evolve.lifecycle.process_end import drain_on_sigterm
+    from evolve.process_end import drain_on_sigterm
     from evolve.runtime import Runtime
     from evolve.slo import SLO
     from evolve.wrapping import wrap
@@ -51,7 +51,7 @@ _HOME = {
     "QueueFull": "evolve.errors",
     "Runtime": "evolve.runtime",
     "RuntimeClosed": "evolve.errors",
-    "drain_on_sigterm": "evolve.lifecycle.process_end",
+    "drain_on_sigterm": "evolve.process_end",
     "load_config": "evolve.config",
     "wrap": "evolve.wrapping",
 }

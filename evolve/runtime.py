@@ -24,10 +24,10 @@ from evolve.errors import DeadlineExceeded, EvolveError, RuntimeClosed
 from evolve.status import status_of
 
 if TYPE_CHECKING:
-    from evolve.assembly import Assembly
     from evolve.data_plane.reception import Reception
     from evolve.data_plane.request_queue import Request
     from evolve.journal.decision import Decision
+    from evolve.lifecycle.assembly import Assembly
     from evolve.lifecycle.revision import Revision
     from evolve.lifecycle.revisions import Revisions
     from evolve.lifecycle.upkeep import Upkeep
@@ -85,7 +85,7 @@ class Runtime:
         and a free lane it is computed on the caller's own thread.
         """
         revision = self._revisions.open()
-        request = self._reception.request(revision, args, kwargs, refusable=False)
+        request = self._reception.request(revision.serving, args, kwargs, refusable=False)
         revision.serving.tally.arrived(request)
         if self._stays(request):
             return self._answer_here(revision, request)
@@ -115,7 +115,7 @@ class Runtime:
         if revision.serving.scheduler.is_shut:
             revision.serving.tally.turned_away()
             return _TurnedAway()
-        request = self._reception.request(revision, args, kwargs, refusable=True)
+        request = self._reception.request(revision.serving, args, kwargs, refusable=True)
         revision.serving.tally.arrived(request)
         future = request.future
         if self._stays(request):
@@ -137,7 +137,7 @@ class Runtime:
                 return revision.serving.scheduler.submit(request)
             except RuntimeClosed:
                 revision = self._revisions.after(revision)
-                request = self._reception.again(revision, request)
+                request = self._reception.again(revision.serving, request)
 
     async def asubmit(self, *args: Any, **kwargs: Any) -> Any:
         """`submit` for asyncio: awaits the answer, raises what the future would."""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evolve.assembly import Assembly
 from evolve.config import Config, load_config
 from evolve.data_plane.ambience import plain
 from evolve.data_plane.reception import Reception
 from evolve.journal.journal import Journal
+from evolve.lifecycle.assembly import Assembly
 from evolve.lifecycle.capturing import can_be_beside, capture_here
 from evolve.lifecycle.revisions import Revisions
 from evolve.lifecycle.upkeep import Upkeep

@@ -23,8 +23,10 @@ from profiler.shapes import Shape
 from supernet.bounds import Bounds
 from supernet.microbatches import Microbatches
 
-__all__ = ["COMPILED", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
+__all__ = ["COMPILED", "ORIGINAL", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
 
+ORIGINAL = "original"
+"""The name of the model itself among its plans."""
 COMPILED = "compiled"
 """Last in a plan's ``fusion``: what its rules leave to torch is compiled (decision 0014)."""
 

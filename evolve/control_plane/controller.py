@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from evolve.control_plane.advice import Advisor, NoAdvice
-from evolve.data_plane.original import ORIGINAL
 from evolve.data_plane.scheduler import Scheduler, Tables
 from policies.base import Choice, Policy
 from supernet.backends.base import backend
 from supernet.fidelity import tier_of
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from evolve.journal.journal import Journal

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from evolve.control_plane.residency import worth_keeping
-from evolve.data_plane.original import ORIGINAL
 from evolve.errors import PlanFault
 from supernet.fidelity import tier_of
 from supernet.guards import Within
-from supernet.plans import PlanState
+from supernet.plans import ORIGINAL, PlanState
 
 if TYPE_CHECKING:
     from evolve.data_plane.fleet import Fleet

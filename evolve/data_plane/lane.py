@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evolve.data_plane.batching import plausible, split, stack
-from evolve.data_plane.original import ORIGINAL
 from evolve.data_plane.promise import Call, Callbacks
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
 from evolve.monitoring.savings import Ran
 from supernet.capture.pytree import take_apart
 from supernet.errors import Uncapturable
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evolve.data_plane.liberties import Licence
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
     from evolve.data_plane.scheduler import Batch, Scheduler
     from evolve.monitoring.tally import Tally
-    from evolve.watch.liberties import Licence
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
     from evolve.workers.base import Answer, Worker

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evolve.data_plane.weights import Place, Weights
 from evolve.errors import EvolveError
-from evolve.lifecycle.weights import Place, Weights
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
 from supernet.capture.pytree import detached, take_apart
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from profiler.shapes import Shape
     from supernet.capture.subject import Capture
 
-__all__ = ["ORIGINAL", "Original"]
+__all__ = ["Original"]
 
-ORIGINAL = "original"
 TIMING_BUDGET_MS = 400.0
 
 

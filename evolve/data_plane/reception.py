@@ -12,14 +12,14 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from evolve.data_plane.ambience import Ambience
-from evolve.data_plane.original import ORIGINAL
 from evolve.data_plane.request_queue import Request
 from evolve.journal.journal import JournalError
 from supernet.errors import OutsideCapture
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
+    from evolve.data_plane.lane import Serving
     from evolve.journal.journal import Journal
-    from evolve.lifecycle.revision import Revision
     from evolve.slo import SLO
 
 __all__ = ["Reception"]
@@ -36,15 +36,15 @@ class Reception:
         self._said: set[str] = set()
 
     def request(
-        self, revision: Revision, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool
+        self, serving: Serving, args: tuple[Any, ...], kwargs: dict[str, Any], *, refusable: bool
     ) -> Request:
         """This call, made now on the caller's own thread."""
-        return self._request(revision, args, kwargs, Ambience.of_caller(), refusable)
+        return self._request(serving, args, kwargs, Ambience.of_caller(), refusable)
 
-    def again(self, revision: Revision, request: Request) -> Request:
-        """The same call, future and deadline as `revision` sees them; on any thread."""
+    def again(self, serving: Serving, request: Request) -> Request:
+        """The same call, future and deadline as `serving` sees them; on any thread."""
         other = self._request(
-            revision, request.args, request.kwargs, request.ambience, request.refusable
+            serving, request.args, request.kwargs, request.ambience, request.refusable
         )
         return dataclasses.replace(
             other, arrived_ms=request.arrived_ms, deadline_ms=request.deadline_ms
@@ -52,7 +52,7 @@ class Reception:
 
     def _request(
         self,
-        revision: Revision,
+        serving: Serving,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         ambience: Ambience | None,
@@ -60,7 +60,7 @@ class Reception:
     ) -> Request:
         now_ms = self._clock() * 1e3
         deadline_ms = self._slo.deadline_ms(now_ms)
-        capture = revision.serving.capture
+        capture = serving.capture
         try:
             if ambience is not None and (why := ambience.obstacle(capture.signature.device)):
                 raise OutsideCapture(why)
@@ -74,7 +74,7 @@ class Reception:
                 size=_size((args, kwargs)),
             )  # fmt: skip
         # Lengths that can't be padded share a batch only with their equals.
-        group = revision.serving.licence.now.group(flat.length, next(self._alone))
+        group = serving.licence.now.group(flat.length, next(self._alone))
         cell = capture.grid.cell(flat.length)
         return Request(
             args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evolve.data_plane.request_queue import Request, RequestQueue
-from evolve.data_plane.reserve import Reserve
 from evolve.data_plane.strangers import Strangers
 from evolve.errors import QueueFull, RuntimeClosed
+from evolve.monitoring.reserve import Reserve
 from policies.rule import DispatchRule, Pick, RuleParams
 
 __all__ = ["Batch", "Door", "Ready", "Scheduler", "Tables"]

@@ -23,11 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evolve import process_end
 from evolve.journal.decision import KINDS, NOTHING, Decision, numbers, plain, printable
 from evolve.journal.file import JournalError, JournalFile
 from evolve.journal.reader import Damage, Verdict, read, verify
 from evolve.journal.record import fitted
-from evolve.lifecycle import process_end
 
 __all__ = ["Damage", "Journal", "JournalError", "Verdict", "read", "verify"]
 

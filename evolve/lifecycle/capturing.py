@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evolve.data_plane.original import Original
-from evolve.lifecycle.weights import Place, Weights, unlike
+from evolve.data_plane.weights import Place, Weights, unlike
 from profiler.shapes import Shape
 from supernet.capture.handover import from_plain, read_capture, to_plain, write_capture
 from supernet.capture.stored import find

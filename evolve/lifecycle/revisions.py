@@ -7,14 +7,14 @@ import threading
 import weakref
 from typing import TYPE_CHECKING
 
+from evolve import collector, process_end
 from evolve.errors import RuntimeClosed
-from evolve.lifecycle import collector, process_end
 from evolve.lifecycle.revision import CLOSE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from evolve.assembly import Assembly
     from evolve.data_plane.reception import Reception
     from evolve.data_plane.scheduler import Scheduler
+    from evolve.lifecycle.assembly import Assembly
     from evolve.lifecycle.revision import Revision
     from evolve.lifecycle.upkeep import Upkeep
 
@@ -102,7 +102,7 @@ class Revisions:
                 if in_turn := _both_in_order(old, revision):
                     scheduler.hold()  # until what runs on `old` is answered
                 for request in old.retire() if old is not None else ():
-                    scheduler.adopt(self._reception.again(revision, request))
+                    scheduler.adopt(self._reception.again(revision.serving, request))
                 self._in_force = revision  # new requests come only behind those that waited
                 self._let_go(old, scheduler if in_turn else None)
                 process_end.started(self)

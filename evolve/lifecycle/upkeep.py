@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from evolve.data_plane.weights import Weights
 from evolve.lifecycle.capturing import CaptureBeside, Found, stand_in
-from evolve.lifecycle.weights import Weights
 from supernet.capture.subject import begin
 from supernet.errors import BuildInterrupted, WrongArgument
 
 if TYPE_CHECKING:
-    from evolve.assembly import Assembly
+    from evolve.lifecycle.assembly import Assembly
     from evolve.lifecycle.revision import Revision
     from supernet.capture.subject import Subject
 

@@ -7,9 +7,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from evolve.data_plane.original import ORIGINAL
 from profiler.costs import CostTable
 from profiler.shapes import Shape
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from supernet.plans import Plan

@@ -8,14 +8,13 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from evolve.data_plane.reserve import Reserve
+from evolve.monitoring.reserve import Reserve
 from profiler.shapes import Shape
 from profiler.switching import SwitchCost
 
 if TYPE_CHECKING:
-    from evolve.data_plane.request_queue import Request
     from evolve.monitoring.savings import Ran, Savings
     from evolve.monitoring.traffic import Traffic
     from profiler.costs import CostTable
@@ -25,6 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["Counts", "Tally"]
 
 MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a minute
+
+
+class Counted(Protocol):
+    """What is counted of a request."""
+
+    length: int
+    arrived_ms: float
+    deadline_ms: float
+    refusable: bool
+    outside: str | None
 
 
 class Counts:
@@ -103,7 +112,7 @@ class Tally:
         self._length = 1  # of the latest request that was looked at
         self._switching = SwitchCost()
 
-    def arrived(self, request: Request) -> None:
+    def arrived(self, request: Counted) -> None:
         self._counts.add("arrived")
         if request.outside is not None:
             self._counts.add("outside")
@@ -111,7 +120,7 @@ class Tally:
         self.window.arrived(request.length)
         self.traffic.arrived(request.arrived_ms / 1e3, request.length)
 
-    def ended(self, request: Request) -> None:
+    def ended(self, request: Counted) -> None:
         now_ms = self._now_ms()
         met = now_ms <= request.deadline_ms
         self._counts.add("met" if met else "late")
@@ -120,7 +129,7 @@ class Tally:
         self.window.ended(now_ms - request.arrived_ms, met)
         self.traffic.ended(now_ms - request.arrived_ms)
 
-    def refused(self, request: Request) -> None:
+    def refused(self, request: Counted) -> None:
         self._counts.add("refused")
         self.window.refused()
 
@@ -128,7 +137,7 @@ class Tally:
         """A request was refused before it was looked at. Only noted here: it must cost nothing."""
         self._turned_away_s.append(self._now_ms() / 1e3)
 
-    def raised(self, request: Request) -> None:
+    def raised(self, request: Counted) -> None:
         self._counts.add("raised")
         self.window.ended(self._now_ms() - request.arrived_ms, False)
 
@@ -176,7 +185,7 @@ class Tally:
         self.window.switch_ms = self._switching.ms
         return self._switching.without(note.elapsed_ms) if note.changed else note.elapsed_ms
 
-    def waited_ms(self, request: Request) -> float:
+    def waited_ms(self, request: Counted) -> float:
         """How long `request` has been here."""
         return self._now_ms() - request.arrived_ms
 

@@ -9,9 +9,9 @@ from supernet.errors import CacheError
 
 if TYPE_CHECKING:
     from evolve.data_plane.faults import Faults
+    from evolve.data_plane.liberties import Liberty, Licence
     from evolve.journal.journal import Journal
     from evolve.watch.judge import Verdict
-    from evolve.watch.liberties import Liberty, Licence
     from evolve.watch.samples import Sample
 
 __all__ = ["Correction"]

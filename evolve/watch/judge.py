@@ -17,13 +17,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from evolve.data_plane.batching import pad
-from evolve.data_plane.original import ORIGINAL
 from evolve.errors import EvolveError
 from supernet.capture.probe import one_line
 from supernet.errors import Uncapturable
 from supernet.experiments.agreement import Difference, difference, noise_of
 from supernet.experiments.noise import noisy_answers
 from supernet.fidelity import tier_of
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evolve.data_plane.original import ORIGINAL
 from evolve.watch.judge import NotJudged, Verdict
 from evolve.watch.samples import Sample, choose, keep, rate
+from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from evolve import process_end
 from evolve.errors import PlanFault
-from evolve.lifecycle import process_end
 from evolve.workers.wire import SharedArrays, receive, send
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from evolve import process_end
 from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
-from evolve.lifecycle import process_end
 from evolve.workers.base import Answer, Inputs
 from evolve.workers.nursery import Forked, Nursery
 from evolve.workers.wire import SharedArrays, memory_file, receive, send

@@ -295,7 +295,7 @@ def test_two_plans_are_built_at_a_time_where_there_is_room(
         return failed(spec, limits.limit, "none of this is real")
 
     monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
-    monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: has_room)
+    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, cores: has_room)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
     )
@@ -328,7 +328,7 @@ def test_the_second_build_stands_still_while_serving_and_never_at_the_end(
 
     runtime_is_busy = threading.Event()
     monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
-    monkeypatch.setattr("evolve.assembly._has_room", lambda model, cores: True)
+    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, cores: True)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import evolve
-from evolve.lifecycle import collector
+from evolve import collector
 from tests.waiting import eventually
 
 

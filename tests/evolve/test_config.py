@@ -277,7 +277,7 @@ def test_any_text_gives_settings_or_a_named_error(tmp_path: Path, text: str) -> 
 
 
 def test_the_documented_settings_are_those_that_exist() -> None:
-    """To renew it: `python -m evolve.journal.document`."""
+    """To renew it: `python -m evolve.cli.document`."""
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert settings_table(Config) in text
 

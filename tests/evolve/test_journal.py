@@ -193,6 +193,6 @@ def test_a_record_that_is_too_large_altogether_says_so(tmp_path: Path) -> None:
 
 
 def test_the_documented_fields_are_those_of_a_decision() -> None:
-    """To renew it: `python -m evolve.journal.document`."""
+    """To renew it: `python -m evolve.cli.document`."""
     text = (ROOT / "docs" / "journal.md").read_text(encoding="utf-8")
     assert field_table() in text

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from evolve.data_plane.liberties import Liberties, Licence, Memory
 from evolve.data_plane.request_queue import Request
-from evolve.watch.liberties import Liberties, Licence, Memory
 from supernet.cache import ArtifactCache
 from supernet.errors import CacheError
 

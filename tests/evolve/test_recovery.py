@@ -74,7 +74,7 @@ def serve(
             workers.append(StagedWorker(name, behaviour))
             return workers[-1]
 
-        monkeypatch.setattr("evolve.assembly._hire", hire)
+        monkeypatch.setattr("evolve.lifecycle.assembly._hire", hire)
         runtime = evolve.wrap(model, example, slo=evolve.SLO(60_000.0), config=config)
         runtimes.append(runtime)
         runtime.wait_for_plans(30)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from evolve.data_plane.reserve import Reserve
 from evolve.data_plane.scheduler import Scheduler
+from evolve.monitoring.reserve import Reserve
 from tests.evolve.test_scheduler import request, tables, take
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 import evolve
-from evolve.data_plane.original import ORIGINAL
 from evolve.monitoring.savings import ENOUGH, Ran, Savings
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
-from supernet.plans import Plan, PlanState
+from supernet.plans import ORIGINAL, Plan, PlanState
 from tests.evolve.conftest import WAITED_FOR
 from tests.supernet.test_plans import SPEC
 

@@ -262,7 +262,7 @@ def served(
     def hire(settings: object, hang_timeout_s: float, name: str) -> StagedWorker:
         return StagedWorker(name, lambda leaves: list(as_it_was(*leaves).values()))
 
-    monkeypatch.setattr("evolve.assembly._hire", hire)
+    monkeypatch.setattr("evolve.lifecycle.assembly._hire", hire)
     config = config.replace(capture={"still_s": 0.0})
     examples = [encoder_call(3), encoder_call(19)]
     with evolve.wrap(encoder, examples, slo=evolve.SLO(60_000.0), config=config) as runtime:

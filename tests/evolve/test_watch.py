@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import evolve
 from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Batch
+from evolve.lifecycle.watching import _is_watched
 from evolve.watch.judge import NotJudged, Verdict
 from evolve.watch.samples import Sample, choose, rate
 from evolve.watch.watch import MAX_SAMPLES, QUIET_S, STALE_AFTER_S, Watch, Watched
-from evolve.watch.watching import _is_watched
 from supernet.building.reports import report_name
 from supernet.cache import ArtifactCache
 from supernet.capture.subject import capture
@@ -383,7 +383,7 @@ class Moody(nn.Module):
 def test_a_coupling_found_live_is_said_and_final(
     config: evolve.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evolve.watch.watching._is_watched", lambda captured, liberty: True)
+    monkeypatch.setattr("evolve.lifecycle.watching._is_watched", lambda captured, liberty: True)
     torch.manual_seed(0)
     mood: list[str] = []
     model = Moody(mood).eval()
@@ -427,7 +427,8 @@ def staged(
             return [mlp(leaves[0]) + (leaves[0][:, :1] > 2.0)]
 
     monkeypatch.setattr(
-        "evolve.assembly._hire", lambda settings, hang_s, name: StagedWorker(name, behaviour)
+        "evolve.lifecycle.assembly._hire",
+        lambda settings, hang_s, name: StagedWorker(name, behaviour),
     )
     slo = evolve.SLO(60_000.0)
     with evolve.wrap(mlp, (torch.randn(2, 8),), slo=slo, config=config) as runtime:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from evolve.lifecycle.weights import SAMPLED, Weights, unlike
+from evolve.data_plane.weights import SAMPLED, Weights, unlike
 
 
 class Model(nn.Module):

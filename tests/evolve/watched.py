@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from evolve.data_plane.batching import split, stack
-from evolve.data_plane.original import ORIGINAL, Original
+from evolve.data_plane.original import Original
 from evolve.data_plane.request_queue import Request
 from evolve.watch.judge import Judge, Verdict
 from evolve.watch.live_error import LiveErrors
@@ -20,7 +20,7 @@ from profiler.shapes import ShapeGrid
 from supernet.capture.call_signature import CallForm, Example
 from supernet.capture.captured import Capture
 from supernet.fidelity import Limit
-from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState
+from supernet.plans import ORIGINAL, Plan, PlanLibrary, PlanSpec, PlanState
 from supernet.signature import Signature, TensorSpec
 
 Engine = Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]

@@ -1,6 +1,6 @@
 """Write the generated tables of docs/journal.md and docs/configuration.md.
 
-    python -m evolve.journal.document
+    python -m evolve.cli.document
 
 Each table stands between two marker comments; the rest of the page is written by hand.
 """

@@ -22,16 +22,16 @@ from evolve.control_plane.retraining import Retraining, live_twin
 from evolve.data_plane.faults import Faults, OutOfMemory
 from evolve.data_plane.fleet import Fleet
 from evolve.data_plane.lane import Serving
-from evolve.data_plane.original import ORIGINAL, Original
+from evolve.data_plane.original import Original
 from evolve.data_plane.promise import Callbacks
-from evolve.data_plane.reserve import Reserve
 from evolve.data_plane.scheduler import Scheduler, Tables
 from evolve.lifecycle.revision import Revision
+from evolve.lifecycle.watching import make_watch
 from evolve.monitoring.memory_patterns import Patterns
+from evolve.monitoring.reserve import Reserve
 from evolve.monitoring.savings import Savings
 from evolve.monitoring.tally import Counts, Tally
 from evolve.monitoring.traffic import Traffic
-from evolve.watch.watching import make_watch
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.baselines import DEFAULT_CHOICE
@@ -43,7 +43,7 @@ from supernet.building.reports import condemn
 from supernet.capture.stored import store
 from supernet.jobs import malloc
 from supernet.jobs.pausing import Pauses
-from supernet.plans import PlanLibrary
+from supernet.plans import ORIGINAL, PlanLibrary
 
 if TYPE_CHECKING:
     from evolve.config import Config, WorkersConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from evolve.data_plane.liberties import Liberties, Licence, Memory
 from evolve.watch.correction import Correction
 from evolve.watch.judge import Judge
-from evolve.watch.liberties import Liberties, Licence, Memory
 from evolve.watch.live_error import LiveErrors
 from evolve.watch.watch import Watch, Watched
 from supernet.fidelity import Limit
@@ -15,10 +15,10 @@ from supernet.fidelity import Limit
 if TYPE_CHECKING:
     from evolve.control_plane.plan_builder import Workshop
     from evolve.data_plane.faults import Faults
+    from evolve.data_plane.liberties import Liberty
     from evolve.data_plane.original import Original
     from evolve.journal.journal import Journal
     from evolve.watch.judge import Verdict
-    from evolve.watch.liberties import Liberty
     from evolve.watch.samples import Sample
     from supernet.cache import ArtifactCache
     from supernet.capture.subject import Capture
