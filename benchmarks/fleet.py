@@ -16,11 +16,18 @@ from rich.table import Table
 
 from benchmarks.harness import publish
 from policies.presets import DEFAULT, PRESETS
-from sims.mixed_fleet import FleetResult, mixed_fleet, own_per_s, partitioned, pooled, service
 from sims.reference import reference_service
+from sims.scenarios.mixed_fleet import (
+    FleetResult,
+    mixed_fleet,
+    own_per_s,
+    partitioned,
+    pooled,
+    service,
+)
+from sims.scenarios.surge import Surge, SurgeResult, drivers, fleet_for, measure, play
 from sims.service import PLACEMENTS, Hidden, noise
 from sims.simulation import simulate
-from sims.surge import Surge, SurgeResult, drivers, fleet_for, measure, play
 from sims.traces import bursty, poisson
 
 SEEDS = range(10)

@@ -17,7 +17,7 @@ from benchmarks.gym_domains import domains
 from benchmarks.gym_policies import STEPS, TEST_SEEDS, TRAINING_SEEDS, TUNING_SEEDS, weigh
 from benchmarks.gym_speed import speed
 from benchmarks.harness import publish
-from sims.suite import suite
+from sims.evaluation.suite import suite
 
 
 def main() -> None:

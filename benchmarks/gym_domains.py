@@ -9,9 +9,9 @@ import numpy as np
 
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
-from sims.contest import Episode, contest
-from sims.domain import LoadDomain, capacity_per_s
-from sims.suite import Cell, Suite, mixed_domain
+from sims.evaluation.evaluate import Episode, contest
+from sims.evaluation.suite import Cell, Suite, mixed_domain
+from sims.gym.domain import LoadDomain, capacity_per_s
 
 WARY = {"margin": 0.5, "delta": 1.0}
 ONE = np.ones(1, np.int32)

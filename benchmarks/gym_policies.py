@@ -19,13 +19,13 @@ from policies.bandit import LinUCB
 from policies.table import TablePolicy
 from policies.tactical import TacticalPolicy
 from policies.train import TrainConfig, train
-from sims.bound import clairvoyant_utility
-from sims.contest import Chooser, Episode, contest
-from sims.gate import judge
-from sims.gym import LoadGym
-from sims.statistics import paired
-from sims.suite import Cell, Suite
-from sims.vec_env import LoadVecEnv
+from sims.evaluation.evaluate import Chooser, Episode, contest
+from sims.evaluation.promotion_gate import judge
+from sims.evaluation.statistics import paired
+from sims.evaluation.suite import Cell, Suite
+from sims.evaluation.upper_bound import clairvoyant_utility
+from sims.gym.load_gym import LoadGym
+from sims.gym.vec_env import LoadVecEnv
 
 TEST_SEEDS = tuple(range(10))
 TUNING_SEEDS = (1001, 1002)

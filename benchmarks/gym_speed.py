@@ -11,13 +11,13 @@ from benchmarks.gym_domains import ONE, Domain
 from policies.base import Choice
 from policies.presets import DEFAULT, PRESETS
 from policies.train import TrainConfig, train
-from sims.domain import LoadDomain, capacity_per_s
-from sims.gym import LoadGym
+from sims.evaluation.suite import six_tiers
+from sims.gym.domain import LoadDomain, capacity_per_s
+from sims.gym.load_gym import LoadGym
+from sims.gym.vec_env import LoadVecEnv
 from sims.reference import reference_service
 from sims.simulation import Simulation
-from sims.suite import six_tiers
 from sims.traces import poisson
-from sims.vec_env import LoadVecEnv
 
 ROUNDS, TICKS, ENVIRONMENTS = 7, 60, 256
 

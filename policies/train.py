@@ -2,8 +2,8 @@
 
 Proximal policy optimisation (Schulman et al., 2017) as implemented by stable-baselines3. The
 environments come in ready, so this package knows no simulator; in the product they are
-`sims.vec_env.LoadVecEnv`. The best static preset starts with a lead: without training the policy
-already is the default rule, so it is never worse than that for lack of training.
+`sims.gym.vec_env.LoadVecEnv`. The best static preset starts with a lead: without training the
+policy already is the default rule, so it is never worse than that for lack of training.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class PatternTable:
     def at(self, rows: float, length: float) -> Pattern:
         """That of the mean batch: rows rounded, the length padded, both kept within the table.
 
-        `sims.look` does the same in compiled code.
+        `sims.engine.observe` does the same in compiled code.
         """
         row = min(len(self.values), max(1, int(rows + 0.5))) - 1
         cell = min(len(self.lengths) - 1, bisect_left(self.lengths, length))

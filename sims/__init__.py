@@ -3,10 +3,10 @@
 - `traces`: when requests arrive and how long they are. `reference`: measured costs to try with.
 - `simulate`: run a trace (`sims.simulate.simulate`), sweep static settings. `streaming`: a trace
   longer than memory. `engine`: the compiled part.
-- `devices`: how long a call takes on devices that are not here. `topology`: mixed fleets.
-- `surge`, `mixed_fleet`: two scenarios, against autoscalers and against devices on their own.
-- `suite`, `drivers`, `compare`: policies by name set beside each other; `statistics`, `bound`.
-- `env`: the gym `evolve/Load-v0`, registered with Gymnasium by importing this package.
+- `devices`: how long a call takes on devices that are not here.
+- `scenarios`: a surge against autoscalers, a mixed fleet against each device on its own.
+- `evaluation`: policies by name set beside each other, with intervals and an upper bound.
+- `gym`: `evolve/Load-v0`, registered with Gymnasium by importing this package.
 
 Names are loaded on first use: importing this package loads neither numba nor torch.
 """
@@ -20,10 +20,11 @@ import gymnasium
 
 if TYPE_CHECKING:
     from sims.devices import DEVICES, DeviceModel
-    from sims.domain import LoadDomain
-    from sims.env import LoadEnv
-    from sims.gym import LoadGym
+    from sims.gym.domain import LoadDomain
+    from sims.gym.env import LoadEnv
+    from sims.gym.load_gym import LoadGym
     from sims.reference import reference_service
+    from sims.scenarios.topology import LINKS, Fleet, Link, Topology
     from sims.simulate import (
         Hidden,
         Result,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
         sweep_static,
     )
     from sims.streaming import simulate_stream
-    from sims.topology import LINKS, Fleet, Link, Topology
     from sims.traces import (
         Intensity,
         NoArrivals,
@@ -98,13 +98,13 @@ __all__ = [
 _HOME = {
     "DEVICES": "devices",
     "DeviceModel": "devices",
-    "Fleet": "topology",
-    "LINKS": "topology",
-    "Link": "topology",
-    "Topology": "topology",
-    "LoadDomain": "domain",
-    "LoadGym": "gym",
-    "LoadEnv": "env",
+    "Fleet": "scenarios.topology",
+    "LINKS": "scenarios.topology",
+    "Link": "scenarios.topology",
+    "Topology": "scenarios.topology",
+    "LoadDomain": "gym.domain",
+    "LoadGym": "gym.load_gym",
+    "LoadEnv": "gym.env",
     "reference_service": "reference",
     "Hidden": "simulate",
     "Result": "simulate",
@@ -135,7 +135,7 @@ _HOME = {
 }
 
 if "evolve/Load-v0" not in gymnasium.registry:
-    gymnasium.register("evolve/Load-v0", entry_point="sims.env:LoadEnv")
+    gymnasium.register("evolve/Load-v0", entry_point="sims.gym.env:LoadEnv")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,9 +7,9 @@ fixed setting in hindsight.
 
 from __future__ import annotations
 
+from sims.evaluation.static_sweep import StaticRun, sweep_static
 from sims.service import Hidden, Result, Service, Switching, Units, noise
 from sims.simulation import Simulation, simulate
-from sims.sweep import StaticRun, sweep_static
 
 __all__ = [
     "Hidden",

@@ -13,17 +13,17 @@ from policies.observation import SEEN
 from policies.params import RuleParams
 from policies.presets import DEFAULT
 from profiler.signals import Signals
-from sims.bank import make_bank, tables_for
-from sims.engine import advance
-from sims.look import look
-from sims.seen import signals_of
+from sims.engine.advance import advance
+from sims.engine.environments import begin
+from sims.engine.inputs import make_bank, tables_for
+from sims.engine.observe import look
+from sims.engine.signals import signals_of
+from sims.engine.state import DROPPED, SERVED, Bank, Records, State, full_log, make_state
 from sims.service import Result, Service
-from sims.state import DROPPED, SERVED, Bank, Records, State, full_log, make_state
 from sims.traces import Trace
-from sims.vector import begin
 
 if TYPE_CHECKING:
-    from sims.bank import Setting
+    from sims.engine.inputs import Setting
 
 __all__ = ["Simulation", "drive", "played", "signals_now", "simulate"]
 
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 class Simulation:
     """One service facing one trace, advanced in steps; deterministic.
 
-    `end_ms`, `outcome` (`sims.state.WAITING`, `SERVED`, `DROPPED`), `ran` (plan, -1: none): what
+    `end_ms`, `outcome` (`state.WAITING`, `SERVED`, `DROPPED`), `ran` (plan, -1: none): what
     became of each request.
 
     >>> import numpy as np
@@ -118,7 +118,7 @@ class Simulation:
         return signals_now(self._bank, self._state)
 
     def batches(self) -> Records:
-        """What ran so far, in order of start: records of `sims.state.BATCH`."""
+        """What ran so far, in order of start: records of `sims.engine.state.BATCH`."""
         return self._log.batch[: int(self._env["batches"])].copy()
 
     def result(self) -> Result:

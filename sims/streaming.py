@@ -21,17 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from policies.base import Policy
 from policies.presets import DEFAULT
 from profiler.signals import Signals
-from sims.bank import arrivals_for, make_bank, tables_for
-from sims.engine import advance
+from sims.engine.advance import advance
+from sims.engine.environments import begin
+from sims.engine.inputs import arrivals_for, make_bank, tables_for
+from sims.engine.state import SERVED, SLOT_MS, WINDOW, Bank, full_log, make_state
 from sims.latencies import BINS, counted, quantile
 from sims.service import Result, Service
 from sims.simulation import drive, signals_now
-from sims.state import SERVED, SLOT_MS, WINDOW, Bank, full_log, make_state
 from sims.traces import NoArrivals, Trace
-from sims.vector import begin
 
 if TYPE_CHECKING:
-    from sims.bank import Setting
+    from sims.engine.inputs import Setting
 
 __all__ = ["StreamedSimulation", "simulate_stream"]
 
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _SEEN_MS = WINDOW * SLOT_MS
-"""How far back `sims.look` counts arrivals."""
+"""How far back `sims.engine.observe` counts arrivals."""
 _MOST_KNOWN = 256
 """Settings whose tables are kept; one policy may invent others at every tick."""
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.presets import DEFAULT
-from sims.bank import Setting
-from sims.contest import Episode
-from sims.domain import LoadDomain, capacity_per_s
+from sims.engine.inputs import Setting
+from sims.engine.state import SERVED
+from sims.evaluation.evaluate import Episode
+from sims.gym.domain import LoadDomain, capacity_per_s
 from sims.service import Hidden, Result, Service, Switching
 from sims.simulation import Simulation, simulate
-from sims.state import SERVED
 from sims.traces import NoArrivals, Regime, Trace, bursty, flash_crowd, poisson
 
 __all__ = ["Twin"]

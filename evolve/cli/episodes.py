@@ -11,15 +11,15 @@ from evolve.journal.plot import matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.comparison import Comparison, Row
-    from sims.timeline import Timeline
+    from sims.evaluation.results import Comparison, Row
+    from sims.evaluation.timeline import Timeline
 
 __all__ = ["episode"]
 
 
 def episode(found: Comparison, rows: Sequence[Row], regime: str) -> Any:
     """A figure of the first seed of a regime at the load in the middle, one column per row."""
-    from sims.timeline import timeline
+    from sims.evaluation.timeline import timeline
 
     loads = found.suite.loads
     load = loads[len(loads) // 2]

@@ -13,8 +13,8 @@ from evolve.cli.episodes import episode
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.comparison import Comparison, Row
-    from sims.statistics import Interval
+    from sims.evaluation.results import Comparison, Row
+    from sims.evaluation.statistics import Interval
 
 __all__ = ["draw"]
 

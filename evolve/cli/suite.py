@@ -14,11 +14,11 @@ import typer
 from evolve.cli.plain import say
 
 if TYPE_CHECKING:
-    from sims.comparison import Comparison, Row
-    from sims.drivers import Entrant
+    from sims.evaluation.entrants import Entrant
+    from sims.evaluation.results import Comparison, Row
+    from sims.evaluation.statistics import Interval
+    from sims.evaluation.suite import Suite
     from sims.service import Service
-    from sims.statistics import Interval
-    from sims.suite import Suite
 
 __all__ = ["SUITES", "Asked", "run_suite"]
 
@@ -53,7 +53,7 @@ def run_suite(name: str, asked: Asked, *, out: Path | None, plot: bool, json: bo
         raise typer.BadParameter("--plot needs a folder to draw into; add --out")
     if out is not None and out.exists() and not out.is_dir():
         raise typer.BadParameter(f"must be a folder, got the file {out}", param_hint="--out")
-    from sims.suite import six_tiers
+    from sims.evaluation.suite import six_tiers
 
     service = six_tiers(workers=asked.workers, slo_ms=asked.slo_ms)
     entrants = _entrants(asked.policies, service)
@@ -75,7 +75,7 @@ def run_suite(name: str, asked: Asked, *, out: Path | None, plot: bool, json: bo
 
 def _entrants(names: Sequence[str], service: Service) -> list[Entrant]:
     from policies.tactical import PolicyFileError
-    from sims.drivers import entrant
+    from sims.evaluation.entrants import entrant
 
     found = []
     for name in names:
@@ -90,7 +90,7 @@ def _entrants(names: Sequence[str], service: Service) -> list[Entrant]:
 
 def _suite(asked: Asked, service: Service) -> tuple[Suite, list[str]]:
     """The suite as asked for, and which of its regimes are left out for want of data."""
-    from sims.suite import LOADS, RECORDED, suite
+    from sims.evaluation.suite import LOADS, RECORDED, suite
 
     wanted = asked.regimes
     recorded = wanted is None or any(name in RECORDED for name in wanted)
@@ -116,7 +116,7 @@ def _compared(suite: Suite, entrants: Sequence[Entrant], asked: Asked) -> Compar
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from evolve.cli.screen import screen
-    from sims.compare import compare
+    from sims.evaluation.compare import compare
 
     columns = (TextColumn("Simulating"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=screen(stderr=True), transient=True) as bar:

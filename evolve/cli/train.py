@@ -45,10 +45,16 @@ def train(
 
     from evolve.cli.screen import screen
     from policies.train import train as run
-    from sims.card import VALIDATION_SALT, held_out, model_card, to_markdown, utility
-    from sims.domain import LoadDomain
-    from sims.gym import LoadGym
-    from sims.vec_env import LoadVecEnv
+    from sims.evaluation.model_card import (
+        VALIDATION_SALT,
+        held_out,
+        model_card,
+        to_markdown,
+        utility,
+    )
+    from sims.gym.domain import LoadDomain
+    from sims.gym.load_gym import LoadGym
+    from sims.gym.vec_env import LoadVecEnv
 
     domain = LoadDomain()
     envs = LoadVecEnv(LoadGym(domain, settings.environments, seed=settings.seed))

@@ -46,11 +46,11 @@ def main(path: str) -> None:
 def _run(job: Job) -> dict[str, Any]:
     from policies.tactical import TacticalPolicy
     from policies.train import TrainConfig, train
-    from sims.contest import contest
-    from sims.gate import judge
-    from sims.gym import LoadGym
+    from sims.evaluation.evaluate import contest
+    from sims.evaluation.promotion_gate import judge
+    from sims.gym.load_gym import LoadGym
+    from sims.gym.vec_env import LoadVecEnv
     from sims.twin import Twin
-    from sims.vec_env import LoadVecEnv
 
     folder = Path(job.folder)
     past, recent = Twin.load(folder).split(TRAIN_SHARE)

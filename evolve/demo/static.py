@@ -20,8 +20,8 @@ from policies.baselines import StaticPolicy
 from policies.params import RuleParams
 from profiler.costs import CostTable
 from profiler.shapes import ShapeGrid
+from sims.evaluation.static_sweep import sweep_static
 from sims.service import Service
-from sims.sweep import sweep_static
 from sims.traces import Trace
 from supernet.plans import Plan
 

@@ -5,7 +5,7 @@
   models. `llms`: public language models. `table`: the devices that ship, `DEVICES`.
 - `checks`: errors on rows that no fit has used.
 
-`sims.device_fit` made the fits; docs/device-models.md has the errors.
+`sims.devices.fit` made the fits; docs/device-models.md has the errors.
 """
 
 from sims.devices.llms import LLMS

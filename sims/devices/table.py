@@ -71,7 +71,7 @@ SPECS: Mapping[str, Specs] = MappingProxyType(
     }
 )
 
-# python -m sims.device_fit --data FOLDER, on LLM-Inference-Bench (Argonne Leadership Computing
+# python -m sims.devices.fit --data FOLDER, on LLM-Inference-Bench (Argonne Leadership Computing
 # Facility, BSD-3-Clause, https://github.com/argonne-lcf/LLM-Inference-Bench), seed 0; training
 # rows only. In the order of Fit's fields.
 FITS: Mapping[str, Fit] = MappingProxyType(

@@ -339,7 +339,7 @@ def test_train_without_stable_baselines_says_what_to_install(
     loaded = {name for name in sys.modules if name.startswith("stable_baselines3")}
     for name in loaded | {"stable_baselines3"}:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "sims.vec_env", raising=False)
+    monkeypatch.delitem(sys.modules, "sims.gym.vec_env", raising=False)
     status, _, err = run(capsys, "train", "--out", tmp_path / "policy")
     assert status == 1
     assert err == "evolve: training needs stable-baselines3: install evolve-runtime[train]\n"

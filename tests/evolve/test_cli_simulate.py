@@ -196,7 +196,7 @@ def test_recorded_regimes_are_found_in_the_data_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    from sims import suite as room
+    from sims.evaluation import suite as room
 
     whole = room.suite
 

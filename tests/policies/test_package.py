@@ -162,7 +162,7 @@ def test_the_digest_follows_every_compiled_file(tmp_path: Path) -> None:
 
     def digests() -> dict[str, str]:
         copied._digest.cache_clear()
-        sources = {"policies": "policies/compiled.py", "sims": "sims/engine.py"}
+        sources = {"policies": "policies/compiled.py", "sims": "sims/engine/advance.py"}
         return {k: copied._digest(str(tmp_path / v)) for k, v in sources.items()}
 
     def followed(path: Path) -> set[str]:
@@ -178,10 +178,10 @@ def test_the_digest_follows_every_compiled_file(tmp_path: Path) -> None:
         for path in sorted((tmp_path / name).glob("*.py"))
     }
     compiled = {name for name in files if "\n@jit" in (tmp_path / name).read_text("utf-8")}
-    assert {"policies/uniform.py", "policies/_batch.py", "sims/look.py"} <= compiled
-    for name in compiled | {"policies/_jit.py", "policies/params.py", "sims/state.py"}:
+    assert {"policies/uniform.py", "policies/_batch.py", "sims/engine/observe.py"} <= compiled
+    for name in compiled | {"policies/_jit.py", "policies/params.py", "sims/engine/state.py"}:
         assert files[name] == ({"policies", "sims"} if name.startswith("policies") else {"sims"})
-    assert files["policies/tactical.py"] == files["sims/env.py"] == set()
+    assert files["policies/tactical.py"] == files["sims/gym/env.py"] == set()
 
 
 @_jit.jit

@@ -12,7 +12,7 @@ import pytest
 from policies.params import RuleParams
 from policies.presets import DEFAULT
 from policies.rivals import Clipper, Clockwork, SlackFit
-from sims.bank import make_bank
+from sims.engine.inputs import make_bank
 from sims.service import Hidden, Service, Switching, Units
 from sims.simulation import Simulation
 from sims.traces import Trace

@@ -13,15 +13,15 @@ from policies.baselines import RulePolicy, ThresholdPolicy
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import BentoML, SlackFit
 from profiler.signals import Signals
-from sims import compare as room
-from sims.bound import clairvoyant_utility
-from sims.compare import FIRST_TRAINING_SEED, compare
-from sims.contest import Chooser, contest
-from sims.drivers import Entrant, entrant
+from sims.evaluation import compare as room
+from sims.evaluation.compare import FIRST_TRAINING_SEED, compare
+from sims.evaluation.entrants import Entrant, entrant
+from sims.evaluation.evaluate import Chooser, contest
+from sims.evaluation.statistics import paired
+from sims.evaluation.suite import Suite, suite
+from sims.evaluation.timeline import timeline
+from sims.evaluation.upper_bound import clairvoyant_utility
 from sims.simulation import simulate
-from sims.statistics import paired
-from sims.suite import Suite, suite
-from sims.timeline import timeline
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_chooser_asked_one_by_one_does_the_same(small: Suite) -> None:
 def test_a_policy_may_invent_more_settings_than_are_kept(
     small: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sims import contest as ring
+    from sims.evaluation import evaluate as ring
 
     episodes = small.episodes(next(small.cells()), [0, 1])
     expected = contest(episodes, [Restless()]).utility
@@ -205,7 +205,7 @@ def test_a_timeline_adds_up(small: Suite) -> None:
 
 
 def test_a_timeline_has_gaps_where_nobody_came() -> None:
-    from sims.suite import six_tiers
+    from sims.evaluation.suite import six_tiers
     from sims.traces import Trace
 
     trace = Trace(np.array([0.01, 0.35]), np.ones(2, np.int32), "two")
@@ -218,7 +218,7 @@ def test_a_timeline_has_gaps_where_nobody_came() -> None:
 
 
 def test_a_chooser_that_is_no_policy_has_no_timeline() -> None:
-    from sims.suite import six_tiers
+    from sims.evaluation.suite import six_tiers
     from sims.traces import Trace
 
     class Batch:
@@ -233,8 +233,8 @@ def test_a_chooser_that_is_no_policy_has_no_timeline() -> None:
 
 
 def test_static_grids_leave_out_what_is_the_same(tmp_path: Path) -> None:
-    from sims.suite import six_tiers
-    from sims.sweep import static_grid
+    from sims.evaluation.static_sweep import static_grid
+    from sims.evaluation.suite import six_tiers
 
     grid = static_grid(six_tiers(max_rows=8), caps=(1, 8, 16), waits_ms=(0.0, 5.0), deltas=(0.0,))
     assert len(grid) == 6 * (1 + 2)

@@ -188,7 +188,7 @@ def test_runs_faster_than_the_peaks_allow_are_left_out() -> None:
 @pytest.mark.skipif("EVOLVE_DATA" not in os.environ, reason="EVOLVE_DATA is not set")
 @pytest.mark.parametrize("name", sorted(FITS))
 def test_refitting_gives_the_shipped_constants_and_errors(name: str) -> None:
-    from sims.device_fit import report
+    from sims.devices.fit import report
 
     path = Path(os.environ["EVOLVE_DATA"]) / "hardware/llm_inference_bench_All_results.csv"
     again = report(path, name)

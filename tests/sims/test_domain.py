@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from policies.presets import DEFAULT
-from sims.bank import make_bank
-from sims.domain import REGIMES, LoadDomain, capacity_per_s
+from sims.engine.inputs import make_bank
+from sims.gym.domain import REGIMES, LoadDomain, capacity_per_s
 from sims.service import Service, Units
 from sims.traces import NoArrivals, Trace, poisson
 

@@ -13,9 +13,9 @@ from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import Clockwork, SlackFit
 from policies.tactical import PolicyFileError, TacticalPolicy
-from sims.contest import contest
-from sims.drivers import RIVALS, described, driver_names, entrant
-from sims.suite import six_tiers, suite
+from sims.evaluation.entrants import RIVALS, described, driver_names, entrant
+from sims.evaluation.evaluate import contest
+from sims.evaluation.suite import six_tiers, suite
 
 SERVICE = six_tiers()
 

@@ -13,11 +13,12 @@ import pytest
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from policies.rivals import BentoML, Clipper, Clockwork, DrainAware, Proteus, SlackFit
-from sims import engine, vector
-from sims.bank import make_bank
+from sims.engine import advance as engine
+from sims.engine import environments as vector
+from sims.engine.inputs import make_bank
+from sims.engine.state import DROPPED, SERVED, full_log, make_state
 from sims.service import Hidden, Service, Switching, Units, noise
 from sims.simulation import Simulation
-from sims.state import DROPPED, SERVED, full_log, make_state
 from sims.traces import Trace, bursty, poisson
 
 ONE = np.ones(1, np.int32)

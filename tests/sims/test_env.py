@@ -14,12 +14,12 @@ import sims
 from policies.observation import observation_names, observe
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims.domain import LoadDomain, capacity_per_s
-from sims.env import LoadEnv
-from sims.gym import LoadGym
+from sims.engine.state import WAITING
+from sims.gym.domain import LoadDomain, capacity_per_s
+from sims.gym.env import LoadEnv
+from sims.gym.load_gym import LoadGym
 from sims.reference import reference_service
 from sims.simulation import Simulation
-from sims.state import WAITING
 from sims.traces import Trace, poisson
 
 SMALL = LoadDomain(seconds=1.5, workers=(1, 2))

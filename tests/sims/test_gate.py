@@ -7,9 +7,9 @@ import pytest
 
 from policies.params import RuleParams
 from policies.presets import DEFAULT
-from sims.contest import Episode
-from sims.gate import judge
-from sims.suite import six_tiers
+from sims.evaluation.evaluate import Episode
+from sims.evaluation.promotion_gate import judge
+from sims.evaluation.suite import six_tiers
 from sims.traces import poisson
 
 SLOW = RuleParams("slow", plans=(0,))  # only the dearest plan

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from policies.presets import DEFAULT
-from sims.domain import capacity_per_s
-from sims.mixed_fleet import (
+from sims.gym.domain import capacity_per_s
+from sims.scenarios.mixed_fleet import (
     IMAGE_BYTES,
     IMAGES,
     FleetResult,

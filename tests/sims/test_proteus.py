@@ -11,12 +11,12 @@ import pytest
 
 from policies._proteus import PLANS
 from policies.rivals import Proteus
-from sims._proteus import gives_way
-from sims._staff import next_worker
-from sims.bank import make_bank
+from sims.engine.inputs import make_bank
+from sims.engine.proteus import gives_way
+from sims.engine.state import BY_ORDER, make_state
+from sims.engine.workers import next_worker
 from sims.service import Service, Units
 from sims.simulation import Simulation
-from sims.state import BY_ORDER, make_state
 from sims.traces import poisson
 
 ONE = np.ones(1, np.int32)

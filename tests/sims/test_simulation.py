@@ -14,11 +14,11 @@ from policies.rule import DispatchRule, Waiting
 from profiler.patterns import PatternTable
 from profiler.shapes import Shape
 from profiler.signals import Window
-from sims import state
+from sims.engine import state
+from sims.evaluation.static_sweep import sweep_static
 from sims.reference import reference_service
 from sims.service import Hidden, Service
 from sims.simulation import Simulation, simulate
-from sims.sweep import sweep_static
 from sims.traces import Trace, bursty, poisson, surge
 
 RULE = RuleParams("rule")

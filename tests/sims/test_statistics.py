@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from sims.statistics import over_seeds, paired, t_quantile
+from sims.evaluation.statistics import over_seeds, paired, t_quantile
 
 # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2
 TABLE = [

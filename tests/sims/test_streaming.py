@@ -21,14 +21,14 @@ from policies.presets import DEFAULT
 from policies.rivals import BentoML, Clipper, Clockwork, Proteus, SlackFit
 from profiler.signals import Signals
 from sims import streaming
-from sims.engine import advance
+from sims.engine.advance import advance
+from sims.engine.state import SERVED
+from sims.evaluation.suite import six_tiers
 from sims.latencies import ACCURACY
 from sims.reference import reference_service
 from sims.service import Hidden, Result, Service, Switching, Units, drifting, noise
 from sims.simulation import Simulation, drive, played, simulate
-from sims.state import SERVED
 from sims.streaming import StreamedSimulation, simulate_stream
-from sims.suite import six_tiers
 from sims.traces import NoArrivals, Trace, bursty, poisson, recorded, stream, surge
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from policies.autoscale import Load
 from policies.presets import DEFAULT
+from sims.scenarios.surge import Carries, Driver, Surge, drivers, fleet_for, measure, play
+from sims.scenarios.surge_result import judge
 from sims.service import Service
 from sims.simulation import Simulation
-from sims.surge import Carries, Driver, Surge, drivers, fleet_for, measure, play
-from sims.surge_result import judge
 from sims.traces import Trace
 
 ONE = Service(np.full((1, 1, 1), 10.0), np.array([300.0]), slo_ms=50.0, workers=4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sims.devices import DEVICES, BatchModel, cost_ms
-from sims.topology import (
+from sims.scenarios.topology import (
     LINKS,
     BadLink,
     Disconnected,
@@ -108,7 +108,7 @@ def test_impossible_fleets_are_refused() -> None:
 
 
 def test_networkx_is_imported_when_a_topology_is_made() -> None:
-    code = "import sys, sims.topology; print('networkx' in sys.modules)"
+    code = "import sys, sims.scenarios.topology; print('networkx' in sys.modules)"
     root = Path(__file__).parent.parent.parent
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True

@@ -9,19 +9,19 @@ import pytest
 
 from policies.baselines import RulePolicy
 from policies.train import TrainConfig, train
-from sims.domain import LoadDomain
-from sims.gym import LoadGym
+from sims.gym.domain import LoadDomain
+from sims.gym.load_gym import LoadGym
 from sims.simulation import simulate
 
 if TYPE_CHECKING:
     from policies.base import Policy
-    from sims.vec_env import LoadVecEnv
+    from sims.gym.vec_env import LoadVecEnv
 
 pytest.importorskip("stable_baselines3")
 
 
 def envs(domain: LoadDomain, config: TrainConfig) -> LoadVecEnv:
-    from sims.vec_env import LoadVecEnv
+    from sims.gym.vec_env import LoadVecEnv
 
     return LoadVecEnv(LoadGym(domain, config.environments, seed=config.seed))
 

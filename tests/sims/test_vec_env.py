@@ -12,16 +12,16 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from policies.presets import PRESETS
-from sims.domain import LoadDomain
-from sims.env import LoadEnv
-from sims.gym import LoadGym
+from sims.gym.domain import LoadDomain
+from sims.gym.env import LoadEnv
+from sims.gym.load_gym import LoadGym
 
 sb3 = pytest.importorskip("stable_baselines3")
 from stable_baselines3.common import env_checker  # noqa: E402
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize  # noqa: E402
 
-from sims.vec_env import LoadVecEnv  # noqa: E402
+from sims.gym.vec_env import LoadVecEnv  # noqa: E402
 
 SMALL = LoadDomain(seconds=1.5, workers=(1, 2))
 E, TICKS = 6, 15

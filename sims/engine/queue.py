@@ -1,6 +1,6 @@
 """The queue of one simulated service, compiled: who joins, who is refused, who leaves.
 
-Part of the engine (`sims.engine`).
+Part of the engine (`sims.engine.advance`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.state import DROPPED, REFUSED, SLOT_MS, SLOTS, Log
+from sims.engine.state import DROPPED, REFUSED, SLOT_MS, SLOTS, Log
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

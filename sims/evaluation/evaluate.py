@@ -20,13 +20,13 @@ from policies.base import Choice, Policy
 from policies.observation import SEEN
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
-from sims import vector
-from sims.bank import Setting, make_bank, tables_for
-from sims.gym import TICK_MS, bounds
-from sims.look import look
-from sims.seen import signals_of
+from sims.engine import environments as vector
+from sims.engine.inputs import Setting, make_bank, tables_for
+from sims.engine.observe import look
+from sims.engine.signals import signals_of
+from sims.engine.state import Bank, State, make_state, no_log
+from sims.gym.load_gym import TICK_MS, bounds
 from sims.service import Service
-from sims.state import Bank, State, make_state, no_log
 from sims.traces import Trace
 
 __all__ = ["Chooser", "Driver", "Episode", "Scores", "contest"]

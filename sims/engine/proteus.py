@@ -1,6 +1,6 @@
 """Proteus over the workers of one simulated service: who runs which plan, and who is asked.
 
-Part of the engine (`sims.engine`). There a router sends every request to a worker's own queue, the
+Part of the engine (`advance`). There a router sends every request to a worker's own queue, the
 more accurate ones as many as they can carry. Here one queue serves all: of the free workers the
 most accurate one is asked that need not drop anything, so that nothing is lost to a router's luck.
 """
@@ -16,7 +16,7 @@ from policies._allocator import allocate
 from policies._jit import jit
 from policies._proteus import PLANS, demand_per_ms, due, largest_batch
 from policies.disciplines import CAP_, FIRST_, PLAN_, PROTEUS, THIRD_, dispatch
-from sims.state import Records
+from sims.engine.state import Records
 
 Floats = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sims.engine.state import SERVED
 from sims.simulation import Simulation
-from sims.state import SERVED
 from sims.traces import Trace, surge
 
 __all__ = ["Surge", "SurgeResult", "judge"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from policies.compiled import prepare
 from policies.params import MARGIN, MAX_ROWS
 from policies.uniform import tables_of
+from sims.engine.state import SERVICE, WORKER, Bank, Records
 from sims.service import PLACEMENTS, Hidden, Service, Units
-from sims.state import SERVICE, WORKER, Bank, Records
 from sims.traces import Trace
 
 __all__ = ["Setting", "arrivals_for", "make_bank", "tables_for"]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from policies._jit import borrowed, jit, jit_long
 from policies.observation import SEEN, encode
-from sims.engine import advance
-from sims.look import look
-from sims.state import Bank, Log, State
+from sims.engine.advance import advance
+from sims.engine.observe import look
+from sims.engine.state import Bank, Log, State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

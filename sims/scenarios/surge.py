@@ -25,9 +25,9 @@ from policies.autoscale import (
     WarmPool,
 )
 from policies.presets import DEFAULT
+from sims.scenarios.surge_result import MET, Surge, SurgeResult, judge
 from sims.service import Service
 from sims.simulation import Simulation, simulate
-from sims.surge_result import MET, Surge, SurgeResult, judge
 from sims.traces import poisson
 
 __all__ = ["Carries", "Driver", "Surge", "SurgeResult", "drivers", "fleet_for", "measure", "play"]

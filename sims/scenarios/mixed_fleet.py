@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sims.bank import Setting
 from sims.devices import DEVICES, BatchModel, DeviceModel, Fit, Specs
+from sims.engine.inputs import Setting
+from sims.scenarios.topology import LINKS, Edge, Fleet, Topology, Unit
 from sims.service import Hidden, Service, Units
 from sims.simulation import Simulation
-from sims.topology import LINKS, Edge, Fleet, Topology, Unit
 from sims.traces import Trace
 
 __all__ = ["FleetResult", "mixed_fleet", "own_per_s", "partitioned", "pooled", "service"]
@@ -92,7 +92,7 @@ def service(
 def own_per_s(service: Service) -> Floats:
     """Requests per s [W] that each unit carries when every batch is as cheap as batches get.
 
-    Their sum is `sims.domain.capacity_per_s`. Raises ValueError for more than one length.
+    Their sum is `sims.gym.domain.capacity_per_s`. Raises ValueError for more than one length.
 
     >>> bool((own_per_s(service(mixed_fleet())) > 0).all())
     True

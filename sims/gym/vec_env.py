@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from sims.gym import LoadGym
+from sims.gym.load_gym import LoadGym
 
 try:
     from stable_baselines3.common.vec_env import VecEnv
@@ -21,11 +21,11 @@ __all__ = ["LoadVecEnv"]
 class LoadVecEnv(VecEnv):
     """`LoadGym` with the interface of `stable_baselines3.common.vec_env.VecEnv`.
 
-    Observations, actions and rewards are those of `sims.env.LoadEnv`. An episode's end is a
+    Observations, actions and rewards are those of `sims.gym.env.LoadEnv`. An episode's end is a
     truncation: its info holds `terminal_observation`, `TimeLimit.truncated` and `episode` (return,
     length in ticks, `met_ratio`, `utility`), as `VecMonitor` would write it.
 
-    >>> from sims.domain import LoadDomain
+    >>> from sims.gym.domain import LoadDomain
     >>> envs = LoadVecEnv(LoadGym(LoadDomain(seconds=1.0), 4, services=2, traces=2))
     >>> envs.reset().shape
     (4, 63)

@@ -41,7 +41,7 @@ __all__ = ["signals_of"]
 
 
 def signals_of(raw: NDArray[np.float64], at_s: float) -> Signals:
-    """The live window's `Signals` from raw values [SEEN], as `sims.look.look` fills them, at a
+    """The live window's `Signals` from raw values [SEEN], as `observe.look` fills them, at a
     time in seconds. The inverse of what `policies.observe` begins with.
 
     >>> from policies.observation import SEEN, V_QUEUE

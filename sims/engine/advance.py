@@ -3,7 +3,7 @@
 It decides with the live dispatcher's own rule (`policies.compiled.decide_prepared`; its exact
 short form `policies.uniform` where all requests are equal) at every instant at which the live one
 would: when a worker is free and something waits, on an arrival, at a hold's end. One call plays
-one environment, row `e` of a `State`; `sims.vector` plays many.
+one environment, row `e` of a `State`; `sims.engine.environments` plays many.
 
     arrivals ─► queue (`_waiting`) ─► rule ─► worker (`_staff`) ─► slots, totals, log (`_account`)
 """
@@ -20,11 +20,21 @@ from policies.compiled import decide_prepared
 from policies.disciplines import PROTEUS, RULE, dispatch, learn
 from policies.params import WAIT_MS
 from policies.uniform import Tables, decide_uniform
-from sims._account import account, clear_slots, note
-from sims._proteus import gives_way
-from sims._staff import charge, hidden, next_worker, soonest
-from sims._waiting import NEAR, admit, fade, leave, make_room, refuse, refuse_some, span, to_front
-from sims.state import BY_ORDER, Bank, Log, State
+from sims.engine.counters import account, clear_slots, note
+from sims.engine.proteus import gives_way
+from sims.engine.queue import (
+    NEAR,
+    admit,
+    fade,
+    leave,
+    make_room,
+    refuse,
+    refuse_some,
+    span,
+    to_front,
+)
+from sims.engine.state import BY_ORDER, Bank, Log, State
+from sims.engine.workers import charge, hidden, next_worker, soonest
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.contest import Episode
-from sims.domain import LoadDomain
+from sims.evaluation.evaluate import Episode
+from sims.gym.domain import LoadDomain
 from sims.service import Service
 from sims.traces import (
     Regime,

@@ -1,4 +1,4 @@
-"""What `sims.compare` found on a suite: utility, differences to the default rule, regret."""
+"""What `compare` found on a suite: utility, differences to the default rule, regret."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sims.contest import Driver
-from sims.drivers import described
-from sims.statistics import Interval, over_seeds, paired
-from sims.suite import Cell, Suite
+from sims.evaluation.entrants import described
+from sims.evaluation.evaluate import Driver
+from sims.evaluation.statistics import Interval, over_seeds, paired
+from sims.evaluation.suite import Cell, Suite
 
 __all__ = ["Comparison", "Row"]
 
@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 class Row:
     """One driver on all cells and seeds.
 
-    `utility`, `met` [cells, seeds]: as in `sims.contest.Scores`. `pool`: the driver, or those of
+    `utility`, `met` [cells, seeds]: as in `evaluate.Scores`. `pool`: the driver, or those of
     which `picked` [cells, seeds] tells the one that was played (best in hindsight). `how`:
     "default", "tuned" or "hindsight".
     """
@@ -60,7 +60,7 @@ class Comparison:
 
     `cells` in the suite's order; `bound` [cells, seeds]. The first row is the default rule.
     Differences and regret are in percentage points of utility; intervals are over seeds, see
-    `sims.statistics`.
+    `sims.evaluation.statistics`.
     """
 
     suite: Suite

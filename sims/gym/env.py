@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims import vector
-from sims.domain import LoadDomain
-from sims.gym import REWARD_SCALE, TICK_MS, bounds, presets_of, single
-from sims.state import no_log
+from sims.engine import environments as vector
+from sims.engine.state import no_log
+from sims.gym.domain import LoadDomain
+from sims.gym.load_gym import REWARD_SCALE, TICK_MS, bounds, presets_of, single
 
 __all__ = ["LoadEnv"]
 

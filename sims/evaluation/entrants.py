@@ -30,9 +30,9 @@ from policies.params import RuleParams
 from policies.plugins import load_policy, policy_names
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import BentoML, Clipper, Clockwork, DrainAware, Proteus, SlackFit
-from sims.contest import Driver
+from sims.evaluation.evaluate import Driver
+from sims.evaluation.static_sweep import static_grid
 from sims.service import Service
-from sims.sweep import static_grid
 
 __all__ = ["RIVALS", "Entrant", "described", "driver_names", "entrant"]
 
@@ -152,7 +152,7 @@ def entrant(name: str, service: Service) -> Entrant:
     Raises ValueError for a name, a key or a value that is none; for entry points and folders see
     `policies.plugins.load_policy`.
 
-    >>> from sims.suite import six_tiers
+    >>> from sims.evaluation.suite import six_tiers
     >>> entrant("clockwork", six_tiers()).default
     Clockwork(plan=0, max_rows=16)
     >>> entrant("slackfit:buckets=8", six_tiers()).default.buckets

@@ -38,8 +38,8 @@ from policies.observation import (
     V_WORKERS,
     V_WORTH,
 )  # fmt: skip
-from sims._waiting import RATE_WINDOW_MS
-from sims.state import (
+from sims.engine.queue import RATE_WINDOW_MS
+from sims.engine.state import (
     BINS,
     BINS_PER_SLO,
     COMPUTED,

@@ -1,6 +1,6 @@
 """What is counted of one simulated service, compiled: slots of the window, totals, the log.
 
-Part of the engine (`sims.engine`).
+Part of the engine (`sims.engine.advance`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.state import (
+from sims.engine.state import (
     BINS,
     BINS_PER_SLO,
     COMPUTED,

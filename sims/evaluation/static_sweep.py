@@ -36,7 +36,7 @@ def static_grid(
 
     Caps beyond the table are left out, and waits and deltas where the cap is 1.
 
-    >>> from sims.suite import six_tiers
+    >>> from sims.evaluation.suite import six_tiers
     >>> len(static_grid(six_tiers(), caps=(1, 8), waits_ms=(0.0, 5.0)))
     30
     """

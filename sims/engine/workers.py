@@ -1,6 +1,6 @@
 """The workers of one simulated service, compiled: who is next, what a batch really costs there.
 
-Part of the engine (`sims.engine`).
+Part of the engine (`sims.engine.advance`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.state import BY_SPEED, BY_USE, Records
+from sims.engine.state import BY_SPEED, BY_USE, Records
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -10,9 +10,9 @@ import numpy as np
 
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims.bank import Setting
-from sims.contest import Chooser, Episode, contest
-from sims.statistics import Interval, paired
+from sims.engine.inputs import Setting
+from sims.evaluation.evaluate import Chooser, Episode, contest
+from sims.evaluation.statistics import Interval, paired
 
 __all__ = ["Verdict", "judge"]
 

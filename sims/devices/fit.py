@@ -1,6 +1,6 @@
 """Fit the device models to measured rows and say how well they predict rows that they never saw.
 
-`python -m sims.device_fit --data FOLDER` reads `hardware/llm_inference_bench_All_results.csv` of
+`python -m sims.devices.fit --data FOLDER` reads `hardware/llm_inference_bench_All_results.csv` of
 FOLDER (LLM-Inference-Bench, Argonne, BSD-3-Clause, github.com/argonne-lcf/LLM-Inference-Bench):
 `Latency` seconds to read a batch of prompts of n tokens and to write n more. Configurations
 (model, batch, length) are held out whole, with all their numbers of devices.

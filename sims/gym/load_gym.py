@@ -1,8 +1,7 @@
 """Many load environments side by side: what every face of the gym stands on.
 
 One call steps all of them in compiled code, in as many threads as there are cores; a finished
-episode begins anew there. `sims.env` and `sims.vec_env` give it the faces of Gymnasium and of
-stable-baselines3.
+episode begins anew there. `env` and `vec_env` give it the faces of Gymnasium and stable-baselines3.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from numpy.typing import NDArray
 from policies.observation import observation_names
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims import vector
-from sims.bank import make_bank
-from sims.domain import LoadDomain, capacity_per_s
+from sims.engine import environments as vector
+from sims.engine.inputs import make_bank
+from sims.engine.state import Bank, State, make_state, no_log
+from sims.gym.domain import LoadDomain, capacity_per_s
 from sims.service import Service
-from sims.state import Bank, State, make_state, no_log
 from sims.traces import Trace
 
 __all__ = ["REWARD_SCALE", "TICK_MS", "LoadGym", "Stepped", "bounds", "presets_of"]
@@ -77,7 +76,7 @@ class LoadGym:
 
     `services`, `traces`: how many of each are drawn when the gym is made; every episode takes a
     pair of them, a piece of the trace and a load. `against_default`: reward by state reset (see
-    `sims.env.LoadEnv`), else the tick's utility. Deterministic by `seed` whatever the threads.
+    `sims.gym.env.LoadEnv`), else the tick's utility. Deterministic by `seed` whatever the threads.
 
     >>> gym = LoadGym(LoadDomain(seconds=1.0), 4, services=2, traces=2)
     >>> gym.reset().shape, gym.step(np.zeros(4, np.int64)).reward.tolist()

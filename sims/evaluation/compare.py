@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from policies.presets import DEFAULT, PRESETS
-from sims.bound import clairvoyant_utility
-from sims.comparison import Comparison, Row
-from sims.contest import Chooser, Driver, Episode, contest
-from sims.drivers import Entrant
-from sims.suite import Suite
+from sims.evaluation.entrants import Entrant
+from sims.evaluation.evaluate import Chooser, Driver, Episode, contest
+from sims.evaluation.results import Comparison, Row
+from sims.evaluation.suite import Suite
+from sims.evaluation.upper_bound import clairvoyant_utility
 
 __all__ = ["FIRST_TRAINING_SEED", "REFERENCE", "compare"]
 
@@ -45,8 +45,8 @@ def compare(
     drivers × cells done and in all.
 
     >>> from dataclasses import replace
-    >>> from sims.drivers import entrant
-    >>> from sims.suite import suite
+    >>> from sims.evaluation.entrants import entrant
+    >>> from sims.evaluation.suite import suite
     >>> full = suite(seconds=1.0)
     >>> small = replace(full, regimes={"poisson": full.regimes["poisson"]}, loads=(0.5,))
     >>> found = compare(small, [entrant("slackfit", small.service)], 2, training_seeds=1)

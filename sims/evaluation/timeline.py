@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Policy
-from sims.contest import Chooser, Driver
+from sims.engine.state import SERVED
+from sims.evaluation.evaluate import Chooser, Driver
 from sims.service import Service
 from sims.simulation import played
-from sims.state import SERVED
 from sims.traces import Trace
 
 __all__ = ["Timeline", "timeline"]

@@ -15,9 +15,9 @@ import numpy as np
 
 from policies.tactical import TacticalPolicy
 from policies.train import TrainConfig
-from sims.contest import Episode, contest
-from sims.domain import LoadDomain
-from sims.statistics import paired
+from sims.evaluation.evaluate import Episode, contest
+from sims.evaluation.statistics import paired
+from sims.gym.domain import LoadDomain
 
 __all__ = ["held_out", "model_card", "to_markdown", "utility"]
 

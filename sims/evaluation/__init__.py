@@ -1,0 +1,1 @@
+"""Policies set beside each other on the same arrivals."""
