@@ -146,8 +146,8 @@ def _story(
     folder = cache.entry("plans", plans[0].spec.artifact_key)
     if folder is None or capture is None or shape is None:
         return Story(plans)
-    from supernet.fusion.account import read
-    from supernet.fusion.onednn import unavailable
+    from supernet.fusion.kernels.onednn import unavailable
+    from supernet.fusion.report.region_report import read
 
     if (why := unavailable()) is not None:
         raise EvolveError(f"fused plans must be explained where they can run, got {why}")
@@ -169,8 +169,8 @@ def _gb_per_s() -> float | None:
 
 
 def _drawn(told: Explanation, out: Path) -> Path:
-    from supernet.fusion.account import amount
-    from supernet.fusion.drawing import draw
+    from supernet.fusion.report.drawing import draw
+    from supernet.fusion.report.region_report import amount
 
     for story in told.stories:
         if story.regions is not None:

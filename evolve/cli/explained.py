@@ -15,7 +15,7 @@ from evolve.journal.decision import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from supernet.fusion.account import Account
+    from supernet.fusion.report.region_report import Account
     from supernet.plans import Plan
 
 __all__ = ["as_json", "show"]
@@ -89,7 +89,7 @@ def _groups(accounts: Sequence[Account]) -> list[list[Account]]:
 
 
 def _row(told: Explanation, story: Story, group: Sequence[Account]) -> tuple[str, ...]:
-    from supernet.fusion.account import tally
+    from supernet.fusion.report.region_report import tally
 
     assert story.regions is not None  # for the type checker: it has accounts
     first = group[0]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from profiler.shapes import Shape
-    from supernet.fusion.account import Account
-    from supernet.fusion.regions import Regions
+    from supernet.fusion.graph.regions import Regions
+    from supernet.fusion.report.region_report import Account
     from supernet.plans import Plan
 
 __all__ = ["Explanation", "Story", "Timing"]

@@ -25,7 +25,7 @@ from supernet.backends.packages import load_package, unpack
 from supernet.capture.recurrent import is_recurrent
 from supernet.domain.engine import Engine, words
 from supernet.errors import BuildFailed
-from supernet.fusion.native import compiler
+from supernet.fusion.kernels.native import compiler
 from supernet.plans import PlanSpec
 from supernet.signature import Signature
 

@@ -3,7 +3,7 @@
 Which ops run as one is the plan's own choice (``PlanSpec.fusion``), not the engine's; so is the
 precision of each matrix product. Weights are packed when the plan is loaded, in a fraction of a
 second. Nothing is compiled ahead, but where the choice ends in `COMPILED`: then what is left to
-torch is, once per form. What a worker needs is here; `supernet.fusion.building` makes the plan.
+torch is, once per form. A worker needs `fused_plan` alone; `fused_build` makes the plan.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from supernet.backends.base import Source
 from supernet.backends.fused_plan import ENGINE, RECIPE, FusedPlan, offered
 from supernet.domain.engine import Engine
-from supernet.fusion import onednn
-from supernet.fusion.stored_graph import read_graph
+from supernet.fusion.kernels import onednn
+from supernet.fusion.lowering.stored_graph import read_graph
 from supernet.plans import COMPILED, PlanSpec
 from supernet.signature import Signature
 
@@ -55,7 +55,7 @@ class FusedBackend:
         return COMPILED_ENGINE
 
     def build(self, source: Source, spec: PlanSpec, out: Path) -> None:
-        from supernet.fusion.building import build
+        from supernet.backends.fused_build import build
 
         torch.set_num_threads(spec.threads)
         build(source, spec, out)

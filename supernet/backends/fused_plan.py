@@ -10,8 +10,8 @@ from torch.fx import GraphModule
 
 from supernet.backends.base import check_run
 from supernet.domain.engine import Engine, words
-from supernet.fusion import onednn
-from supernet.fusion.rounding import kinds
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.quantization import kinds
 
 __all__ = ["ENGINE", "RECIPE", "FusedPlan", "offered"]
 

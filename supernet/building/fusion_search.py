@@ -13,12 +13,12 @@ import numpy as np
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.backends.base import Source
+from supernet.backends.fused_build import captured, plan_of, roundings
 from supernet.backends.fused_plan import FusedPlan
 from supernet.building.timing import resize_batch
 from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, judge
-from supernet.fusion import native
-from supernet.fusion.building import captured, plan_of, roundings
+from supernet.fusion.kernels import native
 from supernet.fusion.search import NOISE, Found, candidates, halve, pareto
 from supernet.plans import PlanSpec
 

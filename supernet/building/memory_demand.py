@@ -64,8 +64,8 @@ def find_demand(
 
 def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[Shape, Demand]]:
     """Shape by shape. Of a device that was never measured nobody knows the balance: no work."""
-    from supernet.fusion.graph import OpGraph
-    from supernet.fusion.memory import extract_memory_pattern
+    from supernet.fusion.graph.memory import extract_memory_pattern
+    from supernet.fusion.graph.op_graph import OpGraph
 
     program = capture.program()
     for shape in knots(capture.grid):

@@ -2,18 +2,14 @@
 
 Rooms, in the order they build on each other:
 
-- `rehearsal`: a program run without data, for its sizes and views. `work`: what one operator does:
-  kind, FLOPs, effects. `graph`: all of a program's, with the bytes that flow between them.
-- `memory`: how a batch uses the caches and the memory of one machine.
-- `partition`: which sets of operators may legally become one. `regions`: what that saves.
-- `matching`, `patterns`, `layers`: which are worth it. `rules`: all of them, by name.
-- `onednn`: the door to its kernels. `kernels`, `convolutions`, `lowering`: regions onto them.
-- `product`, `attention`, `winograd`: kernels of ours in C++ in the place of torch's and oneDNN's.
-  `native`: how they are compiled and loaded. `packing`: weights as each kernel reads them.
-- `rounding`, `emulation`, `sensitivity`, `mixing`: what may be rounded, and to what.
-- `sizes`, `pieces`, `inductor`: what torch is left with, compiled once per form. `package`: loaded.
-- `building`, `stored_graph`: a plan's files. `search`: which plans are worth building.
-- `account`: what each region of a built plan runs on and saves. `layout`, `drawing`: its picture.
+- `graph`: a program run without data, as operators with the bytes that flow between them; which
+  sets of them may legally become one, what that saves, how a batch uses caches and memory.
+- `rules`: which are worth it, by name.
+- `kernels`: ours in C++, the door to oneDNN's, and weights as each reads them.
+- `precision`: what may be rounded, and to what.
+- `lowering`: regions onto kernels; what torch is left with, compiled once per form; a plan's files.
+- `search`: which plans are worth building.
+- `report`: what each region of a built plan runs on and saves, and its picture.
 
 Names are imported at first use, because most of the rooms need torch.
 """
@@ -24,10 +20,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
-    from supernet.fusion.memory import FEATURES, MemoryPattern, extract_memory_pattern
-    from supernet.fusion.regions import Partition, Region, Regions
-    from supernet.fusion.rules import (
+    from supernet.fusion.graph.memory import FEATURES, MemoryPattern, extract_memory_pattern
+    from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, TensorUse
+    from supernet.fusion.graph.regions import Partition, Region, Regions
+    from supernet.fusion.rules.rules import (
         RULES,
         FusionChoice,
         FusionRule,
@@ -36,21 +32,21 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "FEATURES": "memory",
-    "FusionChoice": "rules",
-    "FusionRule": "rules",
-    "MemoryPattern": "memory",
-    "Op": "graph",
-    "OpGraph": "graph",
-    "OpKind": "graph",
-    "Partition": "regions",
-    "RULES": "rules",
-    "Region": "regions",
-    "Regions": "regions",
-    "TensorUse": "graph",
-    "apply_fusion_rules": "rules",
-    "extract_memory_pattern": "memory",
-    "isomorphic": "rules",
+    "FEATURES": "graph.memory",
+    "FusionChoice": "rules.rules",
+    "FusionRule": "rules.rules",
+    "MemoryPattern": "graph.memory",
+    "Op": "graph.op_graph",
+    "OpGraph": "graph.op_graph",
+    "OpKind": "graph.op_graph",
+    "Partition": "graph.regions",
+    "RULES": "rules.rules",
+    "Region": "graph.regions",
+    "Regions": "graph.regions",
+    "TensorUse": "graph.op_graph",
+    "apply_fusion_rules": "rules.rules",
+    "extract_memory_pattern": "graph.memory",
+    "isomorphic": "rules.rules",
 }
 
 __all__ = [

@@ -20,10 +20,10 @@ from typing import Any
 from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import lower
-from supernet.fusion.regions import Region
-from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.regions import Region
+from supernet.fusion.lowering.lowering import lower
+from supernet.fusion.rules.rules import FusionChoice, apply_fusion_rules
 
 __all__ = ["Candidate", "Found", "candidates", "halve", "pareto", "subsets"]
 

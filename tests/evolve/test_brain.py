@@ -21,7 +21,7 @@ from profiler.units import host_database
 from supernet.building.build import BuildLimits
 from supernet.building.reports import failed
 from supernet.errors import BuildFailed, CacheFull
-from supernet.fusion import onednn
+from supernet.fusion.kernels import onednn
 from supernet.jobs.pausing import Pauses
 from supernet.plans import Plan, PlanSpec
 from tests.evolve.conftest import WAITED_FOR

@@ -24,10 +24,10 @@ from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture, newest, store
 from supernet.capture.subject import capture
-from supernet.fusion import onednn
-from supernet.fusion.account import read
-from supernet.fusion.regions import Regions
-from supernet.fusion.rounding import Rounding
+from supernet.fusion.graph.regions import Regions
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.report.region_report import read
 from supernet.plans import Plan, PlanSpec, PlanState
 from tests.supernet.contract import make_spec
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from supernet.capture.subject import Capture, capture
-from supernet.fusion import native
+from supernet.fusion.kernels import native
 from tests.supernet.lowered import Block
 from tests.supernet.models import noise, seeded
 

@@ -11,10 +11,10 @@ from torch.export import ExportedProgram
 from profiler.shapes import Shape
 from supernet.capture.subject import Capture, capture
 from supernet.fidelity import error
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import functional, lower
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.lowering import functional, lower
+from supernet.fusion.rules.rules import FusionChoice, apply_fusion_rules
 
 
 class Block(nn.Module):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from supernet.backends.fused import FusedBackend
 from supernet.backends.fused_plan import FusedPlan
-from supernet.fusion import onednn
+from supernet.fusion.kernels import onednn
 from supernet.plans import PlanSpec
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from supernet.backends.fused_build import plan_of
 from supernet.capture.subject import capture
 from supernet.fidelity import error
-from supernet.fusion import attention, native
-from supernet.fusion.attention import ATTENTION, SIZES, attend
-from supernet.fusion.building import plan_of
-from supernet.fusion.lowering import functional
+from supernet.fusion.kernels import attention, native
+from supernet.fusion.kernels.attention import ATTENTION, SIZES, attend
+from supernet.fusion.lowering.lowering import functional
 from tests.supernet.lowered import Block
 
 pytestmark = pytest.mark.usefixtures("own_kernels")

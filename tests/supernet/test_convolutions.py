@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.fusion import onednn
+from supernet.fusion.kernels import onednn
 from tests.supernet.lowered import check, targets
 from tests.supernet.models import Wrapped, noise, seeded
 

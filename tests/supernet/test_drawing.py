@@ -19,8 +19,14 @@ from torch import Tensor, nn
 from profiler.shapes import Shape
 from supernet.backends.base import backend
 from supernet.capture.subject import Capture, capture
-from supernet.fusion import onednn
-from supernet.fusion.account import (
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.regions import Regions
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.lowering import functional, lower
+from supernet.fusion.report.drawing import draw
+from supernet.fusion.report.layout import layered
+from supernet.fusion.report.region_report import (
     Account,
     accounts,
     amount,
@@ -30,13 +36,7 @@ from supernet.fusion.account import (
     read,
     tally,
 )
-from supernet.fusion.drawing import draw
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.layout import layered
-from supernet.fusion.lowering import functional, lower
-from supernet.fusion.regions import Regions
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import FusionChoice, apply_fusion_rules
+from supernet.fusion.rules.rules import FusionChoice, apply_fusion_rules
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.models import Wrapped, noise, seeded
 

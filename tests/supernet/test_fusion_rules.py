@@ -18,10 +18,10 @@ from torch.fx.passes.utils.fuser_utils import validate_partition
 
 from profiler.shapes import Shape
 from supernet.capture.captured import Capture
-from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
-from supernet.fusion.layers import signature
-from supernet.fusion.regions import Region, Regions, singletons
-from supernet.fusion.rules import RULES, FusionChoice, apply_fusion_rules, isomorphic
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, TensorUse
+from supernet.fusion.graph.regions import Region, Regions, singletons
+from supernet.fusion.rules.layers import signature
+from supernet.fusion.rules.rules import RULES, FusionChoice, apply_fusion_rules, isomorphic
 from tests.supernet.models import Attention, Wrapped, noise, seeded, text
 
 ALL = ("qkv", "attention", "activation", "norm", "pointwise")

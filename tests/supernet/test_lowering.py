@@ -15,9 +15,9 @@ from supernet.backends.base import backend
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
-from supernet.fusion import onednn
-from supernet.fusion.lowering import functional, lower
-from supernet.fusion.rules import RULES
+from supernet.fusion.kernels import onednn
+from supernet.fusion.lowering.lowering import functional, lower
+from supernet.fusion.rules.rules import RULES
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import answers, check, regions, targets
 from tests.supernet.models import Wrapped, noise, seeded

@@ -12,8 +12,8 @@ import pytest
 from profiler.fingerprint import DeviceFingerprint, Rate
 from profiler.shapes import Shape
 from supernet.capture.subject import capture
-from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
-from supernet.fusion.memory import FEATURES, extract_memory_pattern
+from supernet.fusion.graph.memory import FEATURES, extract_memory_pattern
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, TensorUse
 from tests.supernet.models import Attention, seeded, text
 
 BARE = DeviceFingerprint("cpu-bare", "cpu", "bare", "x86_64", cores=2, logical_cpus=2)

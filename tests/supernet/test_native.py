@@ -17,7 +17,7 @@ from supernet.building.source import StoredSource
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture, store
 from supernet.capture.subject import capture
-from supernet.fusion import native
+from supernet.fusion.kernels import native
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import Block
 
@@ -82,7 +82,7 @@ def test_a_plan_takes_them_along(tmp_path: Path) -> None:
 import sys, torch
 from pathlib import Path
 from supernet.backends.base import backend
-from supernet.fusion import native
+from supernet.fusion.kernels import native
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 x, wanted = torch.load(folder / "wanted.pt")

@@ -15,7 +15,7 @@ from profiler.flops import flops_per_row
 from profiler.shapes import Shape
 from supernet.backends.eager import EagerPlan
 from supernet.capture.subject import Capture, capture
-from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, TensorUse
 from supernet.signature import Dim, Signature, TensorSpec
 from tests.supernet.models import Attention, Causal, Wrapped, noise, seeded, text
 

@@ -15,8 +15,8 @@ from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture, store
 from supernet.capture.subject import capture
 from supernet.errors import BuildFailed, BuildInterrupted
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.memory import extract_memory_pattern
+from supernet.fusion.graph.memory import extract_memory_pattern
+from supernet.fusion.graph.op_graph import OpGraph
 from tests.supernet.models import Attention, noise, seeded, text
 
 MACHINE = DeviceFingerprint(

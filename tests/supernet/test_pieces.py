@@ -22,14 +22,15 @@ from supernet.backends.base import backend
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
-from supernet.fusion import inductor, onednn
-from supernet.fusion.layers import repeats
-from supernet.fusion.lowering import Lowered, functional, lower
-from supernet.fusion.partition import Partition
-from supernet.fusion.pieces import Piece, pieces_of
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.sizes import is_size
-from supernet.fusion.stored_graph import read_graph
+from supernet.fusion.graph.partition import Partition
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering import inductor
+from supernet.fusion.lowering.lowering import Lowered, functional, lower
+from supernet.fusion.lowering.stored_graph import read_graph
+from supernet.fusion.lowering.subgraphs import Piece, pieces_of
+from supernet.fusion.lowering.symbolic_shapes import is_size
+from supernet.fusion.rules.layers import repeats
 from supernet.plans import PlanSpec
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import regions

@@ -19,11 +19,11 @@ from supernet.backends.base import backend, load_plan
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, error, judge
-from supernet.fusion import onednn
-from supernet.fusion.emulation import Emulation
-from supernet.fusion.lowering import bind, functional, lower, products
-from supernet.fusion.rounding import BITS, Rounding, kinds, quantize
-from supernet.fusion.sensitivity import longest_prefix, rank
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.quantization import BITS, Rounding, kinds, quantize
+from supernet.fusion.lowering.lowering import bind, functional, lower, products
+from supernet.fusion.precision.fake_quantization import Emulation
+from supernet.fusion.precision.sensitivity import longest_prefix, rank
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import answers, regions, targets
 from tests.supernet.models import noise, seeded

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from supernet.backends.base import backend
+from supernet.backends.fused_build import captured, roundings
 from supernet.capture.subject import capture
 from supernet.fidelity import Limit, error
-from supernet.fusion.building import captured, roundings
-from supernet.fusion.onednn import Activation
-from supernet.fusion.product import fits, multiply, pack, takes
+from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.product import fits, multiply, pack, takes
 from tests.supernet.contract import MemorySource, make_spec
 
 pytestmark = pytest.mark.usefixtures("own_kernels")

@@ -12,7 +12,7 @@ from profiler.fingerprint import DeviceFingerprint, fingerprint
 from supernet.backends.aoti import AotiBackend
 from supernet.capture.subject import Capture, capture
 from supernet.fidelity import Limit
-from supernet.fusion.rules import is_compiled, rules_of
+from supernet.fusion.rules.rules import is_compiled, rules_of
 from supernet.proposals import propose, unavailable
 from tests.supernet.models import Wrapped, noise
 

@@ -15,7 +15,7 @@ from supernet.capture.recurrent import any_length, shapes_of
 from supernet.capture.subject import capture
 from supernet.errors import BuildFailed
 from supernet.fidelity import error
-from supernet.fusion.pieces import pieces_of
+from supernet.fusion.lowering.subgraphs import pieces_of
 from tests.supernet.contract import MemorySource, make_spec, run
 from tests.supernet.models import Wrapped, ids, seeded
 from tests.supernet.test_pieces import lowered_of

@@ -16,8 +16,8 @@ from torch import Tensor, fx
 from torch.fx.passes.utils.fuser_utils import fuse_by_partitions, validate_partition
 
 from profiler.shapes import Shape
-from supernet.fusion.graph import Op, OpGraph, OpKind, TensorUse
-from supernet.fusion.regions import Partition, Region, Regions, singletons
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, TensorUse
+from supernet.fusion.graph.regions import Partition, Region, Regions, singletons
 
 
 @st.composite

@@ -17,9 +17,9 @@ from supernet.cache import ArtifactCache
 from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import functional, lower
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.kernels import onednn
+from supernet.fusion.lowering.lowering import functional, lower
 from supernet.fusion.search import NOISE, Found, candidates, halve, pareto, subsets
 from supernet.plans import PlanState
 from supernet.proposals import FUSION

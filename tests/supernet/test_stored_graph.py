@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from supernet.backends.base import backend
 from supernet.capture.subject import Capture, capture
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
-from supernet.fusion.lowering import functional, lower
-from supernet.fusion.packing import Pack
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.sharing import held
-from supernet.fusion.stored_graph import read_graph, write_graph
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.packing import Pack
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.lowering import functional, lower
+from supernet.fusion.lowering.shared_weights import held
+from supernet.fusion.lowering.stored_graph import read_graph, write_graph
 from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.lowered import regions
 from tests.supernet.models import Wrapped, noise, seeded

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from supernet.backends.fused_build import captured, plan_of
 from supernet.capture.subject import capture
 from supernet.fidelity import error
-from supernet.fusion import winograd
-from supernet.fusion.account import accounts
-from supernet.fusion.building import captured, plan_of
-from supernet.fusion.lowering import lower
-from supernet.fusion.onednn import Activation
-from supernet.fusion.pieces import pieces_of
-from supernet.fusion.rules import apply_fusion_rules, rules_of
-from supernet.fusion.winograd import convolve, fits, pack
+from supernet.fusion.kernels import winograd
+from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.winograd import convolve, fits, pack
+from supernet.fusion.lowering.lowering import lower
+from supernet.fusion.lowering.subgraphs import pieces_of
+from supernet.fusion.report.region_report import accounts
+from supernet.fusion.rules.rules import apply_fusion_rules, rules_of
 from tests.supernet.contract import MemorySource
 
 pytestmark = pytest.mark.usefixtures("own_kernels")

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from supernet.fusion import native, onednn
-from supernet.fusion.onednn import Activation
+from supernet.fusion.kernels import native, onednn
+from supernet.fusion.kernels.onednn import Activation
 
 __all__ = ["Where", "convolve", "fits", "pack", "takes"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from supernet.fusion import native
+from supernet.fusion.kernels import native
 
 __all__ = ["ATTENTION", "SIZES", "add_masks", "attend", "put_in"]
 

@@ -11,10 +11,10 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from supernet.fusion.graph import OpGraph, OpKind
-from supernet.fusion.matching import is_size
-from supernet.fusion.partition import Partition
-from supernet.fusion.regions import Regions
+from supernet.fusion.graph.matching import is_size
+from supernet.fusion.graph.op_graph import OpGraph, OpKind
+from supernet.fusion.graph.partition import Partition
+from supernet.fusion.graph.regions import Regions
 
 __all__ = ["Layers", "isomorphic", "repeats", "signature", "values_alive"]
 

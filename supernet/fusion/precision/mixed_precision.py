@@ -10,13 +10,13 @@ from torch.export import ExportedProgram
 
 from supernet.errors import OutsideRange
 from supernet.fidelity import Limit, error, judge
-from supernet.fusion.emulation import Emulation
-from supernet.fusion.kernels import is_product
-from supernet.fusion.layers import repeats
-from supernet.fusion.lowering import bind, products
-from supernet.fusion.product import fits
-from supernet.fusion.rounding import BITS, HEADROOM, Rounding
-from supernet.fusion.sensitivity import Step, longest_prefix, rank
+from supernet.fusion.kernels.product import fits
+from supernet.fusion.kernels.quantization import BITS, HEADROOM, Rounding
+from supernet.fusion.lowering.linear import is_product
+from supernet.fusion.lowering.lowering import bind, products
+from supernet.fusion.precision.fake_quantization import Emulation
+from supernet.fusion.precision.sensitivity import Step, longest_prefix, rank
+from supernet.fusion.rules.layers import repeats
 
 __all__ = ["MARGIN", "Mixing", "Reference", "parts", "siblings"]
 

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 from supernet.capture.probe import one_line
 from supernet.capture.recurrent import shapes_of
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
-from supernet.fusion.attention import add_masks, attend
-from supernet.fusion.inductor import packed_product
-from supernet.fusion.lowering import Lowered
-from supernet.fusion.product import multiply
-from supernet.fusion.rounding import quantize
-from supernet.fusion.winograd import convolve
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.attention import add_masks, attend
+from supernet.fusion.kernels.product import multiply
+from supernet.fusion.kernels.quantization import quantize
+from supernet.fusion.kernels.winograd import convolve
+from supernet.fusion.lowering.inductor import packed_product
+from supernet.fusion.lowering.lowering import Lowered
 
 __all__ = ["SYMBOLS", "is_size", "place_of", "rehearse", "tensors_of"]
 

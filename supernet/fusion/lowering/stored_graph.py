@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import attention, native, product, winograd
-from supernet.fusion.package import load_pieces
-from supernet.fusion.packing import Pack
-from supernet.fusion.rounding import quantize
-from supernet.fusion.sharing import held
+from supernet.fusion.kernels import attention, native, product, winograd
+from supernet.fusion.kernels.packing import Pack
+from supernet.fusion.kernels.quantization import quantize
+from supernet.fusion.lowering.compiled_package import load_pieces
+from supernet.fusion.lowering.shared_weights import held
 
 __all__ = ["read_graph", "write_graph"]
 

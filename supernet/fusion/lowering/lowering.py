@@ -24,16 +24,16 @@ from torch.fx import GraphModule, Node
 
 from supernet.capture.recurrent import any_length
 from supernet.errors import BuildFailed
-from supernet.fusion.convolutions import is_convolution, lower_convolution, sum_in_place
-from supernet.fusion.kernels import (
+from supernet.fusion.kernels.packing import Pack
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.convolutions import is_convolution, lower_convolution, sum_in_place
+from supernet.fusion.lowering.linear import (
     Rewrite,
     is_product,
     lower_product,
     merge_products,
     weight_of,
 )
-from supernet.fusion.packing import Pack
-from supernet.fusion.rounding import Rounding
 
 __all__ = ["Lowered", "bind", "drop_unused_tensors", "functional", "lower", "products"]
 

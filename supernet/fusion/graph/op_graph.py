@@ -14,8 +14,8 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
-from supernet.fusion.rehearsal import Rehearsal, Step, tensors_in
-from supernet.fusion.work import OpKind, classify, effect_of, flops_of
+from supernet.fusion.graph.op_kinds import OpKind, classify, effect_of, flops_of
+from supernet.fusion.graph.shape_propagation import Rehearsal, Step, tensors_in
 from supernet.signature import Signature
 
 __all__ = ["Op", "OpGraph", "OpKind", "TensorUse", "touched"]

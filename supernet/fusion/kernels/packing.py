@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from supernet.fusion import onednn, product, winograd
+from supernet.fusion.kernels import onednn, product, winograd
 
 __all__ = ["Pack"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from supernet.fusion import onednn, product, winograd
-from supernet.fusion.kernels import Rewrite, only_user, weight_of, with_activation
-from supernet.fusion.onednn import Activation
-from supernet.fusion.packing import Pack
-from supernet.fusion.winograd import Where
+from supernet.fusion.kernels import onednn, product, winograd
+from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.packing import Pack
+from supernet.fusion.kernels.winograd import Where
+from supernet.fusion.lowering.linear import Rewrite, only_user, weight_of, with_activation
 
 __all__ = ["is_convolution", "lower_convolution", "sum_in_place"]
 

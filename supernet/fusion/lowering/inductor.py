@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from supernet.backends.packages import unpack
-from supernet.fusion.package import PACKAGE
+from supernet.fusion.lowering.compiled_package import PACKAGE
 
 __all__ = ["compile_pieces", "packed_product"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from profiler.fingerprint import DeviceFingerprint
-from supernet.fusion.graph import Op, OpGraph, OpKind, touched
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind, touched
 
 __all__ = ["FEATURES", "MemoryPattern", "extract_memory_pattern"]
 

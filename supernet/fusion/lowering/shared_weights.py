@@ -8,7 +8,7 @@ import weakref
 import torch
 from torch import Tensor
 
-from supernet.fusion.packing import Pack
+from supernet.fusion.kernels.packing import Pack
 
 __all__ = ["held"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from supernet.fusion.kernels import Rewrite, is_product, weight_of
-from supernet.fusion.rounding import Rounding, scales
+from supernet.fusion.kernels.quantization import Rounding, scales
+from supernet.fusion.lowering.linear import Rewrite, is_product, weight_of
 
 __all__ = ["Emulation"]
 

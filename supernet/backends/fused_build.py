@@ -15,14 +15,14 @@ from supernet.backends.base import ABOUT, Source
 from supernet.backends.fused_plan import RECIPE, FusedPlan, offered
 from supernet.errors import BuildFailed
 from supernet.fidelity import Limit
-from supernet.fusion import attention, native
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.lowering import functional, lower
-from supernet.fusion.mixing import Mixing
-from supernet.fusion.regions import Region
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import apply_fusion_rules, is_compiled, rules_of
-from supernet.fusion.stored_graph import write_graph
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.regions import Region
+from supernet.fusion.kernels import attention, native
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.lowering import functional, lower
+from supernet.fusion.lowering.stored_graph import write_graph
+from supernet.fusion.precision.mixed_precision import Mixing
+from supernet.fusion.rules.rules import apply_fusion_rules, is_compiled, rules_of
 from supernet.plans import PlanSpec
 
 __all__ = ["REGIONS", "build", "captured", "plan_of", "roundings"]
@@ -54,7 +54,7 @@ def build(source: Source, spec: PlanSpec, out: Path) -> None:
         told += f", {parts} by its own kernels"
     calls: Sequence[Sequence[str]] = ()
     if is_compiled(spec.fusion):
-        from supernet.fusion.pieces import compile_stretches
+        from supernet.fusion.lowering.subgraphs import compile_stretches
 
         if (why := AotiBackend().unavailable()) is not None:
             raise BuildFailed(f"nothing can be compiled: {why}")

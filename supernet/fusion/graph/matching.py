@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 
-from supernet.fusion.graph import Op, OpGraph, OpKind
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind
 
 __all__ = [
     "base",

@@ -13,14 +13,14 @@ import networkx as nx
 from torch.export import ExportedProgram
 
 from profiler.shapes import Shape
-from supernet.fusion.building import REGIONS
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.layers import isomorphic
-from supernet.fusion.lowering import Lowered, functional, lower
-from supernet.fusion.matching import base, is_size
-from supernet.fusion.regions import Region, Regions
-from supernet.fusion.rounding import Rounding
-from supernet.fusion.rules import apply_fusion_rules, rules_of
+from supernet.backends.fused_build import REGIONS
+from supernet.fusion.graph.matching import base, is_size
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.regions import Region, Regions
+from supernet.fusion.kernels.quantization import Rounding
+from supernet.fusion.lowering.lowering import Lowered, functional, lower
+from supernet.fusion.rules.layers import isomorphic
+from supernet.fusion.rules.rules import apply_fusion_rules, rules_of
 from supernet.signature import Signature
 
 __all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "read", "tally"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from supernet.fusion.graph import Op, OpGraph
-from supernet.fusion.matching import is_size
-from supernet.fusion.partition import Partition
+from supernet.fusion.graph.matching import is_size
+from supernet.fusion.graph.op_graph import Op, OpGraph
+from supernet.fusion.graph.partition import Partition
 
 __all__ = ["Partition", "Region", "Regions", "singletons"]
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.layers import Layers, isomorphic
-from supernet.fusion.partition import Partition
-from supernet.fusion.patterns import (
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.partition import Partition
+from supernet.fusion.graph.regions import Region, Regions, singletons
+from supernet.fusion.rules.layers import Layers, isomorphic
+from supernet.fusion.rules.patterns import (
     Activation,
     Attention,
     Convolution,
@@ -19,7 +20,6 @@ from supernet.fusion.patterns import (
     Projections,
     Residual,
 )
-from supernet.fusion.regions import Region, Regions, singletons
 from supernet.plans import COMPILED
 
 __all__ = [

@@ -1,5 +1,5 @@
 """Coarser arithmetic for single matrix products: bf16, and int8 within a calibrated range; and
-weights alone in fp16, for products that bear neither (`supernet.fusion.product`).
+weights alone in fp16, for products that bear neither (`supernet.fusion.kernels.product`).
 
 int8 is static: the range of a product's input is taken from the reference batches, with some room,
 so that the answer to one request never depends on who shares its batch, as it would with a scale

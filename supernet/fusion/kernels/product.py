@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from supernet.fusion import native, onednn
-from supernet.fusion.onednn import Activation
+from supernet.fusion.kernels import native, onednn
+from supernet.fusion.kernels.onednn import Activation
 
 __all__ = ["fits", "multiply", "pack", "takes"]
 

@@ -25,15 +25,21 @@ from torch.utils._pytree import tree_leaves
 
 from supernet.capture.recurrent import shapes_of
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn
-from supernet.fusion.attention import ATTENTION
-from supernet.fusion.inductor import compile_pieces, packed_product
-from supernet.fusion.layers import repeats, values_alive
-from supernet.fusion.lowering import Lowered, drop_unused_tensors
-from supernet.fusion.package import load_pieces
-from supernet.fusion.product import multiply
-from supernet.fusion.sizes import SYMBOLS, is_size, place_of, rehearse, tensors_of
-from supernet.fusion.winograd import convolve
+from supernet.fusion.kernels import onednn
+from supernet.fusion.kernels.attention import ATTENTION
+from supernet.fusion.kernels.product import multiply
+from supernet.fusion.kernels.winograd import convolve
+from supernet.fusion.lowering.compiled_package import load_pieces
+from supernet.fusion.lowering.inductor import compile_pieces, packed_product
+from supernet.fusion.lowering.lowering import Lowered, drop_unused_tensors
+from supernet.fusion.lowering.symbolic_shapes import (
+    SYMBOLS,
+    is_size,
+    place_of,
+    rehearse,
+    tensors_of,
+)
+from supernet.fusion.rules.layers import repeats, values_alive
 
 __all__ = ["Piece", "compile_stretches", "pieces_of"]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supernet.fusion.graph import Op, OpGraph, OpKind
-from supernet.fusion.matching import (
+from supernet.fusion.graph.matching import (
     base,
     epilogue,
     feeding,
@@ -25,7 +24,8 @@ from supernet.fusion.matching import (
     until_product,
     users,
 )
-from supernet.fusion.partition import Partition
+from supernet.fusion.graph.op_graph import Op, OpGraph, OpKind
+from supernet.fusion.graph.partition import Partition
 
 __all__ = [
     "Activation",

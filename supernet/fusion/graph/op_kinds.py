@@ -7,7 +7,7 @@ from enum import Enum
 import torch
 from torch._ops import OpOverload
 
-from supernet.fusion.rehearsal import Step, operator_name
+from supernet.fusion.graph.shape_propagation import Step, operator_name
 
 __all__ = ["OpKind", "classify", "effect_of", "flops_of"]
 

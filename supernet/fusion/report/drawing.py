@@ -15,11 +15,11 @@ from typing import Any
 
 import networkx as nx
 
-from supernet.fusion.account import amount, flow_of, home, layer_to_draw, tally
-from supernet.fusion.graph import OpGraph
-from supernet.fusion.layout import Layout, layered
-from supernet.fusion.matching import base
-from supernet.fusion.regions import Regions
+from supernet.fusion.graph.matching import base
+from supernet.fusion.graph.op_graph import OpGraph
+from supernet.fusion.graph.regions import Regions
+from supernet.fusion.report.layout import Layout, layered
+from supernet.fusion.report.region_report import amount, flow_of, home, layer_to_draw, tally
 
 __all__ = ["draw"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
-from supernet.fusion import onednn, product
-from supernet.fusion.onednn import Activation
-from supernet.fusion.packing import Pack
-from supernet.fusion.rounding import Rounding, quantize, scales
+from supernet.fusion.kernels import onednn, product
+from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.packing import Pack
+from supernet.fusion.kernels.quantization import Rounding, quantize, scales
 
 __all__ = [
     "Rewrite",

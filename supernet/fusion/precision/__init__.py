@@ -1,0 +1,1 @@
+"""Which products may be computed more coarsely, and how."""

@@ -1,0 +1,1 @@
+"""Which operators are worth running as one."""
