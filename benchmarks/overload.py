@@ -1,7 +1,8 @@
 """What is left of the service when far more arrives than it can do?
 
 Callers on threads of this very process send single rows, open loop, at 1 to 50 times the rate at
-which most is answered in time (or as fast as Python lets them); then at half of it again.
+which most is answered in time (or as fast as Python lets them); then at half of the rate at which 99 %
+is.
 """
 
 from __future__ import annotations
@@ -83,8 +84,11 @@ def overloaded(
         runtime.wait_for_plans()
         peak_per_s = peak(lambda: submit(runtime), slo_ms / 1e3, first_per_s)
         rows[f"{name}: peak of goodput /s"] = peak_per_s
+        # Not half of the peak, at which less than 99 % is met even without an overload before it.
+        calm_per_s = 0.5 * capacity(lambda: submit(runtime), slo_ms / 1e3, first_per_s)
+        rows[f"{name}: afterwards /s"] = calm_per_s
         for window_s in (0.1, WINDOW_S):
-            calm = send(lambda: submit(runtime), 0.5 * peak_per_s, 2 * RECOVERY_S)
+            calm = send(lambda: submit(runtime), calm_per_s, 2 * RECOVERY_S)
             last_s = recovered_s(calm, slo_ms / 1e3, window_s)
             rows[f"{name}: nothing before, s until all of {window_s:g} s are met"] = last_s
         for factor in FACTORS:
@@ -97,7 +101,7 @@ def overloaded(
             rows[f"{name}: {factor:g} ×, p99 of the answered / SLO"] = Figure(
                 sent.p99_ms() / slo_ms, 1.0
             )
-            after = send(lambda: submit(runtime), 0.5 * peak_per_s, 2 * RECOVERY_S)
+            after = send(lambda: submit(runtime), calm_per_s, 2 * RECOVERY_S)
             rows[f"{name}: {factor:g} ×, s until it is met again"] = Figure(
                 recovered_s(after, slo_ms / 1e3), RECOVERY_S
             )
