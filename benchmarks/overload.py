@@ -1,8 +1,8 @@
 """What is left of the service when far more arrives than it can do?
 
 Callers on threads of this very process send single rows, open loop, at 1 to 50 times the rate at
-which most is answered in time (or as fast as Python lets them); then at half of the rate at which 99 %
-is.
+which most is answered in time (or as fast as Python lets them); then at half of the rate at which
+99 % is.
 """
 
 from __future__ import annotations
