@@ -1,4 +1,4 @@
-"""What can go wrong while serving, as one tree.
+"""Errors that can occur while serving, as one tree.
 
     EvolveError
     ├── DeadlineExceeded   (also TimeoutError)   refused: the deadline can no longer be met

@@ -1,4 +1,4 @@
-"""What becomes of running runtimes when their process forks or ends.
+"""Fork and end of a process: what becomes of the runtimes that run in it.
 
 A fork copies a runtime without its threads and with its locks as they happened to be: in the child
 it must be touched no more. The child's copies of sockets would keep workers alive that wait for

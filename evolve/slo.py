@@ -1,4 +1,4 @@
-"""What the user asks for: how fast, and how close to the original."""
+"""The service-level objective a user asks for: how fast, and how close to the original."""
 
 from __future__ import annotations
 

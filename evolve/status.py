@@ -1,4 +1,4 @@
-"""What a runtime looks like from outside, for people and monitors."""
+"""The status of a runtime: how it looks from outside, for people and monitors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which worker runs which plan: the allocation of Proteus (Ahmad et al., ASPLOS 2024), compiled.
+"""Allocation of plans to workers: that of Proteus (Ahmad et al., ASPLOS 2024), compiled.
 
 There a mixed-integer program chooses a variant for every worker and the share of the demand it
 gets, so that effective accuracy, Σ accuracy · served, is greatest while all of the demand is

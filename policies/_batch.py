@@ -1,4 +1,4 @@
-"""Which requests run together: the most efficient batch around the head.
+"""Requests that run together: the most efficient batch around the head.
 
 Part of the compiled rule (`policies.compiled`).
 """

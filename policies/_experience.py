@@ -1,4 +1,4 @@
-"""What a policy is fitted to: observations, presets tried and what each was worth; checked."""
+"""Experience to fit a policy to: observations, presets tried and what each was worth; checked."""
 
 from __future__ import annotations
 

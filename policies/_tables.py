@@ -1,4 +1,4 @@
-"""What shapes cost: the cost table read once per table and setting.
+"""Costs of shapes: the cost table read once per table and setting.
 
 Part of the compiled rule (`policies.compiled`).
 """

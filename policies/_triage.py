@@ -1,4 +1,4 @@
-"""Who can still be answered in time: the largest set of requests, by Moore's algorithm.
+"""Requests that can still be answered in time: the largest set of them, by Moore's algorithm.
 
 Part of the compiled rule (`policies.compiled`).
 """

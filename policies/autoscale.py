@@ -1,4 +1,4 @@
-"""How many workers? Two published autoscalers, and giving back workers that are already warm.
+"""The number of workers: two published autoscalers, and giving back workers that are already warm.
 
     load of one tick ──▶ tick() ──▶ workers wanted from now on
 

@@ -1,4 +1,4 @@
-"""What a policy is: signals in, a proposal out. Pure; `evolve` disposes."""
+"""A policy: signals in, a proposal out. Pure; `evolve` disposes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every policy must keep to, as tests that a new one inherits.
+"""The contract that every policy must keep to, as tests that a new one inherits.
 
 In the style of Optuna's reusable sampler tests: subclass `PolicyContract` in a test module, give
 `make_policy`, and pytest runs the rest. Nothing here needs pytest itself.

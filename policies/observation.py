@@ -1,4 +1,4 @@
-"""What a tactical policy sees: one encoding for the live window and for the simulator.
+"""The observation of a tactical policy: one encoding for the live window and for the simulator.
 
     Signals ──▶ raw values [SEEN] ──▶ encode ──▶ float32 [ENTRIES + presets]
 

@@ -1,4 +1,4 @@
-"""What a batch costs under each plan: timed once, then kept true by what is seen while serving."""
+"""Cost of a batch under each plan: timed once, then kept true by what is seen while serving."""
 
 from __future__ import annotations
 

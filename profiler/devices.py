@@ -1,4 +1,4 @@
-"""Who can describe which kind of device: the built-in profilers and those of other packages."""
+"""Profilers that describe devices, by kind: the built-in ones and those of other packages."""
 
 from __future__ import annotations
 

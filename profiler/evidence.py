@@ -1,4 +1,4 @@
-"""What is known about the cost of one plan: timings taken when it was built, then live batches.
+"""Evidence on the cost of one plan: timings taken when it was built, then live batches.
 
 The price of a shape is its *base* (interpolated timings, or a roofline) times a correction learnt
 from live batches. In logarithms, an observed ratio is `level + offset of its length cell + noise`:

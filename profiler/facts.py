@@ -1,4 +1,4 @@
-"""What this machine is: the facts that decide how fast a plan runs, and the rates it reaches."""
+"""Facts about this machine: those that decide how fast a plan runs, and the rates it reaches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are kept between runs: the user's cache folder, or a private one in its stead."""
+"""The place of what is kept between runs: the user's cache folder, or a private one instead."""
 
 from __future__ import annotations
 

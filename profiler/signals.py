@@ -1,4 +1,4 @@
-"""What the runtime sees of itself: counts and ratios of the last second, frozen for a policy."""
+"""The runtime's view of itself: counts and ratios of the last second, frozen for a policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a few timed shapes to a price for every shape of the grid.
+"""A price for every shape of the grid, from a few timed shapes.
 
 Pure functions on arrays `[max_rows, cells]` of milliseconds; entry `[rows - 1, cell]`.
 """

@@ -1,4 +1,4 @@
-"""What the first batch after a change of plan costs beside the plan itself."""
+"""Switching cost: what the first batch after a change of plan costs beside the plan itself."""
 
 from __future__ import annotations
 

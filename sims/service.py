@@ -1,4 +1,4 @@
-"""What is simulated, and what comes of it: a service, hidden disturbances, a result."""
+"""A simulated service, hidden disturbances, and the result that comes of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong between a model and its plans.
+"""Errors that can occur between a model and its plans.
 
 ::
 

@@ -1,4 +1,4 @@
-"""How far a plan's answers are from the original's. Plain numpy; torch is not imported.
+"""Distance of a plan's answers from the original's. Plain numpy; torch is not imported.
 
 ========== ======================================================================================
 relative_l2 ``‖got − reference‖ / ‖reference‖`` per output, the worst output of an example

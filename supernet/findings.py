@@ -1,4 +1,4 @@
-"""What may be done with a model's batches, and how that is known."""
+"""Findings on what may be done with a model's batches, and how that is known."""
 
 from __future__ import annotations
 

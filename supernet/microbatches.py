@@ -1,4 +1,5 @@
-"""Which batches of a plan run a few rows at a time, since what lies between layers stays in caches.
+"""Microbatches: which batches of a plan run a few rows at a time, since what lies between layers
+stays in caches.
 
 The term is that of Huang et al., "GPipe", 2019 (arXiv:1811.06965), where pipelines are the reason.
 """

@@ -1,4 +1,4 @@
-"""Which plans are worth building for a captured model on this machine, best first."""
+"""Plans worth building for a captured model on this machine, best first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pictures of a comparison have in common: colours, axes, files."""
+"""Parts that the pictures of a comparison have in common: colours, axes, files."""
 
 from __future__ import annotations
 

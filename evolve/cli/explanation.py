@@ -1,4 +1,4 @@
-"""What is told of fused plans: which share an artifact, their regions, their timings."""
+"""An explanation of fused plans: which share an artifact, their regions, their timings."""
 
 from __future__ import annotations
 

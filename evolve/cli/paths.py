@@ -1,4 +1,4 @@
-"""Where things are kept when the command line does not say."""
+"""The place where things are kept when the command line does not say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tables and progress bars go."""
+"""The consoles that tables and progress bars go to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a setting is: a default, a meaning and a rule, stated once and checked everywhere alike."""
+"""A setting: a default, a meaning and a rule, stated once and checked everywhere alike."""
 
 from __future__ import annotations
 

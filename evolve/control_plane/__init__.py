@@ -1,1 +1,1 @@
-"""What changes how requests are answered: the tick, plans built and loaded, policies trained."""
+"""Control of how requests are answered: the tick, plans built and loaded, policies trained."""

@@ -1,4 +1,4 @@
-"""From an admitted plan to one that serves: priced, worth its memory, loaded, on the tables.
+"""An admitted plan becomes one that serves: priced, worth its memory, loaded, on the tables.
 
 The other way round too: a plan that a better one made superfluous is let go.
 """

@@ -1,4 +1,4 @@
-"""Which admitted plans are worth their memory: those without which batches took notably longer."""
+"""Residency: admitted plans worth their memory, without which batches would take notably longer."""
 
 from __future__ import annotations
 

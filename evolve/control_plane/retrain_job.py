@@ -1,4 +1,4 @@
-"""What happens inside a retraining process: train in the twin, judge on traffic held back, leave.
+"""A retraining process from the inside: train in the twin, judge on traffic held back, leave.
 
 `python -m evolve.control_plane.retrain_job JOB.json`: reads `twin.npz` from the job's folder,
 writes `policy/` and prints one JSON line of progress after another, the last one the verdict.

@@ -1,1 +1,1 @@
-"""From a request to its answer: queue, rule, lane, worker, promise."""
+"""The path from a request to its answer: queue, rule, lane, worker, promise."""

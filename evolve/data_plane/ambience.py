@@ -1,4 +1,4 @@
-"""What a caller's thread has in force that changes what a model answers.
+"""The ambience of a caller's thread: what it has in force that changes what a model answers.
 
 Autocast, inference mode and the default device hold for one thread. A lane's thread has none of
 them, so they travel with the request and are entered there. Modes that are objects of the user's

@@ -1,4 +1,4 @@
-"""From several requests to one batch and back, without a caller noticing.
+"""Batching: from several requests to one batch and back, without a caller noticing.
 
 Rows are stacked along dimension "rows"; "length" dimensions are padded with zeros to the
 cell that the rule chose. Both are legal only because the capture proved them on the

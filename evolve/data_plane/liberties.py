@@ -1,4 +1,4 @@
-"""What the service may do with requests that the caller did not ask for: batch them, pad them.
+"""Liberties that the service may take and no caller asked for: to batch requests, to pad them.
 
 capture grants ──▶ in force ──▶ withdrawn (final for this graph and these weights)
 """

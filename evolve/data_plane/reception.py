@@ -1,4 +1,4 @@
-"""From a call of the user's to a request: taken apart, and held against what was captured."""
+"""A call of the user's becomes a request: taken apart, and held against what was captured."""
 
 from __future__ import annotations
 

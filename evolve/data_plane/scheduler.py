@@ -1,4 +1,4 @@
-"""Which requests run next, on which plan: the queue and the compiled rule under one lock.
+"""The requests to run next, and on which plan: the queue and the compiled rule under one lock.
 
 Lanes pull: a lane that is free calls `take` and gets a batch, or sleeps until there is one.
 What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by the

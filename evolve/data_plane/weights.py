@@ -1,4 +1,4 @@
-"""Whether the model is still what was captured: modules, tensors, hooks, plain attributes."""
+"""Check that the model is still what was captured: modules, tensors, hooks, plain attributes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users run today: the plain PyTorch loop, one request at a time on all cores.
+"""The plain PyTorch loop that users run today: one request at a time on all cores.
 
 It gets the same early refusal of late work as evolve: a loop that drowns in its own queue
 would prove nothing.

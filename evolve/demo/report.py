@@ -1,4 +1,4 @@
-"""What the demo shows: one table, one picture, one JSON file."""
+"""The report of the demo: one table, one picture, one JSON file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a capture brings to a runtime, and the two ways to make it: here, or beside serving."""
+"""A capture: what it brings to a runtime, and the two ways to make it, here or beside serving."""
 
 from __future__ import annotations
 

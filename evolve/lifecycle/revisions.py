@@ -1,4 +1,4 @@
-"""What serves now: one revision in force, others on their way out, until all is closed."""
+"""Revisions that serve now: one in force, others on their way out, until all is closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What serves is kept in step with the model: it is captured beside serving, at first and again
+"""Upkeep of what serves, in step with the model: it is captured beside serving, at first and again
 whenever its weights moved.
 
     capture ──► serve it ──► (moved, or refresh) ──► the original serves ──► wait until still ─┐

@@ -1,4 +1,4 @@
-"""What of each deadline is kept back, since some batches take longer than was predicted."""
+"""The reserve kept back of each deadline, since some batches take longer than was predicted."""
 
 from __future__ import annotations
 

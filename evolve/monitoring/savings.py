@@ -1,4 +1,4 @@
-"""What a plan was expected to save against the original model, and what it did save."""
+"""Savings of a plan against the original model: what was expected, and what it did save."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to every request: counters since the start, and the window of the last second.
+"""Request counters since the start, and the window of the last second.
 
 A lane only notes what its batches cost; the tick learns from the notes (`Tally.settle`).
 """

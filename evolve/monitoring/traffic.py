@@ -1,4 +1,4 @@
-"""What was sent of late, and how far costs were from what was predicted: food for the twin."""
+"""Traffic of late, and how far costs were from what was predicted: food for the twin."""
 
 from __future__ import annotations
 

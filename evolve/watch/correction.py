@@ -1,4 +1,4 @@
-"""What follows from a verdict of the watch: a liberty withdrawn or a plan quarantined, for good."""
+"""Correction after a verdict of the watch: a liberty withdrawn or a plan quarantined, for good."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a live answer the model's own, and if not, what spoilt it? Decided by asking the original.
+"""Verdicts on live answers: the model's own, or what spoilt them. Decided by asking the original.
 
 | the original, asked about the same request | verdict |
 |---|---|

@@ -1,4 +1,4 @@
-"""What the answers of less exact plans add up to: one request alone says little about a metric."""
+"""Errors of less exact plans, pooled over answers: one request alone says little about a metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which live answers are checked, and what is kept of them until they are."""
+"""Samples of the live answers: which are checked, and what is kept of them until they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a batch is computed.
+"""Workers: where a batch is computed.
 
 - `base`: the `Worker` protocol that both kinds satisfy.
 - `thread`: plans run inside this process (notebooks, drop-in use, accelerators).

@@ -1,4 +1,4 @@
-"""How a batch travels between two processes: its arrays in shared memory, its header over a socket.
+"""A batch on its way between two processes: its arrays in shared memory, its header over a socket.
 
     sender                                   receiver
     SharedArrays.write(arrays) ─► memory

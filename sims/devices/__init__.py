@@ -1,4 +1,4 @@
-"""How long a call takes on a device that is not here.
+"""Latency of a call on a device that is not here.
 
 - `model`: `Work` of one call, `DeviceModel` with published `Specs` and the `Fit` of a roofline,
   and `of_fingerprint` for the host itself. `models`: the work of language models and of batch

@@ -1,4 +1,4 @@
-"""What is counted of one simulated service, compiled: slots of the window, totals, the log.
+"""Counters of one simulated service, compiled: slots of the window, totals, the log.
 
 Part of the engine (`sims.engine.advance`).
 """

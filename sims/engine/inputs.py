@@ -1,4 +1,4 @@
-"""From services, traces and settings to the arrays that the engine reads."""
+"""Inputs of the engine: from services, traces and settings to the arrays that it reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the live window would tell of a simulated service: compiled, from counters alone."""
+"""A live window's view of a simulated service: compiled, from counters alone."""
 
 from __future__ import annotations
 

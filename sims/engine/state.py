@@ -1,4 +1,4 @@
-"""What the compiled engine works on: everything that is given, and everything that changes.
+"""Data that the compiled engine works on: everything that is given, and everything that changes.
 
 `Bank` holds many services and many traces side by side, so that one call can play thousands of
 environments; `State` is what E of them are in the middle of. Both are named tuples of arrays, some

@@ -1,4 +1,4 @@
-"""Who can be put in charge of a simulated service, by name, and what each may be tuned over.
+"""Entrants to be put in charge of a simulated service, by name, and what each may be tuned over.
 
 | name | what it is | tuned over |
 |---|---|---|

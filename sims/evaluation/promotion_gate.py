@@ -1,4 +1,4 @@
-"""When a policy may take over: better in pairs than the rule and who serves, nowhere worse."""
+"""Conditions to promote a policy: better in pairs than the rule and who serves, nowhere worse."""
 
 from __future__ import annotations
 

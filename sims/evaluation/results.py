@@ -1,4 +1,4 @@
-"""What `compare` found on a suite: utility, differences to the default rule, regret."""
+"""Results of `compare` on a suite: utility, differences to the default rule, regret."""
 
 from __future__ import annotations
 

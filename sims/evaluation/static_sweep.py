@@ -1,4 +1,4 @@
-"""What would the best fixed setting have done on this very trace?"""
+"""The best fixed setting in hindsight: what it would have done on this very trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a comparison is: means with intervals, where the unit of replication is the seed.
+"""Uncertainty of a comparison: means with intervals, where the unit of replication is the seed.
 
 One seed is one draw of all arrivals, which every policy faces alike. The cells of a suite (regime
 x load) are fixed, chosen by hand, and are no replications. So values are first averaged over the

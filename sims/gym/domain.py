@@ -1,4 +1,4 @@
-"""What the episodes of a gym are drawn from."""
+"""The domain that the episodes of a gym are drawn from."""
 
 from __future__ import annotations
 

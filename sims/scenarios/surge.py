@@ -1,4 +1,4 @@
-"""From 100 to 5000 requests per s and back: a warm pool beside autoscalers that start workers.
+"""A surge, 100 to 5000 requests per s and back: a warm pool beside autoscalers that start workers.
 
     trace ──▶ every tick: what was seen ──▶ Autoscaler ──▶ workers that are ready ──▶ employ
 

@@ -1,4 +1,4 @@
-"""Where the units of a mixed fleet sit, and what it costs to bring a request to each.
+"""Topology of a mixed fleet: where its units sit, and what it costs to bring a request to each.
 
 A `Topology` is an undirected graph of places (hosts, switches, units) joined by `Link`s. Sending
 costs the latency and the payload over the bandwidth of every link on the cheapest path, one link

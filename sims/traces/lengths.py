@@ -1,4 +1,4 @@
-"""How long requests are, where no recording says so."""
+"""Lengths of requests, where no recording gives them."""
 
 from __future__ import annotations
 

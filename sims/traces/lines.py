@@ -1,4 +1,4 @@
-"""What all readers of recorded traffic share: lines one at a time, and batches of arrivals."""
+"""Parts all readers of recorded traffic share: lines one at a time, and batches of arrivals."""
 
 from __future__ import annotations
 

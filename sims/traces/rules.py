@@ -1,4 +1,4 @@
-"""What numbers given to a trace must be; the errors name the argument."""
+"""Rules for the numbers given to a trace; the errors name the argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the numbers of a column of times count: seconds, or thousandths of them and less."""
+"""The unit of the numbers in a column of times: seconds, or thousandths of them and less."""
 
 from __future__ import annotations
 

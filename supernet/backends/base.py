@@ -1,4 +1,4 @@
-"""What every way of running a model looks like to the rest."""
+"""The interface of backends: what every way of running a model looks like to the rest."""
 
 from __future__ import annotations
 

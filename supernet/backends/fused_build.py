@@ -1,4 +1,4 @@
-"""How a fused plan is made: the captured program, its regions, its precisions, its files."""
+"""Building a fused plan: the captured program, its regions, its precisions, its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens inside a build process: one step of a plan's making, then it ends.
+"""A build process from the inside: one step of a plan's making, then it ends.
 
 Each step in a fresh process. "build" writes the artifact into the cache. "check" loads it as
 a worker would, runs it on the reference batches, measures it and prints the evidence; it imports

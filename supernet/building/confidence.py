@@ -1,4 +1,4 @@
-"""What the errors of some hundred unseen rows say of those that will come. Plain numpy.
+"""Statistical inference from the errors of some hundred unseen rows to those to come. Plain numpy.
 
 A limit is to hold for the rows of years, not for those looked at. Of the usual rows the error that
 one in a thousand exceeds is estimated from the tail of what was seen (Weissman 1978, JASA 73:812,

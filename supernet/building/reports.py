@@ -1,4 +1,4 @@
-"""What was found out about a plan, as the cache keeps it, and what a limit makes of that.
+"""Reports: what was found out about a plan, as the cache keeps it, and what a limit makes of that.
 
 A verdict holds for the batches it was reached on: a report lists their keys, and one of other
 batches is joined to it. What a plan got wrong once it stays guilty of.

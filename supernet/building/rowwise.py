@@ -1,4 +1,4 @@
-"""How a coarse plan answers rows that it was not chosen or calibrated by, one by one.
+"""Answers of a coarse plan to rows that it was not chosen or calibrated by, one by one.
 
 Torch is imported only by plans that run on it.
 """

@@ -1,4 +1,4 @@
-"""What a build starts from, out of the cache."""
+"""The source that a build starts from, out of the cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a call of a model to an exported program of flat tensors.
+"""Capture: from a call of a model to an exported program of flat tensors.
 
 ``capture`` and what it gives are imported at first use: workers that need no torch import rooms of
 this one.

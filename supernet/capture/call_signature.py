@@ -1,4 +1,4 @@
-"""How a model is called: which arguments carry tensors, and which are constants."""
+"""The call signature of a model: which arguments carry tensors, and which are constants."""
 
 from __future__ import annotations
 

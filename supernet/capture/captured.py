@@ -1,4 +1,4 @@
-"""What is known about a captured model, and how a call of it becomes flat tensors and back."""
+"""A captured model: what is known about it, and how a call of it becomes flat tensors and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the captured graph proves about its batches."""
+"""Proofs that the captured graph gives about its batches."""
 
 from __future__ import annotations
 

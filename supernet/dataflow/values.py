@@ -1,4 +1,4 @@
-"""What is known of one tensor in the graph."""
+"""The abstract value of one tensor in the graph: what is known of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For which inputs a captured program means the same to every engine.
+"""The inputs for which a captured program means the same to every engine.
 
 ``interval`` holds ranges of numbers, ``sizes`` the ranges of free sizes, ``values`` follows them
 through the program's operators by ``rules`` and ``arithmetic``, ``indices`` says what index

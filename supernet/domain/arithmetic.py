@@ -1,4 +1,4 @@
-"""What arithmetic makes of the ranges of its operands."""
+"""Rules for arithmetic: what it makes of the ranges of its operands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what an operator demands of a number inside the program to what that asks of the inputs."""
+"""Demands of an operator on a number inside the program, traced back to demands on the inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine does otherwise than the model, and whether that could show. Without torch."""
+"""Deviations of an engine from the model, and whether they could show. Without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator demands of an integer operand, lest it raise: places in a table, divisors."""
+"""Demands of an operator on an integer operand, lest it raise: places in a table, divisors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a program makes a NaN or an infinity of finite numbers, and what takes it in.
+"""NaNs and infinities that a program makes of finite numbers: where, and what takes them in.
 
 Overflow of sums and products is not followed: it takes inputs beyond all reason.
 """

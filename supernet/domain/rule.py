@@ -1,4 +1,4 @@
-"""What a rule for the ranges of one operator is, and what it may ask."""
+"""A rule for the ranges of one operator: what it is, and what it may ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each operator makes of the ranges of its arguments; none stands for "any number"."""
+"""Rules by operator: what each makes of its arguments' ranges; none stands for "any number"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one call of a model does beside answering: writes, random draws, looks at the clock."""
+"""Side effects of one call of a model: writes, random draws, looks at the clock."""
 
 from __future__ import annotations
 

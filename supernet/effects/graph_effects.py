@@ -1,4 +1,4 @@
-"""What an exported program does beside answering: writes that last, random draws."""
+"""Side effects of an exported program: writes that last, random draws."""
 
 from __future__ import annotations
 

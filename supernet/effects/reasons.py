@@ -1,4 +1,4 @@
-"""What keeps a model from being captured, in plain words with the remedy."""
+"""Reasons that keep a model from being captured, in plain words with the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model holds between two calls, so that a change of it can be seen."""
+"""The state that a model holds between two calls, so that a change of it can be seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether one live answer is the model's own, each element judged by its own scale.
+"""Agreement of one live answer with the model's own, each element judged by its own scale.
 
 A norm over everything hides a small output beside a large one, and one wrong position among five
 hundred. Here an element may differ by a share of itself and of the vector along the last dim that

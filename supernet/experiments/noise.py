@@ -1,4 +1,4 @@
-"""How far a model's answer to one request moves by rounding: Monte Carlo arithmetic.
+"""Rounding noise of a model's answer to one request, by Monte Carlo arithmetic.
 
 Whether a difference is a fault cannot be told from its size: a probability of 1 − 1e-7, a distance
 of nearly equal points and the position of a maximum differ wildly between two right answers. So the

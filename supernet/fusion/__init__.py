@@ -1,4 +1,4 @@
-"""Which operators of a captured program run as one, and what that saves.
+"""Fusion: which operators of a captured program run as one, and what that saves.
 
 Rooms, in the order they build on each other:
 

@@ -1,4 +1,4 @@
-"""Which fusions of one program are worth building, shape by shape.
+"""Search for the fusions of one program that are worth building, shape by shape.
 
 Candidates are the sets of rules that lower to different kernels, ordered by a cost model (the bytes
 that the kernels keep to themselves), then measured side by side by successive halving (Jamieson and

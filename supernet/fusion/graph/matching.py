@@ -1,4 +1,4 @@
-"""How rules look at a graph: neighbours of an op, and the few groups of ops they ask about."""
+"""A rule's view of a graph: neighbours of an op, and the few groups of ops that rules ask about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a batch uses the memory of one machine: what it moves, and which cache serves it."""
+"""The memory pattern of a batch on one machine: what it moves, and which cache serves it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator of a program is, the arithmetic it does and the effects it has."""
+"""The kind of an operator of a program, the arithmetic it does and the effects it has."""
 
 from __future__ import annotations
 

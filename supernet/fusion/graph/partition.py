@@ -1,4 +1,4 @@
-"""Which nodes of a graph may run as one: disjoint regions that never wait for each other."""
+"""Nodes of a graph that may run as one: disjoint regions that never wait for each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From regions to a program that runs them: what a region allows, kernels of ours and oneDNN's do.
+"""Lower regions to a program that runs them: what a region allows, kernels of ours and oneDNN's do.
 
 Inside one region, linears that read the same value become one matrix product, an activation
 moves into the product or convolution before it, and a batch norm into the convolution's weights.

@@ -1,1 +1,1 @@
-"""Which products may be computed more coarsely, and how."""
+"""Mixed precision: which products may be computed more coarsely, and how."""

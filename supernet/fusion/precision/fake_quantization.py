@@ -1,4 +1,4 @@
-"""What rounding a product would do to the answers, without any kernel for it."""
+"""Fake quantisation: what rounding a product would do to the answers, without any kernel for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which matrix products bear a coarser precision: the most bits saved for the least error.
+"""Matrix products that bear a coarser precision: the most bits saved for the least error.
 
 Each product alone is rounded and the answers compared with the original's (one-at-a-time
 sensitivity, as in HAWQ, Dong et al., ICCV 2019, with the error itself in place of curvature).

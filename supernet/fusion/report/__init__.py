@@ -1,1 +1,1 @@
-"""What the regions of a built plan run on and save, in words and pictures."""
+"""A report on the regions of a built plan: what they run on and save, in words and pictures."""

@@ -1,4 +1,4 @@
-"""Where the boxes and lines of a drawn graph go: in levels, with few crossings, lines upright.
+"""Layout of a drawn graph: boxes and lines in levels, with few crossings, lines upright.
 
 After Sugiyama et al., "Methods for visual understanding of hierarchical system structures", IEEE
 Trans. SMC 11(2), 1981. All lengths are in inches, y grows downwards.

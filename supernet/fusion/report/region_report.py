@@ -1,4 +1,4 @@
-"""What each region of a plan is, what it runs on and what it saves."""
+"""An account of each region of a plan: what it is, what it runs on and what it saves."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Which operators are worth running as one."""
+"""Fusion rules: which operators are worth running as one."""

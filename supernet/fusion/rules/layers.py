@@ -1,4 +1,4 @@
-"""Which parts of a program are the same: equal regions, and the layers that a model repeats."""
+"""Parts of a program that are the same: equal regions, and the layers that a model repeats."""
 
 from __future__ import annotations
 

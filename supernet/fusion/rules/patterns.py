@@ -1,4 +1,4 @@
-"""Which ops of a program are worth running as one, each pattern with where it comes from.
+"""Patterns of ops in a program that are worth running as one, each with where it comes from.
 
 A rule only proposes; the partition says what is legal. Where a pattern has a longer and a shorter
 form, the longer one is proposed first: once it is taken, the shorter is a part of a region, which

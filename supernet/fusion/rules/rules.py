@@ -1,4 +1,4 @@
-"""Which rules there are for running ops as one, and what becomes of a program under some."""
+"""The rules there are for running ops as one, and what becomes of a program under some."""
 
 from __future__ import annotations
 
