@@ -8,6 +8,7 @@ has settled its objects are frozen (`gc.freeze`), and released again whenever so
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 
@@ -15,7 +16,7 @@ __all__ = ["release", "settled"]
 
 STILL_S = 5.0  # without a change, until they are frozen
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finaliser that the collection runs may release
 _is_done = _is_ours = False
 _changed_s = time.monotonic()
 
@@ -28,12 +29,14 @@ def settled() -> None:
     global _is_done, _is_ours
     if _is_done or time.monotonic() - _changed_s < STILL_S:
         return
+    changed_s = _changed_s
+    gc.collect()  # may run anybody's finalisers, and so `release`: not under the lock
     with _lock:
-        if not _is_done and not gc.get_freeze_count():
-            gc.collect()
-            gc.freeze()
-            _is_ours = True
-        _is_done = True
+        if not _is_done and changed_s == _changed_s:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                _is_ours = True
+            _is_done = True
 
 
 def release() -> None:
@@ -44,3 +47,12 @@ def release() -> None:
             gc.unfreeze()
         _is_done = _is_ours = False
         _changed_s = time.monotonic()
+
+
+def _in_a_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_fork)

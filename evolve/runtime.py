@@ -263,6 +263,8 @@ class Runtime:
         The end of the process calls it too, and so does a runtime that nobody holds any more, once
         its requests are answered. In a fork of the process it does nothing.
         """
+        if not drain_s >= 0:
+            raise ValueError(f"drain_s must be at least 0, got {drain_s}")
         self._revisions.close(drain_s)
 
     def __enter__(self) -> Runtime:

@@ -97,7 +97,10 @@ def error(metric: str, got: Sequence[Any], reference: Sequence[Any]) -> float:
         (np.where(np.isfinite(b), a, 0.0), np.where(np.isfinite(b), b, 0.0)) for a, b in floats
     ]
     exact = [float(np.mean(a != b)) for a, b in pairs if b.dtype.kind not in "fc" and b.size]
-    return max([0.0, *exact, *(measure(a, b, _scale(finite)) for a, b in finite if b.size)])
+    with np.errstate(over="ignore", invalid="ignore"):
+        measured = [*exact, *(measure(a, b, _scale(finite)) for a, b in finite if b.size)]
+    # A norm of float64 may overflow: what can't be measured is no match.
+    return max([0.0, *(float("inf") if math.isnan(one) else one for one in measured)])
 
 
 def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> Fidelity:

@@ -129,7 +129,7 @@ class Controller:
         self._stop.set()
         self._advisor.stop()
         self._patterns.stop()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
             self._tally.settle()
             self._say_savings()
@@ -163,7 +163,7 @@ class Controller:
 
     def _see(self) -> Signals:
         self._tally.settle()
-        self._tally.reserve.fade()
+        self._tally.reserve.fade(self._period_s)
         queue, head_slack_ms, busy = self._scheduler.depth()
         return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
 

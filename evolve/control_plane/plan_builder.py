@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -221,14 +220,27 @@ class Brain:
 
         if not self._workshop.has_room or self._later() is None:
             return build(None)
-        with ThreadPoolExecutor(1, "brain-beside") as pool:
-            with self._pauses.follower() as pauses:
-                beside = pool.submit(build, pauses)
-                try:
-                    build(None)
-                finally:
-                    waiting.clear()
-            beside.result()
+        failed: list[BaseException] = []
+
+        def build_beside(pauses: Pauses) -> None:
+            try:
+                build(pauses)
+            except BaseException as error:
+                failed.append(error)
+
+        with self._pauses.follower() as pauses:
+            # A daemon, and no pool's: nothing waits for it at the end of the interpreter.
+            beside = threading.Thread(
+                target=build_beside, args=(pauses,), name="brain-beside", daemon=True
+            )
+            beside.start()
+            try:
+                build(None)
+            finally:
+                waiting.clear()
+        beside.join()
+        if failed:
+            raise failed[0]
 
     def _search(
         self, cache: ArtifactCache, folder: Path, tried: Sequence[PlanSpec]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from evolve.control_plane.residency import worth_keeping
-from evolve.errors import PlanFault
+from evolve.errors import PlanFault, PlanLost
 from supernet.fidelity import tier_of
 from supernet.guards import Within
 from supernet.plans import ORIGINAL, PlanState
@@ -91,6 +91,10 @@ class Admission:
                 continue
             try:
                 self._fleet.load(plan)
+            except PlanLost as fault:  # it is not to blame, and all will be built again
+                self._fleet.unload(plan.key)
+                self._fleet.lost(fault)
+                continue
             except PlanFault as fault:
                 self._fleet.unload(plan.key)
                 self._library.quarantine(plan.key, str(fault))

@@ -126,17 +126,22 @@ class Fleet:
         worker = self._hired(dead.name)
         if worker is None:
             return
-        for plan in self._plans[:1]:
-            self._try_to_load(worker, plan)
-        lane.worker = worker  # on duty with its first plan; the others follow
-        for plan in self._plans[1:]:
-            self._try_to_load(worker, plan)
-        if not self._closed.is_set():
-            told = f"replaced (process {worker.pid}), {len(worker.resident)} plans"
-            self._said(worker.name, told)
-            self._complete(lane, worker)
-        if self._closed.is_set():
-            worker.close()
+        on_duty = False
+        try:
+            for plan in self._plans[:1]:
+                self._try_to_load(worker, plan)
+            lane.worker, on_duty = worker, True  # with its first plan; the others follow
+            for plan in self._plans[1:]:
+                self._try_to_load(worker, plan)
+            if not self._closed.is_set():
+                told = f"replaced (process {worker.pid}), {len(worker.resident)} plans"
+                self._said(worker.name, told)
+                self._complete(lane, worker)
+        finally:
+            if not on_duty:
+                lane.worker = worker
+            if self._closed.is_set():
+                worker.close()
 
     def _complete(self, lane: Lane, worker: Worker) -> None:
         """Has the worker of `lane` hold what it is meant to, however often that fails."""
@@ -149,19 +154,24 @@ class Fleet:
             pause_s = min(2 * pause_s, MAX_BACKOFF_S)
 
     def _try_to_load(self, worker: Worker, plan: Plan, *, is_told: bool = False) -> None:
+        if plan.key in worker.resident:  # a copy of the nursery begins with some
+            return
         try:
             worker.load(plan, self._warm(plan))
+            if plan.key not in self.held():  # a fault has ruled it out meanwhile
+                worker.unload(plan.key)
         except PlanLost as fault:
-            if not self._is_told:
-                self._is_told = True
-                self._said(worker.name, str(fault))
-                self._lost()
+            self.lost(fault)
         except PlanFault as fault:
             if not is_told:
                 self._said(worker.name, f"{fault}; tried again until it can be")
-        else:
-            if plan.key not in self.held():  # a fault has ruled it out meanwhile
-                worker.unload(plan.key)
+
+    def lost(self, fault: PlanLost) -> None:
+        """The files of a plan are gone; said once, for whoever finds it next finds the same."""
+        if not self._is_told:
+            self._is_told = True
+            self._said("plans", str(fault))
+            threading.Thread(target=self._lost, name="rebuild", daemon=True).start()
 
     def _hired(self, name: str) -> Worker | None:
         """A new worker, however often that fails (no memory, no process left); None once closed."""

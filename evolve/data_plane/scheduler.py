@@ -281,7 +281,8 @@ class Scheduler:
             self._waiters += 1
             try:
                 return self._changed.wait_for(
-                    lambda: not self._waiting and self._busy <= set(besides), timeout_s
+                    lambda: not self._waiting and self._busy <= set(besides),
+                    min(timeout_s, threading.TIMEOUT_MAX),
                 )
             finally:
                 self._waiters -= 1

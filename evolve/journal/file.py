@@ -111,7 +111,12 @@ class JournalFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Let go of the file and its lock, which a fork would keep until it closes its copy."""
+        _unlock(self._fd)
+        os.close(self._fd)
+
+    def leave(self) -> None:
+        """Let go of a fork's copy; the lock stays its parent's."""
         os.close(self._fd)
 
     def _cut_torn(self) -> None:
@@ -193,6 +198,11 @@ def _lock(fd: int, path: Path) -> None:
             f"journal path must belong to one runtime at a time, but {path} is in use; "
             "give each runtime a path of its own"
         ) from error
+
+
+def _unlock(fd: int) -> None:
+    if fcntl is not None:
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -160,7 +160,7 @@ class Journal:
         self._lock = threading.Lock()
         if self._file is not None and not self._closed:
             self._fault = f"{self._file.path}: written by the process that this one is a fork of"
-            self._file.close()
+            self._file.leave()
             self._file = None
             self._waiting.clear()
 

@@ -241,7 +241,8 @@ def workers_of(config: WorkersConfig, cores: int) -> WorkersConfig:
 def _has_room(model: torch.nn.Module, cores: int) -> bool:
     """Whether two builds at a time leave the machine its breath: each takes a core and holds the
     weights a few times over."""
-    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    tensors = (*model.parameters(), *model.buffers())
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     needed = BUILD_BYTES + BUILD_WEIGHTS * weights
     return cores > 1 and psutil.virtual_memory().available > 2 * needed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ class Revisions:
         self._holder: weakref.ref[object] | None = None
         self._is_closed = False
         self._ended = threading.Event()
+        self._until_s = 0.0
         self._pid = os.getpid()
         self._is_orphaned = False
 
@@ -132,14 +134,23 @@ class Revisions:
     def look(self) -> None:
         """Called in every tick: ends it all once nobody holds the runtime and nothing is left to
         answer; keeps the collector from what will stay."""
-        if self._freezes and not self._is_closed and self.now.is_settled:
-            collector.settled()
-        if self._holder is None or self._holder() is not None or self._is_closed:
+        if self._in_force is None or self._is_closed:
             return
-        waiting, _, busy = self.now.serving.scheduler.depth()
-        if not waiting and not busy:
+        if self._freezes and self._in_force.is_settled:
+            collector.settled()
+        if self._holder is not None and self._holder() is None and self._is_idle():
             why = "closed: nobody holds it any more"
             threading.Thread(target=self.close, args=(0.0, why), name="close", daemon=True).start()
+
+    def _is_idle(self) -> bool:
+        """False as well while a revision takes over what waits with another."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            waiting, _, busy = self.now.serving.scheduler.depth()
+            return not waiting and not busy
+        finally:
+            self._lock.release()
 
     def close(self, drain_s: float = 0.0, why: str = "closed") -> None:
         """See `Runtime.close`."""
@@ -149,13 +160,19 @@ class Revisions:
             if self._is_closed:
                 return
             self._is_closed = True
+            self._until_s = time.monotonic() + drain_s
         revision = self.now
         if self._upkeep is not None:
             self._upkeep.stop()
         revision.stop()
-        if drain_s > 0:
-            own = self._computing.get(threading.get_ident())  # a request that asks to close
-            revision.serving.scheduler.run_dry({own.index} if own is not None else (), drain_s)
+        try:
+            if drain_s > 0:
+                own = self._computing.get(threading.get_ident())  # a request that asks to close
+                revision.serving.scheduler.run_dry({own.index} if own is not None else (), drain_s)
+        finally:  # a KeyboardInterrupt, too, leaves nothing half open
+            self._end(revision, why)
+
+    def _end(self, revision: Revision, why: str) -> None:
         for request in revision.retire():
             if request.future.begin():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
@@ -176,7 +193,8 @@ class Revisions:
         """Closes, or waits for who is about to."""
         if not self._is_orphaned:
             self.close(drain_s)
-            self._ended.wait(CLOSE_TIMEOUT_S)
+            left_s = self._until_s - time.monotonic()  # of who drains already
+            self._ended.wait(min(max(0.0, left_s) + CLOSE_TIMEOUT_S, threading.TIMEOUT_MAX))
 
     def orphan(self) -> None:
         """Called in a fork of this process, which has neither the threads nor a say over the

@@ -128,7 +128,8 @@ class Upkeep:
     def refresh(self, why: str = "refreshed") -> None:
         """The original serves when this returns; the model is captured again beside it."""
         with self._putting:
-            self._settled.clear()
+            if not self._unsettle():
+                return
             self._say(f"{why}: plans retire, and the original model serves")
             self._put(self.pending(self._beside_or_why("it is being captured again")))
             with self._changed:
@@ -137,10 +138,18 @@ class Upkeep:
             if (capture := self._capture) is not None:
                 capture.stop()
 
+    def _unsettle(self) -> bool:
+        """False where all is to end: nobody may wait for another capture then."""
+        with self._changed:
+            if not self._stopped:
+                self._settled.clear()
+            return not self._stopped
+
     def stop(self) -> None:
         """Ends the capture under way and starts no other."""
         with self._changed:
             self._stopped = True
+            self._settled.set()
             self._changed.notify_all()
         if (capture := self._capture) is not None:
             capture.stop()
@@ -175,7 +184,8 @@ class Upkeep:
                 self._until_still(self._settings.still_s * 2.0 ** (patience - 1))
 
     def _retire_plans(self) -> None:
-        self._settled.clear()
+        if not self._unsettle():
+            return
         self._say(
             f"the weights moved ({self._what}): plans of the old ones retire, "
             "and the original model serves"

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Reserve"]
 
 LATE_SHARE = 0.005  # of the answers, at which it stays as it is
-KEPT = 0.99  # from one tick to the next: half of it in seven seconds
+HALF_LIFE_S = 7.0
 STEP_SHARE, MOST_SHARE = 0.02, 0.25  # of the SLO: one late answer adds the first
 
 
@@ -31,10 +31,10 @@ class Reserve:
         self._most_ms = MOST_SHARE * slo_ms
         self._step_ms = STEP_SHARE * slo_ms
 
-    def fade(self) -> None:
+    def fade(self, after_s: float) -> None:
         """Called in every tick: what is refused for the reserve's sake says nothing of whether it
         would have been late."""
-        self.ms *= KEPT
+        self.ms *= 0.5 ** (after_s / HALF_LIFE_S)
 
     def ended(self, *, met: bool) -> None:
         """An answer that could have been refused instead was given, in time or not."""

@@ -22,6 +22,7 @@ __all__ = ["Looked", "RowErrors", "tail"]
 
 RARE = 1e-3
 _LEAST = 1e-9  # error of a tail
+_MOST_LOG = 700.0  # of what a float holds
 _SURE = 2.33  # standard deviations: 99 times in 100
 _BY_MEAN = ("top1",)  # of a single row it is all or nothing
 
@@ -132,4 +133,5 @@ def tail(errors: Sequence[float], rare: float = RARE) -> float:
     top, threshold = found[-count:], max(float(found[-count - 1]), _LEAST)
     index = float(np.mean(np.log(np.maximum(top, threshold) / threshold)))
     reach = math.log(count / len(found) / rare)
-    return max(largest, threshold * math.exp(index * reach * (1 + _SURE / math.sqrt(count))))
+    grown = math.log(threshold) + index * reach * (1 + _SURE / math.sqrt(count))
+    return max(largest, math.exp(grown) if grown < _MOST_LOG else math.inf)

@@ -30,6 +30,7 @@ _USUAL, _STRANGE = 1024, 128  # rows
 _TOGETHER = 8  # rows
 _SECONDS = 0.8  # of the original's time, for each of the two
 _MOST_BYTES = 32 << 20
+_OFF, _BEYOND = 0.3, 0.3  # of a number, and of the examples' range
 _WIDE = 2.0**20  # a range of so many integers is drawn from by magnitude
 
 
@@ -163,10 +164,7 @@ class _Drawn:
             return leaf
         flat = leaf.reshape(-1).cpu()
         if leaf.is_floating_point():
-            if turn % 2:
-                flat = flat * (1.0 + 0.3 * torch.randn(flat.shape, generator=rng))
-            else:
-                flat = _smoothed(flat, rng)
+            flat = _alike(flat, rng, in_place=turn % 2 == 1)
         elif turn % 2:
             flat = _whole(leaf.dtype, flat.shape, self._ends.get(index), rng)
         else:
@@ -174,13 +172,32 @@ class _Drawn:
         return flat.reshape(leaf.shape).to(leaf.dtype).to(leaf.device)
 
 
-def _smoothed(flat: Tensor, rng: torch.Generator) -> Tensor:
-    """As many, drawn from a smooth density of these numbers (Silverman 1986, Density Estimation,
-    section 6.4: smoothed bootstrap); what is exactly zero stays so."""
-    drawn = flat[torch.randint(flat.numel(), flat.shape, generator=rng)]
-    width = flat.double().std(correction=0) * flat.numel() ** -0.2
-    noise = torch.randn(flat.shape, generator=rng) * float(torch.nan_to_num(width))
-    return torch.where(drawn == 0, drawn, drawn + noise)
+def _alike(flat: Tensor, rng: torch.Generator, *, in_place: bool) -> Tensor:
+    """As many numbers like these: each a third off, or drawn from a smooth density of them
+    (Silverman 1986, Density Estimation, sections 3.4.2 and 6.4). They reach beyond the range of
+    these by `_BEYOND` of it; what is exactly zero, infinite or no number stays so."""
+    finite = flat[flat.isfinite()].double()
+    if not len(finite):
+        return flat
+    noise = torch.randn(flat.shape, generator=rng).double()
+    if in_place:
+        drawn = flat
+        moved = flat.double() * (1.0 + _OFF * noise)
+    else:
+        drawn = flat[torch.randint(flat.numel(), flat.shape, generator=rng)]
+        moved = drawn.double() + _spread(finite) * len(finite) ** -0.2 * noise
+    low, high = float(finite.min()), float(finite.max())
+    limits = torch.finfo(flat.dtype)
+    reach = _BEYOND * max(high - low, abs(low), abs(high))
+    moved = moved.clamp(max(low - reach, limits.min), min(high + reach, limits.max))
+    return torch.where((drawn == 0) | ~drawn.isfinite(), drawn, moved.to(flat.dtype))
+
+
+def _spread(finite: Tensor) -> float:
+    """A standard deviation that one outlier does not widen."""
+    some = finite[: 1 << 20]
+    lower, upper = (float(torch.quantile(some, share)) for share in (0.25, 0.75))
+    return min(float(some.std(correction=0)), (upper - lower) / 1.34)
 
 
 def _whole(

@@ -64,9 +64,9 @@ def test_plans_whose_files_are_gone_are_built_again(
 ) -> None:
     before, worker = held(runtime), runtime.parts.fleet.lanes[0].worker
     assert worker is not None
+    first = runtime.parts
     harm(cache)
     os.kill(worker.pid, signal.SIGKILL)
-    first = runtime.parts
     x = torch.randn(1, 8)
     assert torch.allclose(runtime(x), mlp(x), atol=1e-6), "answered meanwhile"
     assert eventually(lambda: runtime.parts is not first)

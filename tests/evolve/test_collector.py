@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -66,3 +69,56 @@ def test_what_somebody_else_froze_is_left_alone() -> None:
         assert gc.get_freeze_count() == count
     finally:
         gc.unfreeze()
+
+
+class Closes:
+    """In a ring, and closes a runtime when it is collected."""
+
+    def __init__(self, runtime: evolve.Runtime) -> None:
+        self.own, self.runtime = self, runtime
+
+    def __del__(self) -> None:
+        self.runtime.close()
+
+
+def test_what_a_collection_closes_holds_nobody_up(
+    mlp: torch.nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = evolve.wrap(mlp, (torch.zeros(1, 8),), config=config.replace(freeze=False))
+    assert other.wait_for_plans(60)
+    collected = threading.Event()
+    monkeypatch.setattr(collector, "STILL_S", 1e9)
+    with evolve.wrap(mlp, (torch.zeros(1, 8),), config=config) as runtime:
+        assert runtime.wait_for_plans(60)
+        gc.disable()
+        try:
+            Closes(other)
+            weakref.finalize(other, collected.set)
+            del other
+            monkeypatch.setattr(collector, "STILL_S", 0.0)  # the next tick collects
+            assert collected.wait(60)
+            ticks = runtime.parts.controller.ticks
+            assert eventually(lambda: runtime.parts.controller.ticks > ticks + 3)
+        finally:
+            gc.enable()
+
+
+def test_a_fork_is_not_held_up_by_who_held_the_lock() -> None:
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with collector._lock:
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        collector.release()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    go_on.set()
+    thread.join()

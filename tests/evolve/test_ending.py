@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import subprocess
 import sys
@@ -73,6 +74,38 @@ def test_what_is_not_answered_in_time_fails(config: evolve.Config) -> None:
     assert not closing.is_alive()
 
 
+def test_draining_may_take_for_ever(config: evolve.Config) -> None:
+    runtime, model, futures = held_up(config)
+    closing = threading.Thread(target=runtime.close, args=(math.inf,))
+    closing.start()
+    model.may.set()
+    assert all(future.exception(timeout=60) is None for future in futures)
+    closing.join(60)
+    assert not closing.is_alive()
+
+
+def test_what_interrupts_draining_leaves_nothing_half_open(
+    config: evolve.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, model, futures = held_up(config)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime.parts.serving.scheduler, "run_dry", interrupted)
+    threading.Timer(0.2, model.may.set).start()
+    controller = runtime.parts.controller
+    with pytest.raises(KeyboardInterrupt):
+        runtime.close(60.0)
+    assert all(future.done() for future in futures)
+    assert not controller._thread.is_alive()
+
+
+def test_seconds_to_drain_are_checked(runtime: evolve.Runtime) -> None:
+    with pytest.raises(ValueError, match="drain_s must be at least 0, got -1"):
+        runtime.close(-1.0)
+
+
 def test_a_callback_may_drain_the_runtime_that_it_was_called_by(config: evolve.Config) -> None:
     runtime, model, futures = held_up(config)
     closed = threading.Event()
@@ -104,6 +137,21 @@ def test_a_runtime_that_nobody_holds_ends(
     assert scheduler() is None, "nothing of it is left"
 
 
+def test_what_waits_while_a_revision_takes_over_is_not_ended(
+    mlp: torch.nn.Module, config: evolve.Config
+) -> None:
+    runtime = evolve.wrap(mlp, (X,), slo=LATE, config=config)
+    runtime.wait_for_plans(60)
+    revisions, controller = runtime._revisions, runtime.parts.controller
+    with revisions._lock:  # as `put` holds it
+        del runtime
+        ticks = controller.ticks
+        assert eventually(lambda: controller.ticks > ticks + 3)
+        assert not any(thread.name == "close" for thread in threading.enumerate())
+    assert eventually(lambda: revisions.is_closed)
+    assert revisions._ended.wait(60)
+
+
 def test_requests_outlive_the_runtime_that_they_were_sent_to(config: evolve.Config) -> None:
     model, futures = held_up(config)[1:]  # the runtime is let go of
     model.may.set()
@@ -125,7 +173,7 @@ try:
     while True:
         runtime(X)
 except evolve.RuntimeClosed:
-    print("answered", answered, flush=True)
+    os.write(1, b"answered %d\\n" % answered)  # at once: the signal may come at any moment
 threading.Event().wait(60)
 print("went on", flush=True)
 """

@@ -308,6 +308,29 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
     assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)
 
 
+def test_a_plan_that_is_ruled_out_while_a_new_worker_loads_it_costs_no_lane_its_worker() -> None:
+    hired = threading.Event()
+    fleet = Fleet(
+        1, None, lambda name: StagedWorker(name, raises), lambda plan: [],
+        lambda worker, what: hired.set() if what.startswith("replaced") else None,
+    )  # fmt: skip
+    plan = staged_plan()
+    fleet.load(plan)
+
+    class RuledOut(StagedWorker):
+        def load(self, loading: Plan, warm: Sequence[Any] = ()) -> None:
+            super().load(loading, warm)
+            fleet._plans = ()
+
+        def unload(self, key: str) -> None:
+            raise WorkerCrashed(self.name, -signal.SIGKILL)
+
+    fleet._hire = lambda name: RuledOut(name, raises)
+    fleet.replace(fleet.lanes[0], "it died")
+    assert hired.wait(60)
+    assert isinstance(fleet.lanes[0].worker, RuledOut)
+
+
 @pytest.mark.parametrize(("apart_s", "waits"), [(1.0, 3), (61.0, 0)])
 def test_only_a_worker_that_keeps_dying_waits_to_be_replaced(
     monkeypatch: pytest.MonkeyPatch, apart_s: float, waits: int

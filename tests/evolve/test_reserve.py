@@ -27,7 +27,7 @@ def test_it_never_takes_more_than_a_quarter_of_the_slo_and_is_forgotten() -> Non
         reserve.ended(met=False)
     assert reserve.ms == pytest.approx(12.5)
     for _ in range(600):  # a minute of ticks
-        reserve.fade()
+        reserve.fade(0.1)
     assert reserve.ms < 0.05
 
 

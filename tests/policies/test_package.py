@@ -173,15 +173,15 @@ def test_the_digest_follows_every_compiled_file(tmp_path: Path) -> None:
         return {name for name in before if before[name] != after[name]}
 
     files = {
-        f"{path.parent.name}/{path.name}": followed(path)
-        for name in ("policies", "sims")
+        f"{name}/{path.name}": followed(path)
+        for name in ("policies", "sims/engine")
         for path in sorted((tmp_path / name).glob("*.py"))
     }
     compiled = {name for name in files if "\n@jit" in (tmp_path / name).read_text("utf-8")}
     assert {"policies/uniform.py", "policies/_batch.py", "sims/engine/observe.py"} <= compiled
     for name in compiled | {"policies/_jit.py", "policies/params.py", "sims/engine/state.py"}:
         assert files[name] == ({"policies", "sims"} if name.startswith("policies") else {"sims"})
-    assert files["policies/tactical.py"] == files["sims/gym/env.py"] == set()
+    assert files["policies/tactical.py"] == files["sims/engine/signals.py"] == set()
 
 
 @_jit.jit

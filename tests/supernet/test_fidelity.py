@@ -84,3 +84,9 @@ def test_the_worst_example_is_judged() -> None:
 def test_an_unknown_metric_is_named() -> None:
     with pytest.raises(ValueError, match=r"metric must be one of \['cosine', 'relative_l2'"):
         error("l3", [], [])
+
+
+@pytest.mark.parametrize("metric", ["relative_l2", "cosine"])
+def test_answers_too_large_to_be_measured_are_no_match(metric: str) -> None:
+    large = np.array([1e200, -2e200])
+    assert error(metric, [-large], [large]) == float("inf")
