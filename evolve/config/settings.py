@@ -210,7 +210,8 @@ class Config:
     )
     freeze: bool = option(
         True,
-        "Whether Python's collector leaves alone what lives as long as the service (gc.freeze).",
+        "Whether Python's collector leaves alone what lives as long as the service (gc.freeze). "
+        "Who holds a runtime in a reference cycle must close it then.",
     )
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**32 - 1)
 

@@ -209,7 +209,7 @@ class Assembly:
         return Workshop(
             found.capture, self.device, self.slo, self.config.plans, threads,
             isolated=self.config.workers.kind == "process", stored=found.stored,
-            has_room=_has_room(self.model, self.device.cores),
+            has_room=_has_room(self.model, self.device),
         )  # fmt: skip
 
     def _worker_said(self, worker: str, what: str) -> None:
@@ -238,13 +238,15 @@ def workers_of(config: WorkersConfig, cores: int) -> WorkersConfig:
     )
 
 
-def _has_room(model: torch.nn.Module, cores: int) -> bool:
+def _has_room(model: torch.nn.Module, device: DeviceFingerprint) -> bool:
     """Whether two builds at a time leave the machine its breath: each takes a core and holds the
-    weights a few times over."""
+    weights a few times over. On a GPU they would time each other."""
     tensors = (*model.parameters(), *model.buffers())
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     needed = BUILD_BYTES + BUILD_WEIGHTS * weights
-    return cores > 1 and psutil.virtual_memory().available > 2 * needed
+    free = psutil.virtual_memory().available
+    free = min(free, device.memory_bytes or free)  # what a container allows
+    return device.kind == "cpu" and device.cores > 1 and free > 2 * needed
 
 
 def _flops(

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +18,7 @@ import torch
 
 import evolve
 from evolve.control_plane import plan_builder
+from evolve.lifecycle.assembly import _has_room
 from profiler.places import Place
 from profiler.units import host_database
 from supernet.building.build import BuildLimits
@@ -295,7 +298,7 @@ def test_two_plans_are_built_at_a_time_where_there_is_room(
         return failed(spec, limits.limit, "none of this is real")
 
     monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
-    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, cores: has_room)
+    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, device: has_room)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
     )
@@ -328,7 +331,7 @@ def test_the_second_build_stands_still_while_serving_and_never_at_the_end(
 
     runtime_is_busy = threading.Event()
     monkeypatch.setattr("evolve.control_plane.plan_builder.build_plan", build)
-    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, cores: True)
+    monkeypatch.setattr("evolve.lifecycle.assembly._has_room", lambda model, device: True)
     config = evolve.Config(capture=WAITED_FOR).replace(
         plans={"cache_dir": tmp_path / "cache", "search": False}, workers={"kind": "process"}
     )
@@ -337,3 +340,23 @@ def test_the_second_build_stands_still_while_serving_and_never_at_the_end(
         runtime_is_busy.set()
         assert runtime.wait_for_plans(100)
     assert held[:2] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "room"),
+    [
+        ({}, 1 << 20, True),
+        ({"cores": 1}, 1 << 20, False),
+        ({"kind": "nvidia"}, 1 << 20, False),
+        ({"memory_bytes": 4 << 30}, 1 << 20, False),  # a container's limit
+        ({}, 4 << 30, False),
+    ],
+)
+def test_there_is_room_for_two_builds_where_cores_and_memory_allow_it(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], weights: int, room: bool
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=16 << 30))
+    device = replace(host_database().fingerprints()[0], kind="cpu", cores=2, memory_bytes=16 << 30)
+    with torch.device("meta"):
+        model = torch.nn.Linear(weights // 4, 1, bias=False)
+    assert _has_room(model, replace(device, **changes)) is room
