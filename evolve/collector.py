@@ -24,19 +24,17 @@ _changed_s = time.monotonic()
 def settled() -> None:
     """Called in every tick of a service that changes no more for now; freezes once.
 
-    Where somebody else has frozen objects, nothing is done.
+    Nothing is collected first, which would be the very pause: what is garbage by then stays until
+    the next change. Where somebody else has frozen objects, nothing is done.
     """
     global _is_done, _is_ours
     if _is_done or time.monotonic() - _changed_s < STILL_S:
         return
-    changed_s = _changed_s
-    gc.collect()  # may run anybody's finalisers, and so `release`: not under the lock
     with _lock:
-        if not _is_done and changed_s == _changed_s:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                _is_ours = True
-            _is_done = True
+        if not _is_done and not gc.get_freeze_count():
+            gc.freeze()
+            _is_ours = True
+        _is_done = True
 
 
 def release() -> None:

@@ -139,6 +139,8 @@ class Controller:
             try:
                 self.tick()
             except Exception as error:  # the data plane goes on with the tables it has
+                if self._stop.is_set():  # closed meanwhile, maybe from within this very tick
+                    return
                 self._say_trouble(f"tick failed: {error!r}")
 
     def tick(self) -> None:

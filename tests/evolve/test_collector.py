@@ -34,7 +34,7 @@ class Ring:
 
 
 def test_a_settled_service_is_frozen_and_a_closed_one_is_not(
-    mlp: torch.nn.Module, config: evolve.Config
+    mlp: torch.nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with evolve.wrap(mlp, (torch.zeros(1, 8),), config=config) as runtime:
         assert runtime.wait_for_plans(60)
@@ -45,10 +45,13 @@ def test_a_settled_service_is_frozen_and_a_closed_one_is_not(
         del ring
         gc.collect()
         assert gone() is None, "what comes after is collected as ever"
+        monkeypatch.setattr(collector, "STILL_S", 1e9)
         runtime.refresh()
         assert runtime.wait_for_plans(60)
-        assert eventually(lambda: gc.get_freeze_count() > 0)
+        assert gc.get_freeze_count() == 0
         assert eventually(lambda: gc.collect() >= 0 and scheduler() is None), "the one before"
+        monkeypatch.setattr(collector, "STILL_S", 0.0)
+        assert eventually(lambda: gc.get_freeze_count() > 0)
     assert gc.get_freeze_count() == 0
 
 
@@ -71,36 +74,21 @@ def test_what_somebody_else_froze_is_left_alone() -> None:
         gc.unfreeze()
 
 
-class Closes:
-    """In a ring, and closes a runtime when it is collected."""
-
-    def __init__(self, runtime: evolve.Runtime) -> None:
-        self.own, self.runtime = self, runtime
-
-    def __del__(self) -> None:
-        self.runtime.close()
-
-
-def test_what_a_collection_closes_holds_nobody_up(
-    mlp: torch.nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
+def test_a_finaliser_that_runs_on_the_tick_may_close_the_runtime(
+    mlp: torch.nn.Module, config: evolve.Config
 ) -> None:
-    other = evolve.wrap(mlp, (torch.zeros(1, 8),), config=config.replace(freeze=False))
-    assert other.wait_for_plans(60)
-    collected = threading.Event()
-    monkeypatch.setattr(collector, "STILL_S", 1e9)
-    with evolve.wrap(mlp, (torch.zeros(1, 8),), config=config) as runtime:
-        assert runtime.wait_for_plans(60)
-        gc.disable()
-        try:
-            Closes(other)
-            weakref.finalize(other, collected.set)
-            del other
-            monkeypatch.setattr(collector, "STILL_S", 0.0)  # the next tick collects
-            assert collected.wait(60)
-            ticks = runtime.parts.controller.ticks
-            assert eventually(lambda: runtime.parts.controller.ticks > ticks + 3)
-        finally:
-            gc.enable()
+    runtime = evolve.wrap(mlp, (torch.zeros(1, 8),), config=config)
+    assert runtime.wait_for_plans(60)
+    controller, closed = runtime.parts.controller, threading.Event()
+
+    def close() -> None:
+        runtime.close()
+        closed.set()
+
+    controller._check = close
+    assert closed.wait(60)
+    controller._thread.join(60)
+    assert not controller._thread.is_alive()
 
 
 def test_a_fork_is_not_held_up_by_who_held_the_lock() -> None:
