@@ -242,11 +242,18 @@ def _has_room(model: torch.nn.Module, device: DeviceFingerprint) -> bool:
     """Whether two builds at a time leave the machine its breath: each takes a core and holds the
     weights a few times over. On a GPU they would time each other."""
     tensors = (*model.parameters(), *model.buffers())
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    weights = sum(_bytes(tensor) for tensor in tensors)
     needed = BUILD_BYTES + BUILD_WEIGHTS * weights
     free = psutil.virtual_memory().available
     free = min(free, device.memory_bytes or free)  # what a container allows
     return device.kind == "cpu" and device.cores > 1 and free > 2 * needed
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.numel() * tensor.element_size()
+    except (RuntimeError, ValueError):  # it has no size yet
+        return 0
 
 
 def _flops(
