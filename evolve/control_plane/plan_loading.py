@@ -57,6 +57,7 @@ class Admission:
         self._fleet = fleet
         self._savings = savings
         self._lock = threading.Lock()
+        self._lost: set[str] = set()  # plans whose files are gone
         self._slo_ms = slo_ms
         self._limit = limit
         self._refresh = refresh
@@ -93,8 +94,9 @@ class Admission:
                 self._fleet.load(plan)
             except PlanLost as fault:  # it is not to blame, and all will be built again
                 self._fleet.unload(plan.key)
+                self._lost.add(plan.key)
                 self._fleet.lost(fault)
-                continue
+                return self._settle(new - {plan.key})
             except PlanFault as fault:
                 self._fleet.unload(plan.key)
                 self._library.quarantine(plan.key, str(fault))
@@ -109,7 +111,7 @@ class Admission:
         self._refresh()
 
     def _keep(self) -> set[str]:
-        plans = self._library.admitted()
+        plans = [plan for plan in self._library.admitted() if plan.key not in self._lost]
         keys = [ORIGINAL, *(plan.key for plan in plans)]
         tiers = [0, *(tier_of(plan.error) for plan in plans)]
         kept = worth_keeping(

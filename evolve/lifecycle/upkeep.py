@@ -153,7 +153,6 @@ class Upkeep:
             self._changed.notify_all()
         if (capture := self._capture) is not None:
             capture.stop()
-        self._settled.set()
 
     def join(self, timeout_s: float) -> None:
         if self._thread.is_alive():

@@ -13,7 +13,7 @@ import torch
 
 import evolve
 from evolve.data_plane.fleet import Fleet
-from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
+from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
 from supernet.bounds import Bound, Bounds
@@ -133,6 +133,34 @@ def test_a_plan_that_cannot_be_loaded_takes_no_other_plans_place(
     assert found is not None
     assert (found.state, found.reason) == (PlanState.QUARANTINED, "no such kernel here")
     assert runtime.parts.fleet.held() == {plan.key}
+
+
+def test_a_plan_whose_files_are_gone_is_not_to_blame(
+    serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime, _, plan = serve(lambda leaves: [torch.zeros(len(leaves[0]), 4)])
+    faster = replace(
+        plan,
+        spec=replace(plan.spec, backend="faster"),
+        costs_ms={shape: ms / 2 for shape, ms in plan.costs_ms.items()},
+    )
+    told: list[str] = []
+    fleet, library = runtime.parts.fleet, runtime.parts.library
+    monkeypatch.setattr(fleet, "_lost", lambda: told.append("rebuild"))
+
+    def load(worker: StagedWorker, loading: Plan, warm: object) -> None:
+        raise PlanLost("its files are gone")
+
+    monkeypatch.setattr(StagedWorker, "load", load)
+    library.put(faster)
+    for _ in range(2):
+        runtime.parts.admission.admit(faster)
+    found = library.get(faster.key)
+    assert found is not None
+    assert found.state is PlanState.ADMITTED
+    assert fleet.held() == {plan.key}
+    assert eventually(lambda: told == ["rebuild"])
 
 
 def test_the_next_best_plan_takes_the_place_of_one_that_is_quarantined(
