@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from policies._experience import Experience, checked, checked_presets, checked_seen
 from policies.base import Choice
-from policies.observation import V_BURSTINESS, V_SLO_MS, V_WORKERS, observe
+from policies.observation import Signal, observe
 from policies.params import RuleParams
 
 if TYPE_CHECKING:
@@ -147,12 +147,12 @@ class TablePolicy:
 def _place(seen: Floats) -> tuple[Floats, Floats]:
     """Arrivals of the last second per worker, and burstiness; [E] each."""
     arrivals = np.expm1(seen[:, :10]).sum(axis=1)
-    return arrivals / np.exp(seen[:, V_WORKERS]), np.expm1(seen[:, V_BURSTINESS])
+    return arrivals / np.exp(seen[:, Signal.WORKERS]), np.expm1(seen[:, Signal.BURSTINESS])
 
 
 def _groups(seen: Floats) -> Ints:
     """(workers, SLO) [E, 2] as whole numbers to compare by."""
-    return np.rint(_STEPS * seen[:, [V_WORKERS, V_SLO_MS]]).astype(np.int64)
+    return np.rint(_STEPS * seen[:, [Signal.WORKERS, Signal.SLO_MS]]).astype(np.int64)
 
 
 def _edges(values: Floats, bins: int) -> Floats:

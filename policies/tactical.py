@@ -19,15 +19,7 @@ from numpy.typing import NDArray
 
 from policies.base import Choice
 from policies.network import Array, Network
-from policies.observation import (
-    SEEN,
-    V_BALANCE,
-    V_FUSED,
-    V_SWITCH_MS,
-    encode,
-    observation_names,
-    observe,
-)
+from policies.observation import SEEN, Signal, encode, observation_names, observe
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 
@@ -38,7 +30,7 @@ __all__ = ["PolicyFileError", "TacticalPolicy"]
 
 SCHEMA = 3
 
-_LEARNT = (slice(V_BALANCE, V_FUSED + 1), slice(V_SWITCH_MS, V_SWITCH_MS + 1))
+_LEARNT = (slice(Signal.BALANCE, Signal.FUSED + 1), slice(Signal.SWITCH_MS, Signal.SWITCH_MS + 1))
 """Entries that a runtime learns while it serves, and that many simulations leave at 0."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from policies.bandit import LinUCB
 from policies.base import Choice
-from policies.observation import V_BURSTINESS, V_QUEUE, observation_names
+from policies.observation import Signal, observation_names
 from policies.presets import DEFAULT, PRESETS
 from tests.policies.observed import signals
 
@@ -23,7 +23,7 @@ def plane(n: int, seed: int = 0) -> tuple[Floats, Floats]:
     """Observations of unequal scales, and the two directions that matter, standardised."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(n, WIDTH))
-    return 5.0 + 3.0 * z, z[:, [V_QUEUE, V_BURSTINESS]]
+    return 5.0 + 3.0 * z, z[:, [Signal.QUEUE, Signal.BURSTINESS]]
 
 
 def worth(z: Floats, tried: Any, noise: Any = 0.0) -> Floats:
@@ -111,7 +111,7 @@ def test_linucb_ignores_what_never_varied_and_holds_what_is_far() -> None:
     odd = seen[:5].copy()
     odd[:, 3] = 1e9
     np.testing.assert_allclose(policy.scores(odd), policy.scores(seen[:5]))
-    odd[:, V_QUEUE] = 1e30
+    odd[:, Signal.QUEUE] = 1e30
     assert np.abs(policy.scores(odd)).max() < 20.0
     assert policy.scores(odd)[:, 1] == pytest.approx(10.0, abs=5.0)
 

@@ -9,7 +9,7 @@ import pytest
 
 from policies.bandit import LinUCB
 from policies.base import Choice
-from policies.observation import V_BURSTINESS, V_SLO_MS, V_WORKERS, observation_names
+from policies.observation import Signal, observation_names
 from policies.presets import DEFAULT, PRESETS
 from policies.table import TablePolicy
 from tests.policies.observed import signals
@@ -28,8 +28,8 @@ def services(
     load, cv2 = rng.uniform(0, 100, n), rng.uniform(0, 8, n)
     seen = rng.normal(size=(n, WIDTH))
     seen[:, :10] = np.log1p(load * workers / 10)[:, None]
-    seen[:, V_BURSTINESS] = np.log1p(cv2)
-    seen[:, V_WORKERS], seen[:, V_SLO_MS] = np.log(workers), np.log(slo_ms)
+    seen[:, Signal.BURSTINESS] = np.log1p(cv2)
+    seen[:, Signal.WORKERS], seen[:, Signal.SLO_MS] = np.log(workers), np.log(slo_ms)
     return seen, load, cv2
 
 

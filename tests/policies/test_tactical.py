@@ -11,7 +11,7 @@ import pytest
 
 from policies.base import Choice
 from policies.network import Network
-from policies.observation import V_BALANCE, V_FUSED, V_SWITCH_MS
+from policies.observation import Signal
 from policies.presets import DEFAULT, PRESETS
 from policies.tactical import (
     PolicyFileError,
@@ -144,7 +144,7 @@ def test_missing_and_torn_files_are_named(tmp_path: Path) -> None:
 def pattern_of(net: Network, low: float, high: float) -> Network:
     """The network had it seen the memory pattern within (low, high) in training."""
     lows, highs = net.low.copy(), net.high.copy()
-    lows[V_BALANCE : V_FUSED + 1], highs[V_BALANCE : V_FUSED + 1] = low, high
+    lows[Signal.BALANCE : Signal.FUSED + 1], highs[Signal.BALANCE : Signal.FUSED + 1] = low, high
     return replace(net, low=lows, high=highs)
 
 
@@ -159,7 +159,7 @@ def test_the_memory_pattern_is_seen_unless_none_was_known_in_training() -> None:
     assert blind.choose(known, START) == blind.choose(QUIET, START)
     seen = np.stack([observe(known, 0), observe(QUIET, 0)])
     assert blind.actions(seen).tolist() == [4, 4]
-    assert seen[0, V_FUSED] == 1.0  # the caller's own observation is left alone
+    assert seen[0, Signal.FUSED] == 1.0  # the caller's own observation is left alone
 
     seeing = TacticalPolicy(pattern_of(network(preset=4), 0.0, 1.0))
     assert seeing.choose(QUIET, START).params is PRESETS[4]
@@ -170,12 +170,12 @@ def test_the_memory_pattern_is_seen_unless_none_was_known_in_training() -> None:
 def test_a_policy_that_never_knew_what_switching_costs_is_not_shown_it() -> None:
     net = network(preset=4)
     lows, highs = net.low.copy(), net.high.copy()
-    lows[V_SWITCH_MS] = highs[V_SWITCH_MS] = 0.0
+    lows[Signal.SWITCH_MS] = highs[Signal.SWITCH_MS] = 0.0
     charged = signals(switch_ms=2.0)
     unknowing = TacticalPolicy(replace(net, low=lows, high=highs))
     assert unknowing.choose(charged, START) == unknowing.choose(QUIET, START)
     highs = highs.copy()
-    highs[V_SWITCH_MS] = 0.01
+    highs[Signal.SWITCH_MS] = 0.01
     knowing = TacticalPolicy(replace(net, low=lows, high=highs))
     assert "switch_over_slo = 0.04 was never seen" in knowing.choose(charged, START).reason
 
