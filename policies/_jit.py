@@ -68,7 +68,7 @@ def jit(function: F) -> F:
     table may hold infinities. The GIL is kept: these calls last microseconds, and taking the
     lock back under contention would cost up to a whole switch interval. `jit_long` lets go of it.
     """
-    return _compile(function, nogil=False)
+    return _compile(function)
 
 
 def jit_long(function: F) -> F:
@@ -76,11 +76,20 @@ def jit_long(function: F) -> F:
     return _compile(function, nogil=True)
 
 
-def _compile(function: F, *, nogil: bool) -> F:
-    plain = numba.njit(error_model="numpy", nogil=nogil)(function)
+def jit_inlined(function: F) -> F:
+    """As `jit`, for a part that has one caller, or is tiny: it is compiled into its callers.
+
+    It may be given tuples of many arrays: a call that is none copies nothing and counts no
+    reference. Elsewhere each of their members is an argument of its own.
+    """
+    return _compile(function, inline="always")
+
+
+def _compile(function: F, **options: Any) -> F:
+    plain = numba.njit(error_model="numpy", **options)(function)
     try:
         with _kept(inspect.getfile(function)):
-            cached: Any = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
+            cached: Any = numba.njit(cache=True, error_model="numpy", **options)(function)
         file = cached._cache._cache_file
         file._source_stamp = (file._source_stamp, _digest(inspect.getfile(function)))
         cached._cache._cache_file = _Guarded(file)
@@ -118,6 +127,8 @@ def _uncounted(context: Any, builder: Any, kind: Any, value: Any) -> Any:
             for i, part in enumerate(cast(Any, kind))
         ]
         return context.make_tuple(builder, kind, parts)
+    if not isinstance(kind, types.Array):
+        return value
     null: Callable[[Any], Any] = cgutils.get_null_value
     view = context.make_array(kind)(context, builder, value)
     view.meminfo, view.parent = null(view.meminfo.type), null(view.parent.type)
@@ -132,7 +143,8 @@ def _borrowed(typing_context: Any, kind: Any) -> Any:
 
 
 borrowed = cast(Callable[[T], T], intrinsic(_borrowed))
-"""In compiled code: the same array, or tuple of arrays, uncounted; whoever calls keeps it alive.
+"""In compiled code: the same array, or tuple of arrays and numbers, uncounted; whoever calls keeps
+it alive.
 
 numba counts a reference at every call that is given an array, atomically; in a loop of many small
 functions that was half of the time.

@@ -14,7 +14,7 @@ from policies.params import RuleParams
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
-from sims.engine.environments import begin
+from sims.engine.environments import Piece, begin
 from sims.engine.inputs import make_bank, tables_for
 from sims.engine.observe import look
 from sims.engine.signals import signals_of
@@ -54,7 +54,7 @@ class Simulation:
         self._state = make_state(1, self._bank, room=max(16, n))
         self._log = full_log(n)
         self.end_ms, self.outcome, self.ran = self._log.end_ms, self._log.outcome, self._log.ran
-        begin(self._bank, self._state, 0, 0, 0, 0, n, 0.0, 1.0, math.inf)
+        begin(self._bank, self._state, 0, Piece(0, 0, 0, n))
 
     @property
     def _env(self) -> Any:

@@ -22,7 +22,7 @@ from policies.base import Policy
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
-from sims.engine.environments import begin
+from sims.engine.environments import Piece, begin
 from sims.engine.inputs import arrivals_for, make_bank, tables_for
 from sims.engine.state import SERVED, SLOT_MS, WINDOW, Bank, full_log, make_state
 from sims.latencies import BINS, counted, quantile
@@ -94,7 +94,7 @@ class StreamedSimulation:
         self._last_s, self._pieces_seen, self._arrivals = first.seconds, 1, n
         self._batches = 0  # up to the last border
         self._latencies = np.zeros(BINS, np.int64)
-        begin(self._bank, self._state, 0, 0, 0, 0, n, 0.0, 1.0, math.inf)
+        begin(self._bank, self._state, 0, Piece(0, 0, 0, n))
 
     @property
     def _env(self) -> Any:

@@ -5,7 +5,7 @@ Part of the engine (`sims.engine.advance`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,34 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
+class Batch(NamedTuple):
+    """One batch: who runs it, its plan and shape, the first and the last of its queue positions,
+    real and computed positions, worth of an answer, costs, and when the worker is free and the
+    answers are there. `took_ms` / `expected_ms` may differ from `ratio`, which leaves out what
+    changing the plan costs."""
+
+    worker: int
+    plan: int
+    rows: int
+    cell: int
+    low: int
+    high: int
+    tokens: float
+    computed: float
+    worth: float
+    expected_ms: float
+    took_ms: float
+    ratio: float
+    finish_ms: float
+    answered_ms: float
+
+
 @jit
 def account(
-    env: Any, slots: Floats, queue_ms: Floats, members: Ints, rows: int, low: int, high: int,
-    finish_ms: float, slo_ms: float, worth: float, ratio: float, tokens: float, computed: float,
-) -> int:  # fmt: skip
-    """Count a batch in the slot in which it ends, and in the episode's totals; those in time.
-
-    `low`, `high`: its first and last queue position, counted as `members` are.
-    """
+    env: Any, slots: Floats, queue_ms: Floats, members: Ints, batch: Batch, slo_ms: float
+) -> int:
+    """Count a batch in the slot in which it ends, and in the episode's totals; those in time."""
+    rows, low, high, finish_ms = batch.rows, batch.low, batch.high, batch.answered_ms
     now_slot = int(env.now_ms / SLOT_MS)
     slot = slots[int(min(finish_ms / SLOT_MS, now_slot + SLOTS - WINDOW - 3)) % SLOTS]
     met, scale = 0, BINS_PER_SLO / slo_ms
@@ -67,35 +86,32 @@ def account(
             slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
     slot[ENDED] += rows
     slot[MET] += met
-    slot[WORTH] += met * worth
+    slot[WORTH] += met * batch.worth
     slot[RAN] += 1.0
-    slot[RATIOS] += ratio
-    slot[WORST] = max(slot[WORST], ratio)
-    slot[TOKENS] += tokens
-    slot[COMPUTED] += computed
+    slot[RATIOS] += batch.ratio
+    slot[WORST] = max(slot[WORST], batch.ratio)
+    slot[TOKENS] += batch.tokens
+    slot[COMPUTED] += batch.computed
     env.answered += rows
     env.met += met
-    env.worth += met * worth
-    env.tokens += tokens
-    env.computed += computed
+    env.worth += met * batch.worth
+    env.tokens += batch.tokens
+    env.computed += batch.computed
     return met
 
 
 @jit
-def note(
-    env: Any, queue_id: Ints, members: Ints, rows: int, log: Log, first: int, plan: int,
-    finish_ms: float, answered_ms: float, expected_ms: float, tokens: float, cell: int, worker: int,
-) -> None:  # fmt: skip
-    """Write a batch and its requests into the log."""
-    for k in range(rows):
+def note(env: Any, queue_id: Ints, members: Ints, log: Log, first: int, batch: Batch) -> None:
+    """Write a batch and its requests into the log of a trace whose arrivals begin at `first`."""
+    for k in range(batch.rows):
         i = queue_id[env.head + members[k]] - first
         log.outcome[i] = SERVED
-        log.end_ms[i] = answered_ms
-        log.ran[i] = plan
+        log.end_ms[i] = batch.answered_ms
+        log.ran[i] = batch.plan
     row = log.batch[env.batches]
-    row.start_ms, row.finish_ms = env.now_ms, finish_ms
-    row.expected_ms, row.tokens = expected_ms, tokens
-    row.plan, row.rows, row.cell, row.worker = plan, rows, cell, worker
+    row.start_ms, row.finish_ms = env.now_ms, batch.finish_ms
+    row.expected_ms, row.tokens = batch.expected_ms, batch.tokens
+    row.plan, row.rows, row.cell, row.worker = batch.plan, batch.rows, batch.cell, batch.worker
 
 
 @jit

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from policies._jit import borrowed, jit, jit_long
+from policies._jit import borrowed, jit, jit_inlined, jit_long
 from policies.observation import SEEN, encode
 from sims.engine.advance import advance
 from sims.engine.observe import look
@@ -16,6 +16,80 @@ from sims.engine.state import Bank, Log, State
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Array = NDArray[np.float32]
+
+
+class Piece(NamedTuple):
+    """Which service faces which arrivals: `start`..`last` - 1 of a trace, arrival i at
+    (at_ms[i] - origin_ms) * stretch, until `end_ms`."""
+
+    service: int
+    trace: int
+    start: int
+    last: int
+    origin_ms: float = 0.0
+    stretch: float = 1.0
+    end_ms: float = np.inf
+
+
+class Draws(NamedTuple):
+    """What episodes are drawn from: any service of the bank, any piece of `seconds` of any trace,
+    stretched to any load within `load` [2] of `capacity_per_s` [S], what a service could carry at
+    best."""
+
+    capacity_per_s: Floats
+    load: Floats
+    seconds: float
+
+
+class Bounds(NamedTuple):
+    """Least and most of every entry of an observation, [D]."""
+
+    low: Array
+    high: Array
+
+
+class Tick(NamedTuple):
+    """How long a tick is, and whether it earns its advantage over preset 0 or its worth per
+    arrival, times `scale`."""
+
+    ms: float
+    against_default: bool
+    scale: float
+
+
+class Environments(NamedTuple):
+    """E environments of a gym, and what all of them go by. `scratch`: two rows for each share."""
+
+    bank: Bank
+    state: State
+    scratch: State
+    log: Log
+    draws: Draws
+    bounds: Bounds
+    tick: Tick
+
+
+class Share(NamedTuple):
+    """Those of the environments that one thread steps: first..end - 1, and its scratch row."""
+
+    first: int
+    end: int
+    scratch: int
+
+
+class Stepped(NamedTuple):
+    """What a step of E environments gave.
+
+    `seen` float32 [E, D]: after it, of the next episode where `done`. `reward` [E]. `last_seen`
+    [E, D] and `told` [E, 4] (requests offered, answered, answered in time, worth of those): of
+    the episodes that ended.
+    """
+
+    seen: Array
+    reward: Floats
+    done: NDArray[np.bool_]
+    last_seen: Array
+    told: Floats
 
 
 @jit
@@ -30,19 +104,16 @@ def _random(env: Any) -> float:
 
 
 @jit
-def begin(
-    bank: Bank, state: State, e: int, service: int, trace: int, start: int, last: int,
-    origin_ms: float, stretch: float, end_ms: float,
-) -> None:  # fmt: skip
-    """Put environment e before an empty service, arrivals start..last - 1 of a trace ahead."""
+def begin(bank: Bank, state: State, e: int, piece: Piece) -> None:
+    """Put environment e before an empty service, the arrivals of its piece ahead."""
     env = state.env[e]
     env.now_ms, env.rate, env.rate_at_ms, env.hold_ms = 0.0, 0.0, 0.0, -np.inf
-    env.origin_ms, env.stretch, env.end_ms = origin_ms, stretch, end_ms
-    first = bank.first[trace]
-    env.start, env.next, env.last = first + start, first + start, first + last
+    env.origin_ms, env.stretch, env.end_ms = piece.origin_ms, piece.stretch, piece.end_ms
+    first = bank.first[piece.trace]
+    env.start, env.next, env.last = first + piece.start, first + piece.start, first + piece.last
     env.head, env.tail, env.batches, env.slot = 0, 0, 0, 0
-    env.service, env.trace, env.preset = service, trace, 0
-    env.active, env.switches, env.loads = bank.service[service].workers, 0, 0
+    env.service, env.trace, env.preset = piece.service, piece.trace, 0
+    env.active, env.switches, env.loads = bank.service[piece.service].workers, 0, 0
     env.answered, env.met, env.refused, env.worth = 0.0, 0.0, 0.0, 0.0
     env.tokens, env.computed = 0.0, 0.0
     units = state.unit[e]
@@ -55,13 +126,9 @@ def begin(
 
 
 @jit
-def draw(
-    bank: Bank, state: State, e: int, capacity_per_s: Floats, load: Floats, seconds: float
-) -> None:
-    """Begin an episode: any service, any piece of any trace, stretched to any load within `load`.
-
-    `capacity_per_s` [S]: what each service could carry at best.
-    """
+def draw(bank: Bank, state: State, e: int, draws: Draws) -> None:
+    """Begin an episode."""
+    load, seconds = draws.load, draws.seconds
     env = state.env[e]
     service = int(_random(env) * bank.service.shape[0])
     trace = int(_random(env) * bank.size.shape[0])
@@ -70,12 +137,13 @@ def draw(
     at_ms = bank.at_ms[first : first + size]
     natural_ms = at_ms[size - 1] - at_ms[0]
     natural_per_s = 1e3 * (size - 1) / natural_ms if natural_ms > 0.0 else 1.0
-    stretch = natural_per_s / max(wanted * capacity_per_s[service], 1e-3)
+    stretch = natural_per_s / max(wanted * draws.capacity_per_s[service], 1e-3)
     spare_ms = max(0.0, natural_ms - seconds * 1e3 / stretch)
     from_ms = at_ms[0] + _random(env) * spare_ms
     start = np.searchsorted(at_ms, from_ms)
     last = max(np.searchsorted(at_ms, from_ms + seconds * 1e3 / stretch), start + 1)
-    begin(bank, state, e, service, trace, start, last, from_ms, stretch, seconds * 1e3)
+    piece = Piece(service, trace, start, last, from_ms, stretch, seconds * 1e3)
+    begin(bank, state, e, piece)
 
 
 @jit
@@ -92,13 +160,13 @@ def copy_state(source: State, e: int, target: State, f: int) -> None:
 
 
 @jit
-def observe_row(bank: Bank, state: State, e: int, low: Array, high: Array, seen: Array) -> None:
+def observe_row(bank: Bank, state: State, e: int, bounds: Bounds, seen: Array) -> None:
     """The policy's view of environment e, within the bounds of the observation space."""
     raw = np.empty(SEEN)
     look(bank, state, e, raw)
     encode(raw, state.env[e].preset, seen)
     for k in range(seen.shape[0]):
-        seen[k] = min(high[k], max(low[k], seen[k]))
+        seen[k] = min(bounds.high[k], max(bounds.low[k], seen[k]))
 
 
 @jit
@@ -128,51 +196,46 @@ def advantage(
 
 
 @jit_long
-def step(
-    bank: Bank, state: State, scratch: State, nothing: Log, low_e: int, high_e: int, f: int,
-    actions: Ints, against_default: bool, scale: float, tick_ms: float, capacity_per_s: Floats,
-    load: Floats, seconds: float, low: Array, high: Array, seen: Array, rewards: Floats,
-    done: NDArray[np.bool_], last_seen: Array, told: Floats,
-) -> None:  # fmt: skip
-    """One tick of environments low_e..high_e - 1; those at their end begin another episode.
-
-    `rewards`: against preset 0 by state reset, or the worth of the tick over its arrivals. Where
-    `done`, `last_seen` holds the episode's last observation and `told` [E, 4] its requests
-    offered, answered, answered in time, and the worth of those.
-    """
-    bank, state, scratch = borrowed(bank), borrowed(state), borrowed(scratch)
-    nothing, seen, last_seen = borrowed(nothing), borrowed(seen), borrowed(last_seen)
-    low, high = borrowed(low), borrowed(high)
-    for e in range(low_e, high_e):
+def step(environments: Environments, share: Share, actions: Ints, stepped: Stepped) -> None:
+    """One tick of a share under the presets `actions` [E]; who is at its end begins anew."""
+    environments, stepped = borrowed(environments), borrowed(stepped)
+    bank, state, bounds = environments.bank, environments.state, environments.bounds
+    for e in range(share.first, share.end):
         env = state.env[e]
-        if against_default:
-            gained = advantage(bank, state, scratch, nothing, e, f, actions[e], tick_ms)
-        else:
-            worth, arrived = env.worth, env.next
-            env.preset = actions[e]
-            advance(bank, state, nothing, e, env.now_ms + tick_ms)
-            gained = (env.worth - worth) / max(1, env.next - arrived)
-        rewards[e] = scale * gained
-        observe_row(bank, state, e, low, high, seen[e])
-        done[e] = env.now_ms >= env.end_ms - 1e-6
-        if done[e]:
-            last_seen[e] = seen[e]
-            told[e, 0], told[e, 1] = env.next - env.start, env.answered
-            told[e, 2], told[e, 3] = env.met, env.worth
-            draw(bank, state, e, capacity_per_s, load, seconds)
-            observe_row(bank, state, e, low, high, seen[e])
+        stepped.reward[e] = _earn(environments, e, share.scratch, actions[e])
+        observe_row(bank, state, e, bounds, stepped.seen[e])
+        stepped.done[e] = env.now_ms >= env.end_ms - 1e-6
+        if stepped.done[e]:
+            stepped.last_seen[e] = stepped.seen[e]
+            told = stepped.told[e]
+            told[0], told[1] = env.next - env.start, env.answered
+            told[2], told[3] = env.met, env.worth
+            draw(bank, state, e, environments.draws)
+            observe_row(bank, state, e, bounds, stepped.seen[e])
+
+
+@jit_inlined
+def _earn(environments: Environments, e: int, f: int, action: int) -> float:
+    """Play one tick of environment e under `action`; its reward."""
+    bank, state, tick = environments.bank, environments.state, environments.tick
+    if tick.against_default:
+        scratch, log = environments.scratch, environments.log
+        return tick.scale * advantage(bank, state, scratch, log, e, f, action, tick.ms)
+    env = state.env[e]
+    worth, arrived = env.worth, env.next
+    env.preset = action
+    advance(bank, state, environments.log, e, env.now_ms + tick.ms)
+    return float(tick.scale * ((env.worth - worth) / max(1, env.next - arrived)))
 
 
 @jit_long
-def reset(
-    bank: Bank, state: State, low_e: int, high_e: int, capacity_per_s: Floats, load: Floats,
-    seconds: float, low: Array, high: Array, seen: Array,
-) -> None:  # fmt: skip
-    """Draw every environment of the range anew."""
-    bank, state, seen = borrowed(bank), borrowed(state), borrowed(seen)
-    for e in range(low_e, high_e):
-        draw(bank, state, e, capacity_per_s, load, seconds)
-        observe_row(bank, state, e, low, high, seen[e])
+def reset(environments: Environments, share: Share, seen: Array) -> None:
+    """Draw every environment of the share anew."""
+    environments, seen = borrowed(environments), borrowed(seen)
+    bank, state = environments.bank, environments.state
+    for e in range(share.first, share.end):
+        draw(bank, state, e, environments.draws)
+        observe_row(bank, state, e, environments.bounds, seen[e])
 
 
 @jit_long
@@ -185,9 +248,9 @@ def play(bank: Bank, state: State, log: Log, low_e: int, high_e: int, until_ms: 
 
 @jit_long
 def observe_all(
-    bank: Bank, state: State, low_e: int, high_e: int, low: Array, high: Array, seen: Array
+    bank: Bank, state: State, low_e: int, high_e: int, bounds: Bounds, seen: Array
 ) -> None:
     """The policy's view of a range of environments."""
     bank, state = borrowed(bank), borrowed(state)
     for e in range(low_e, high_e):
-        observe_row(bank, state, e, low, high, seen[e])
+        observe_row(bank, state, e, bounds, seen[e])

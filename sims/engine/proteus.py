@@ -16,22 +16,24 @@ from policies._allocator import allocate
 from policies._jit import jit
 from policies._proteus import PLANS, demand_per_ms, due, largest_batch
 from policies.disciplines import CAP_, FIRST_, PLAN_, PROTEUS, THIRD_, dispatch
-from sims.engine.state import Records
+from sims.engine.scene import Costs, Crew
 
 Floats = NDArray[np.float64]
 
 
 @jit
 def gives_way(
-    w: int, env: Any, slo_ms: float, units: Records, workers: Records, believed: Floats,
-    accuracy: Floats, queue_ms: Floats, params: Floats, memo: Floats,
+    w: int, env: Any, slo_ms: float, crew: Crew, costs: Costs, queue_ms: Floats, params: Floats,
+    memo: Floats,
 ) -> bool:  # fmt: skip
     """Whether not `w` but another free worker is to be asked, which is then the longest free.
 
-    Plans are given anew when it is time. `believed` [D, P, R, 1] ms; the queue is not empty.
+    Plans are given anew when it is time. The queue is not empty, and there is one padded length.
     """
     if params[PLAN_] >= 0:
         return False
+    units, workers = crew.units, crew.workers
+    believed, accuracy = costs.believed, costs.accuracy
     waiting_ms = queue_ms[env.head : env.tail]
     arrived = env.answered + env.refused + waiting_ms.shape[0]
     demand = params[FIRST_] * demand_per_ms(env.now_ms, arrived, params[THIRD_], memo)

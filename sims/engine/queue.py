@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.engine.state import DROPPED, REFUSED, SLOT_MS, SLOTS, Log
+from sims.engine.scene import Books, Queue
+from sims.engine.state import DROPPED, REFUSED, SLOT_MS, SLOTS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,13 +34,14 @@ def fade(ms: float) -> float:
 
 
 @jit
-def admit(env: Any, at_ms: Floats, queue_ms: Floats, queue_id: Ints, until_ms: float) -> bool:
+def admit(env: Any, at_ms: Floats, queue: Queue, until_ms: float) -> bool:
     """Queue the arrivals up to `until_ms`; False where the queue's room ran out before."""
     i, last, tail = env.next, env.last, env.tail
     origin, stretch = env.origin_ms, env.stretch
     if i >= last or (at_ms[i] - origin) * stretch > until_ms:
         return True
     rate, rate_at = env.rate, env.rate_at_ms
+    queue_ms, queue_id = queue.at_ms, queue.id
     room = queue_ms.shape[0]
     while i < last and tail < room:
         at = (at_ms[i] - origin) * stretch
@@ -57,17 +59,28 @@ def admit(env: Any, at_ms: Floats, queue_ms: Floats, queue_id: Ints, until_ms: f
 
 
 @jit
-def refuse(env: Any, slots: Floats, log: Log, first: int, request: int) -> None:
-    slots[int(env.now_ms / SLOT_MS) % SLOTS, REFUSED] += 1.0
+def refuse(env: Any, books: Books, request: int) -> None:
+    """Count a request as refused now."""
+    log = books.log
+    books.slots[int(env.now_ms / SLOT_MS) % SLOTS, REFUSED] += 1.0
     env.refused += 1.0
     if log.end_ms.shape[0] > 0:
-        log.outcome[request - first] = DROPPED
-        log.end_ms[request - first] = env.now_ms
+        log.outcome[request - books.first] = DROPPED
+        log.end_ms[request - books.first] = env.now_ms
 
 
 @jit
-def to_front(env: Any, queue_ms: Floats, queue_id: Ints) -> None:
+def refuse_first(env: Any, queue: Queue, books: Books, n: int) -> None:
+    """Refuse the first n of the queue."""
+    for k in range(n):
+        refuse(env, books, queue.id[env.head + k])
+    env.head += n
+
+
+@jit
+def to_front(env: Any, queue: Queue) -> None:
     """Move the queue to the front of its room."""
+    queue_ms, queue_id = queue.at_ms, queue.id
     head, n = env.head, env.tail - env.head
     for k in range(n):
         queue_ms[k] = queue_ms[head + k]
@@ -76,15 +89,10 @@ def to_front(env: Any, queue_ms: Floats, queue_id: Ints) -> None:
 
 
 @jit
-def make_room(
-    env: Any, queue_ms: Floats, queue_id: Ints, slots: Floats, log: Log, first: int
-) -> None:
+def make_room(env: Any, queue: Queue, books: Books) -> None:
     """Move the queue to the front of its room; of a full one the oldest eighth is refused."""
-    room = queue_ms.shape[0]
-    while env.head < room // 8:
-        refuse(env, slots, log, first, queue_id[env.head])
-        env.head += 1
-    to_front(env, queue_ms, queue_id)
+    refuse_first(env, queue, books, max(0, queue.at_ms.shape[0] // 8 - env.head))
+    to_front(env, queue)
 
 
 @jit
@@ -97,11 +105,10 @@ def span(members: Ints, n: int) -> tuple[int, int]:
 
 
 @jit
-def leave(
-    env: Any, queue_ms: Floats, queue_id: Ints, members: Ints, n: int, low: int, high: int
-) -> None:
+def leave(env: Any, queue: Queue, members: Ints, n: int, low: int, high: int) -> None:
     """Take n queue positions, counted from the head, out, low the first of them and high the
     last; the others close up."""
+    queue_ms, queue_id = queue.at_ms, queue.id
     head, tail = env.head, env.tail
     if high - low == n - 1 and tail - head - high - 1 < low:  # those behind move down
         for read in range(head + high + 1, tail):
@@ -123,12 +130,11 @@ def leave(
 
 @jit
 def refuse_some(
-    env: Any, queue_ms: Floats, queue_id: Ints, slots: Floats, log: Log, first: int, dropped: Ints,
-    lost: int, members: Ints, rows: int,
-) -> None:  # fmt: skip
+    env: Any, queue: Queue, books: Books, dropped: Ints, lost: int, members: Ints, rows: int
+) -> None:
     """Refuse these queue positions wherever they stand; `members` then count without them."""
     for k in range(lost):
-        refuse(env, slots, log, first, queue_id[env.head + dropped[k]])
+        refuse(env, books, queue.id[env.head + dropped[k]])
     for k in range(rows):
         before = 0
         for j in range(lost):
@@ -136,4 +142,4 @@ def refuse_some(
         members[k] -= before
     if lost > 0:
         low, high = span(dropped, lost)
-        leave(env, queue_ms, queue_id, dropped, lost, low, high)
+        leave(env, queue, dropped, lost, low, high)

@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.engine.state import BY_SPEED, BY_USE, Records
+from sims.engine.scene import Crew
+from sims.engine.state import BY_SPEED, BY_USE
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 @jit
-def next_worker(now_ms: float, active: int, by: int, units: Records, workers: Records) -> int:
+def next_worker(now_ms: float, active: int, crew: Crew) -> int:
     """The free worker to serve next, or -1."""
+    units, workers, by = crew.units, crew.workers, crew.placement
     best, least = -1, np.inf
     for w in range(active):
         free = units[w].free_ms
@@ -36,8 +38,9 @@ def next_worker(now_ms: float, active: int, by: int, units: Records, workers: Re
 
 
 @jit
-def soonest(now_ms: float, active: int, units: Records, workers: Records) -> float:
+def soonest(now_ms: float, active: int, crew: Crew) -> float:
     """When the first worker will be free."""
+    units, workers = crew.units, crew.workers
     soonest = np.inf
     for w in range(active):
         free = max(now_ms, units[w].free_ms)
@@ -45,6 +48,14 @@ def soonest(now_ms: float, active: int, units: Records, workers: Records) -> flo
             free = workers[w].lost_until_ms
         soonest = min(soonest, free)
     return soonest
+
+
+@jit
+def learn_cost(service: Any, unit: Any) -> None:
+    """Learn from the batch that a worker ran last, once it is over."""
+    if unit.ratio > 0.0:
+        unit.correction += service.learning * (unit.ratio - unit.correction)
+        unit.ratio = 0.0
 
 
 @jit

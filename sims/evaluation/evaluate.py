@@ -128,7 +128,7 @@ class _Board:
 def _begun(bank: Bank, traces: Sequence[Trace]) -> State:
     state = make_state(len(traces), bank)
     for e, trace in enumerate(traces):
-        vector.begin(bank, state, e, e, e, 0, len(trace), 0.0, 1.0, np.inf)
+        vector.begin(bank, state, e, vector.Piece(e, e, 0, len(trace)))
     return state
 
 
@@ -141,10 +141,10 @@ def _under_setting(bank: Bank, traces: Sequence[Trace], preset: int) -> State:
 
 def _under_chooser(bank: Bank, traces: Sequence[Trace], chooser: Chooser, presets: int) -> State:
     state = _begun(bank, traces)
-    low, high = bounds(presets)
-    seen = np.empty((len(traces), low.size), np.float32)
+    known = bounds(presets)
+    seen = np.empty((len(traces), known.low.size), np.float32)
     for tick in range(_ticks(traces)):
-        vector.observe_all(bank, state, 0, len(traces), low, high, seen)
+        vector.observe_all(bank, state, 0, len(traces), known, seen)
         actions = chooser.actions(seen)
         if actions.shape != (len(traces),) or actions.min() < 0 or actions.max() >= presets:
             raise ValueError(

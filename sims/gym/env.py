@@ -87,8 +87,8 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.domain = domain or LoadDomain()
         self.presets = tuple(presets)
         self.action_space = gymnasium.spaces.Discrete(len(self.presets))
-        self._low, self._high = bounds(len(self.presets))
-        self.observation_space = gymnasium.spaces.Box(self._low, self._high, dtype=np.float32)
+        self._bounds = bounds(len(self.presets))
+        self.observation_space = gymnasium.spaces.Box(*self._bounds, dtype=np.float32)
         self._log = no_log()
         self._end_ms: float | None = None
 
@@ -119,8 +119,8 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._observe(), REWARD_SCALE * gained, False, truncated, info
 
     def _observe(self) -> NDArray[np.float32]:
-        seen = np.empty(self._low.size, np.float32)
-        vector.observe_row(self._bank, self._state, 0, self._low, self._high, seen)
+        seen = np.empty(self._bounds.low.size, np.float32)
+        vector.observe_row(self._bank, self._state, 0, self._bounds, seen)
         return seen
 
     def _summary(self) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from policies.observation import observation_names
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from sims.engine import environments as vector
+from sims.engine.environments import Bounds, Draws, Environments, Piece, Share, Stepped, Tick
 from sims.engine.inputs import make_bank
 from sims.engine.state import Bank, State, make_state, no_log
 from sims.gym.domain import LoadDomain, capacity_per_s
@@ -38,7 +38,7 @@ TRACE_EPISODES = 4.0
 """A trace of the gym is as long as this many episodes; each plays a piece of one."""
 
 
-def bounds(presets: int) -> tuple[Array, Array]:
+def bounds(presets: int) -> Bounds:
     """Low and high of every entry of an observation, from the kind its name tells."""
     low, high = [], []
     for name in observation_names(presets):
@@ -52,23 +52,7 @@ def bounds(presets: int) -> tuple[Array, Array]:
         else:
             low.append(0.0)
             high.append(10.0 if name.startswith("cost_ratio") or name == "unevenness" else 1.0)
-    return np.array(low, np.float32), np.array(high, np.float32)
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """What a step of E environments gave.
-
-    `seen` float32 [E, D]: after it, of the next episode where `done`. `reward` [E]. `last_seen`
-    [E, D] and `told` [E, 4] (requests offered, answered, answered in time, worth of those): of
-    the episodes that ended.
-    """
-
-    seen: Array
-    reward: Floats
-    done: NDArray[np.bool_]
-    last_seen: Array
-    told: Floats
+    return Bounds(np.array(low, np.float32), np.array(high, np.float32))
 
 
 class LoadGym:
@@ -114,45 +98,31 @@ class LoadGym:
         rate_per_s = float(np.median(capacity)) * sum(domain.load) / 2
         seconds = TRACE_EPISODES * domain.seconds
         sources = [domain.draw_trace(rng, rate_per_s, seconds, lengths) for _ in range(traces)]
-        self._open(make_bank(drawn, sources, self.presets), capacity, seed, threads)
-        self._against_default = against_default
-
-    def _open(self, bank: Bank, capacity_per_s: Floats, seed: int, threads: int | None) -> None:
-        e = self.environments
-        self._bank, self._capacity = bank, capacity_per_s
-        self._state: State = make_state(e, bank)
-        count = max(1, min(threads or os.cpu_count() or 1, e // 8 or 1))
-        edges = np.linspace(0, e, count + 1).astype(int)
-        self._shares = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        self._scratch = make_state(2 * count, bank)
-        self._pool = ThreadPoolExecutor(count, "gym") if count > 1 else None
-        self._nothing = no_log()
-        self.low, self.high = bounds(len(self.presets))
-        self._load = np.array(self.domain.load, np.float64)
+        tick = Tick(TICK_MS, against_default, REWARD_SCALE if against_default else 1.0)
+        draws = Draws(capacity, np.array(domain.load, np.float64), domain.seconds)
+        self._open(make_bank(drawn, sources, self.presets), draws, tick, threads)
         self.seed(seed)
+
+    def _open(self, bank: Bank, draws: Draws, tick: Tick, threads: int | None) -> None:
+        e = self.environments
+        count = max(1, min(threads or os.cpu_count() or 1, e // 8 or 1))
+        edges = np.linspace(0, e, count + 1).astype(int).tolist()
+        self._shares = [Share(edges[k], edges[k + 1], 2 * k) for k in range(count)]
+        self._pool = ThreadPoolExecutor(count, "gym") if count > 1 else None
+        self.low, self.high = known = bounds(len(self.presets))
+        self._all = Environments(
+            bank, make_state(e, bank), make_state(2 * count, bank), no_log(), draws, known, tick
+        )
 
     def seed(self, seed: int) -> None:
         """The draws that the next `reset` begins with."""
         fresh = np.random.default_rng([seed, 0x10AD]).integers(0, 2**63, self.environments)
-        self._state.env["random"] = fresh
+        self._all.state.env["random"] = fresh
 
     def reset(self) -> Array:
         """Begin an episode everywhere; the first observations, float32 [E, D]."""
         seen = np.empty((self.environments, self.low.size), np.float32)
-        self._each(
-            lambda low, high, _: vector.reset(
-                self._bank,
-                self._state,
-                low,
-                high,
-                self._capacity,
-                self._load,
-                self.domain.seconds,
-                self.low,
-                self.high,
-                seen,
-            )
-        )
+        self._each(lambda share: vector.reset(self._all, share, seen))
         return seen
 
     def step(self, actions: Any) -> Stepped:
@@ -163,31 +133,7 @@ class LoadGym:
             np.empty((e, d), np.float32), np.empty(e), np.empty(e, np.bool_),
             np.empty((e, d), np.float32), np.zeros((e, 4)),
         )  # fmt: skip
-        self._each(
-            lambda low, high, f: vector.step(
-                self._bank,
-                self._state,
-                self._scratch,
-                self._nothing,
-                low,
-                high,
-                f,
-                chosen,
-                self._against_default,
-                REWARD_SCALE if self._against_default else 1.0,
-                TICK_MS,
-                self._capacity,
-                self._load,
-                self.domain.seconds,
-                self.low,
-                self.high,
-                stepped.seen,
-                stepped.reward,
-                stepped.done,
-                stepped.last_seen,
-                stepped.told,
-            )
-        )
+        self._each(lambda share: vector.step(self._all, share, chosen, stepped))
         return stepped
 
     def close(self) -> None:
@@ -195,16 +141,13 @@ class LoadGym:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _each(self, work: Callable[[int, int, int], None]) -> None:
-        """Share the environments out among the threads; (first, end, first scratch row)."""
+    def _each(self, work: Callable[[Share], None]) -> None:
+        """Share the environments out among the threads."""
         if self._pool is None:
-            work(0, self.environments, 0)
+            work(self._shares[0])
             return
-        pending = [
-            self._pool.submit(work, low, high, 2 * k) for k, (low, high) in enumerate(self._shares)
-        ]
-        for one in pending:
-            one.result()
+        for pending in [self._pool.submit(work, share) for share in self._shares]:
+            pending.result()
 
 
 def presets_of(actions: Any, environments: int, presets: int) -> Ints:
@@ -235,5 +178,5 @@ def single(
     """A bank of one service and one trace, its state at the trace's start, and scratch."""
     bank = make_bank([service], [trace], presets)
     state = make_state(1, bank, room=max(16, len(trace)))
-    vector.begin(bank, state, 0, 0, 0, 0, len(trace), 0.0, 1.0, trace.seconds * 1e3)
+    vector.begin(bank, state, 0, Piece(0, 0, 0, len(trace), end_ms=trace.seconds * 1e3))
     return bank, state, make_state(2, bank, room=max(16, len(trace)))

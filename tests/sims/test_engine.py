@@ -321,7 +321,7 @@ def bounded(one: Service, trace: Trace, room: int, setting: RuleParams) -> Any:
     """The log of a run with room for so many to wait."""
     bank = make_bank([one], [trace], [setting])
     state, log = make_state(1, bank, room=room), full_log(len(trace))
-    vector.begin(bank, state, 0, 0, 0, 0, len(trace), 0.0, 1.0, math.inf)
+    vector.begin(bank, state, 0, vector.Piece(0, 0, 0, len(trace)))
     engine.advance(bank, state, log, 0, math.inf)
     assert state.env["refused"][0] == (log.outcome == DROPPED).sum()
     return log

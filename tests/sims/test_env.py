@@ -94,7 +94,7 @@ def test_the_reward_leaves_no_trace_in_the_episode() -> None:
         seen = env.step(np.int64(action))[0]
         twin.advance(100.0 * (k + 1), PRESETS[action])
         np.testing.assert_array_equal(
-            seen, observe(twin.signals(), action).clip(env._low, env._high)
+            seen, observe(twin.signals(), action).clip(env._bounds.low, env._bounds.high)
         )
 
 
@@ -138,7 +138,7 @@ def test_an_environment_among_many_is_the_one_alone() -> None:
     """Same service, same piece of the same trace: same observations and rewards."""
     gym = LoadGym(SMALL, 2, services=1, traces=1, seed=5)
     seen = gym.reset()[0]
-    env, bank = gym._state.env[0], gym._bank
+    env, bank = gym._all.state.env[0], gym._all.bank
     at_ms = (bank.at_ms[env["start"] : env["last"]] - env["origin_ms"]) * env["stretch"]
     rng = np.random.default_rng(5)
     service = SMALL.draw_service(rng)

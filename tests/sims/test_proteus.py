@@ -13,6 +13,7 @@ from policies._proteus import PLANS
 from policies.rivals import Proteus
 from sims.engine.inputs import make_bank
 from sims.engine.proteus import gives_way
+from sims.engine.scene import Costs, Crew
 from sims.engine.state import BY_ORDER, make_state
 from sims.engine.workers import next_worker
 from sims.service import Service, Units
@@ -87,11 +88,12 @@ def whose_turn(left_ms: float, busy: int = -1, waiting: int = 8) -> int:
     memo[PLANS : PLANS + 2] = 2.0, 0.0
     if busy >= 0:
         units["free_ms"][busy] = 2000.0
+    crew = Crew(bank.worker[0], units, BY_ORDER)
     way = gives_way(
-        busy == 0, env, 50.0, units, bank.worker[0], bank.believed, bank.accuracy,
-        state.queue_ms[0], bank.params[0], memo,
+        busy == 0, env, 50.0, crew, Costs(bank.believed, bank.accuracy), state.queue_ms[0],
+        bank.params[0], memo,
     )  # fmt: skip
-    asked = next_worker(1000.0, 2, BY_ORDER, units, bank.worker[0])
+    asked = next_worker(1000.0, 2, crew)
     assert way == (asked != (busy == 0))
     return asked
 

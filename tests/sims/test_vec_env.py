@@ -146,9 +146,9 @@ def test_the_seed_decides_what_comes() -> None:
     envs.seed(8)
     other = played(envs)
     assert any((a[0] != b[0]).any() for a, b in zip(first, other, strict=True))
-    rng = envs.gym._state.env["random"].copy()
+    rng = envs.gym._all.state.env["random"].copy()
     assert envs.seed() == [None] * E  # no seed: as it is
-    np.testing.assert_array_equal(envs.gym._state.env["random"], rng)
+    np.testing.assert_array_equal(envs.gym._all.state.env["random"], rng)
 
 
 def test_attributes_are_those_of_the_gym_and_belong_to_all() -> None:
