@@ -20,7 +20,7 @@ from sims.service import Hidden, Result, Service, Switching
 from sims.simulation import Simulation, simulate
 from sims.traces import NoArrivals, Regime, Trace, bursty, flash_crowd, poisson
 
-__all__ = ["Twin"]
+__all__ = ["Measured", "Twin"]
 
 Floats = NDArray[np.float64]
 NOISE_BATCHES = 1024
@@ -30,6 +30,25 @@ OVERHEADS_MS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 MOST_DELAY_MS = 3.0
 UNKNOWN_COST = 10.0
 """What nobody measured counts as so many times the dearest known cost: it will not be chosen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a running service knows of itself.
+
+    `cost_ms` [P, R, L], NaN or inf where nobody measured; `lengths` [L]; `tier`, `accuracy` [P].
+    `switch_ms`: what a change of plan costs a worker. `pattern` [R, L, 4]: the memory pattern
+    where it is known.
+    """
+
+    cost_ms: Floats
+    lengths: Floats
+    slo_ms: float
+    workers: int
+    tier: NDArray[np.int64]
+    accuracy: Floats
+    switch_ms: float = 0.0
+    pattern: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -42,35 +61,28 @@ class Twin:
     @classmethod
     def of(
         cls,
-        cost_ms: Floats,
-        lengths: Floats,
-        *,
-        slo_ms: float,
-        workers: int,
-        tier: NDArray[np.int64],
-        accuracy: Floats,
+        measured: Measured,
         traffic: Trace,
+        *,
         ratios: Floats,
         latencies_ms: Floats | None = None,
-        switch_ms: float = 0.0,
-        pattern: Floats | None = None,
     ) -> Twin:
-        """From a cost table [P, R, L] and what was seen; costs that are not known are dear.
+        """From what was measured and seen; costs that are not known are dear.
 
         `ratios` [B]: observed / predicted cost of recent batches; the twin's batches scatter
-        likewise. `latencies_ms` [A]: of the last answers, served by the default rule. `switch_ms`:
-        what a change of plan costs a worker. `pattern` [R, L, 4]: the memory pattern where it is
-        known.
+        likewise. `latencies_ms` [A]: of the last answers, served by the default rule.
         """
-        known = np.isfinite(cost_ms)
+        known = np.isfinite(measured.cost_ms)
         if not known.any():
             raise ValueError("cost_ms must hold at least one known cost, got none")
-        costs = np.where(known, cost_ms, UNKNOWN_COST * cost_ms[known].max())
+        costs = np.where(known, measured.cost_ms, UNKNOWN_COST * measured.cost_ms[known].max())
+        lengths = measured.lengths
         rng = np.random.default_rng(0)
         factor = rng.choice(ratios, NOISE_BATCHES) if ratios.size else np.ones(1)
         service = Service(
-            costs, lengths, slo_ms, workers, tier=tier, accuracy=accuracy, hidden=Hidden(factor),
-            switching=Switching(switch_ms), pattern=pattern,
+            costs, lengths, measured.slo_ms, measured.workers, tier=measured.tier,
+            accuracy=measured.accuracy, hidden=Hidden(factor),
+            switching=Switching(measured.switch_ms), pattern=measured.pattern,
         )  # fmt: skip
         clipped = traffic.lengths.clip(1, int(lengths[-1])).astype(np.int32)
         made = cls(service, replace(traffic, lengths=clipped))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from profiler.signals import Signals
     from supernet.plans import Plan, PlanLibrary
 
-__all__ = ["Controller"]
+__all__ = ["Controlled", "Controller"]
 
 ACCOUNT_EVERY_S = 60.0
 TROUBLE_EVERY_S, MOST_TROUBLES = 60.0, 100
@@ -55,54 +55,63 @@ class _Held:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Controlled:
+    """What a controller reads and writes, all of one revision.
+
+    `patterns`: what batches ask of the memory, for the policy to see. `pads`: whether the model
+    allows requests to be padded.
+    """
+
+    scheduler: Scheduler
+    library: PlanLibrary
+    costs: CostTable
+    tally: Tally
+    journal: Journal
+    patterns: Patterns
+    pads: bool
+
+
 class Controller:
     """Sets what the scheduler decides by, once per tick. Builds and trains nothing.
 
     Args:
-        scheduler, library, costs, tally, journal: What it reads and writes.
-        patterns: What batches ask of the memory, for the policy to see.
+        controlled: What it reads and writes.
         policy: Proposes a `Choice`; it never acts.
         initial: The choice in force before the first tick.
         period_s: Between two ticks, seconds.
         clock: Seconds, monotonic.
         check: Called first in every tick (the fleet's look at its workers).
-        pads: Whether the model allows requests to be padded.
     """
 
     def __init__(
         self,
-        *,
-        scheduler: Scheduler,
-        library: PlanLibrary,
-        costs: CostTable,
-        tally: Tally,
-        journal: Journal,
-        patterns: Patterns,
+        controlled: Controlled,
         policy: Policy,
         initial: Choice,
+        *,
         period_s: float,
         clock: Callable[[], float],
         check: Callable[[], None],
-        pads: bool,
     ) -> None:
-        self._scheduler = scheduler
-        self._library = library
-        self._costs = costs
-        self._tally = tally
-        self._journal = journal
-        self._patterns = patterns
+        self._scheduler = controlled.scheduler
+        self._library = controlled.library
+        self._costs = controlled.costs
+        self._tally = controlled.tally
+        self._journal = controlled.journal
+        self._patterns = controlled.patterns
+        self._pads = controlled.pads
         self._advisor = Advisor(policy)
         self._choice = initial
         self._period_s = period_s
         self._clock = clock
         self._check = check
-        self._pads = pads
-        self._held = _Held.of((), pads=pads)
+        self._held = _Held.of((), pads=controlled.pads)
         self.ticks = 0
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
         self._accounted_at_s = clock()
-        self._plan_rows = tally.plan_rows()  # of what served before
+        self._plan_rows = self._tally.plan_rows()  # of what served before
         self._drifting: frozenset[str] = frozenset()
         self._troubles: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)

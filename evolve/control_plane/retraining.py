@@ -155,7 +155,7 @@ def live_twin(
 ) -> Twin | None:
     """The service as its cost table and its last quarter of an hour tell it; None without any."""
     from sims.traces import NoArrivals
-    from sims.twin import CALIBRATION_S, Twin
+    from sims.twin import CALIBRATION_S, Measured, Twin
 
     tables = scheduler.tables
     plans = [library.get(key) for key in tables.plans]  # the original is none of them
@@ -164,13 +164,15 @@ def live_twin(
         traffic = tally.traffic.trace()
     except NoArrivals:
         return None
-    return Twin.of(
-        np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64),
-        slo_ms=slo.p99_ms, workers=workers, tier=np.array(tables.tier),
-        accuracy=1.0 - np.array(errors), traffic=traffic,
-        ratios=tally.traffic.ratios(CALIBRATION_S),
-        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S), switch_ms=tally.window.switch_ms,
+    measured = Measured(
+        np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64), slo.p99_ms,
+        workers, tier=np.array(tables.tier), accuracy=1.0 - np.array(errors),
+        switch_ms=tally.window.switch_ms,
         pattern=None if (pattern := tally.window.pattern) is None else pattern.values,
+    )  # fmt: skip
+    return Twin.of(
+        measured, traffic, ratios=tally.traffic.ratios(CALIBRATION_S),
+        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import torch
 
-from evolve.control_plane.controller import Controller
+from evolve.control_plane.controller import Controlled, Controller
 from evolve.control_plane.plan_builder import Brain, Workshop
 from evolve.control_plane.plan_loading import Admission, warm_batches
 from evolve.control_plane.renewal import Renewal
@@ -158,11 +158,12 @@ class Assembly:
             watch.look()
             self.look()
 
+        controlled = Controlled(
+            scheduler, library, costs, tally, journal, patterns, captured.signature.paddable
+        )
         controller = Controller(
-            scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
-            patterns=patterns, policy=self.policy, initial=DEFAULT_CHOICE,
-            period_s=config.tick_ms / 1e3, clock=clock, check=check,
-            pads=captured.signature.paddable,
+            controlled, self.policy, DEFAULT_CHOICE, period_s=config.tick_ms / 1e3, clock=clock,
+            check=check,
         )  # fmt: skip
         admission = Admission(
             library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,

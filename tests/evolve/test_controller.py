@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evolve.control_plane.controller import ACCOUNT_EVERY_S, TROUBLE_EVERY_S, Controller
+from evolve.control_plane.controller import ACCOUNT_EVERY_S, TROUBLE_EVERY_S, Controlled, Controller
 from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Scheduler, Tables
 from evolve.journal.decision import Decision
@@ -92,10 +93,10 @@ def bench() -> Iterator[Bench]:
     )  # fmt: skip
     library, policy, journal = PlanLibrary(), Scripted(), Journal(None, device="test")
     patterns: Any = NoPatterns()
+    controlled = Controlled(scheduler, library, costs, tally, journal, patterns, pads=False)
     controller = Controller(
-        scheduler=scheduler, library=library, costs=costs, tally=tally, journal=journal,
-        patterns=patterns, policy=policy, initial=DEFAULT_CHOICE, period_s=0.1,
-        clock=lambda: now_s[0], check=lambda: checked.append(now_s[0]), pads=False,
+        controlled, policy, DEFAULT_CHOICE, period_s=0.1, clock=lambda: now_s[0],
+        check=lambda: checked.append(now_s[0]),
     )  # fmt: skip
     yield Bench(controller, scheduler, library, tally, policy, journal, now_s, checked)
     controller.stop()
@@ -127,6 +128,7 @@ def test_what_is_proposed_is_what_the_scheduler_decides_by(bench: Bench) -> None
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
+        ({"wait_ms": 25.5}, "wait_ms must be at most 25, half the SLO, got 25.5"),
         ({"wait_ms": SLO_MS}, "wait_ms must be at most 25, half the SLO, got 50"),
         ({"wait_ms": 1e9}, "wait_ms must be at most 25, half the SLO, got 1e+09"),
     ],
@@ -142,6 +144,31 @@ def test_a_choice_that_would_make_all_late_is_vetoed_and_said(
     assert not told.applied
     assert told.reason.startswith("vetoed, ")
     assert why in told.reason
+
+
+@pytest.mark.parametrize("name", ["margin", "beta", "alpha", "delta", "spread", "wait_ms"])
+def test_a_nan_never_reaches_the_rule_whatever_a_policy_makes_of_its_parameters(
+    bench: Bench, name: str
+) -> None:
+    """`RuleParams` refuses a NaN; what is frozen can be written to all the same."""
+    params = replace(DEFAULT, name="proposed")
+    object.__setattr__(params, name, math.nan)
+    bench.policy.answer = lambda: Choice(params, "for a reason")
+    bench.tick()
+    assert bench.scheduler.tables.params == DEFAULT
+    (told,) = bench.recorded()
+    assert not told.applied
+    assert told.reason.startswith("vetoed, the proposed parameters hold a NaN; proposed for")
+
+
+def test_a_hold_of_half_the_slo_is_the_longest_that_is_not_vetoed(bench: Bench) -> None:
+    bench.policy.answer = proposing(wait_ms=SLO_MS / 2)
+    bench.tick()
+    assert bench.scheduler.tables.params.wait_ms == SLO_MS / 2
+    bench.policy.answer = proposing(wait_ms=SLO_MS / 2 + 0.5)
+    bench.tick()
+    assert bench.scheduler.tables.params.wait_ms == SLO_MS / 2, "what was in force stays"
+    assert bench.controller.choice.params.wait_ms == SLO_MS / 2
 
 
 def test_a_policy_in_trouble_changes_nothing_and_is_told_of_once_a_minute(bench: Bench) -> None:

@@ -13,33 +13,28 @@ from sims.reference import reference_service
 from sims.service import Switching
 from sims.simulation import Simulation
 from sims.traces import Trace, poisson
-from sims.twin import CALIBRATION_S, UNKNOWN_COST, Twin
+from sims.twin import CALIBRATION_S, UNKNOWN_COST, Measured, Twin
 
 RATIOS = np.array([0.9, 1.0, 1.2])
 
 
 def twin(seconds: float = 60.0) -> Twin:
     base = reference_service()
-    return Twin.of(
-        base.cost_ms, base.lengths, slo_ms=50.0, workers=2, tier=np.zeros(3, np.int64),
-        accuracy=np.ones(3), traffic=poisson(80.0, seconds, seed=0), ratios=RATIOS,
-    )  # fmt: skip
+    measured = Measured(base.cost_ms, base.lengths, 50.0, 2, np.zeros(3, np.int64), np.ones(3))
+    return Twin.of(measured, poisson(80.0, seconds, seed=0), ratios=RATIOS)
 
 
 def test_costs_nobody_knows_are_dear_and_long_requests_are_clipped() -> None:
     cost = np.array([[[2.0, np.nan], [3.0, 9.0]]])
     traffic = Trace(np.array([0.0, 1.0]), np.array([5, 999], np.int32), "seen")
-    made = Twin.of(
-        cost, np.array([8.0, 16.0]), slo_ms=20.0, workers=1, tier=np.zeros(1, np.int64),
-        accuracy=np.ones(1), traffic=traffic, ratios=np.empty(0),
-    )  # fmt: skip
+    one = np.zeros(1, np.int64), np.ones(1)
+    measured = Measured(cost, np.array([8.0, 16.0]), 20.0, 1, *one)
+    made = Twin.of(measured, traffic, ratios=np.empty(0))
     assert made.service.cost_ms[0, 0, 1] == UNKNOWN_COST * 9.0
     assert made.traffic.lengths.tolist() == [5, 16]
+    unknown = Measured(np.full((1, 1, 1), np.nan), np.ones(1), 20.0, 1, *one)
     with pytest.raises(ValueError, match="cost_ms must hold at least one known cost, got none"):
-        Twin.of(
-            np.full((1, 1, 1), np.nan), np.ones(1), slo_ms=20.0, workers=1,
-            tier=np.zeros(1, np.int64), accuracy=np.ones(1), traffic=traffic, ratios=RATIOS,
-        )  # fmt: skip
+        Twin.of(unknown, traffic, ratios=RATIOS)
 
 
 def test_its_batches_scatter_as_those_that_were_seen() -> None:
@@ -128,10 +123,11 @@ def test_what_serving_costs_beside_the_plans_is_found_in_the_latencies() -> None
     simulation.advance(np.inf, DEFAULT)
     latencies = simulation.end_ms - made.traffic.arrivals_s * 1e3
     found = Twin.of(
-        truth.cost_ms, truth.lengths, slo_ms=50.0, workers=2, tier=np.zeros(3, np.int64),
-        accuracy=np.ones(3), traffic=made.traffic, ratios=RATIOS,
+        Measured(truth.cost_ms, truth.lengths, 50.0, 2, np.zeros(3, np.int64), np.ones(3)),
+        made.traffic,
+        ratios=RATIOS,
         latencies_ms=latencies[made.traffic.arrivals_s >= made.traffic.seconds - CALIBRATION_S],
-    )  # fmt: skip
+    )
     assert found.service.overhead_ms + found.service.delay_ms == pytest.approx(1.8, abs=0.5)
     told, expected = found.replay(DEFAULT), simulation.result()
     assert told.p50_ms == pytest.approx(expected.p50_ms, rel=0.05)
