@@ -5,10 +5,13 @@ Part of the compiled rule (`policies.compiled`).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
+from policies._ordered import Ordered
 from policies._triage import DROPPED
 
 Floats = NDArray[np.float64]
@@ -39,31 +42,32 @@ def walk(cell: Ints, state: Ints, cells: int, by_arrival: bool, walk: Ints) -> i
     return total
 
 
+class Terms(NamedTuple):
+    """What a batch may be: `greedy` takes all that may join, up to `cap` rows; where `grouped`,
+    padded lengths [L] lie within `spread` of one another; a batch costs at most `margin` of the
+    slack of its tightest member."""
+
+    greedy: bool
+    grouped: bool
+    spread: float
+    margin: float
+    cap: int
+    lengths: Floats
+
+
 @jit
 def _fill(
-    head: int,
-    greedy: bool,
-    widest: int,
-    narrowest: int,
-    walk: Ints,
-    group: Ints,
-    cell: Ints,
-    rows: Ints,
-    slack: Floats,
-    own: Floats,
-    work: Floats,
-    fastest: Floats,
-    lengths: Floats,
-    spread: float,
-    margin: float,
-    cap: int,
-    members: Ints,
-) -> tuple[int, int, int, float]:
-    """Fill `members` around `head` from `walk`; (members, rows, cell, efficiency) of the best.
+    head: int, narrowest: int, widest: int, walk: Ints, queue: Ordered, fastest: Floats,
+    terms: Terms, members: Ints,
+) -> tuple[int, int, int, float]:  # fmt: skip
+    """Fill `members` around `head` from `walk`, its cells narrowest..widest (-1: any).
 
-    Greedy takes all that may join, up to `cap` rows; otherwise the prefix of the highest
-    efficiency wins. Only members with lengths[longest] <= spread * lengths[shortest] may join.
+    Returns (members, rows, cell, efficiency) of the best: all when greedy, else the prefix of the
+    highest efficiency.
     """
+    cell, rows, group, work = queue.cell, queue.rows, queue.group, queue.work
+    slack, own, lengths = queue.slack, queue.own, terms.lengths
+    greedy, spread, margin, cap = terms.greedy, terms.spread, terms.margin, terms.cap
     members[0] = head
     count = 1
     total = rows[head]
@@ -103,44 +107,24 @@ def _fill(
 
 @jit
 def best_batch(
-    head: int,
-    greedy: bool,
-    grouped: bool,
-    walk: Ints,
-    group: Ints,
-    cell: Ints,
-    rows: Ints,
-    slack: Floats,
-    own: Floats,
-    work: Floats,
-    fastest: Floats,
-    lengths: Floats,
-    present: Flags,
-    spread: float,
-    margin: float,
-    cap: int,
+    head: int, walk: Ints, queue: Ordered, fastest: Floats, present: Flags, terms: Terms,
     members: Ints,
-) -> tuple[int, int, int, float]:
+) -> tuple[int, int, int, float]:  # fmt: skip
     """The most efficient batch around `head`, over every padded length it could take."""
-    if not grouped:
-        return _fill(
-            head, greedy, -1, 0, walk, group, cell, rows, slack, own, work, fastest,
-            lengths, spread, margin, cap, members,
-        )  # fmt: skip
+    if not terms.grouped:
+        return _fill(head, 0, -1, walk, queue, fastest, terms, members)
+    lengths, spread, own_cell = terms.lengths, terms.spread, queue.cell[head]
     best = (0, 0, 0, -1.0)
     trial = np.empty_like(members)
     low = 0
-    for u in range(cell[head], lengths.shape[0]):
-        if lengths[u] > spread * lengths[cell[head]]:
+    for u in range(own_cell, lengths.shape[0]):
+        if lengths[u] > spread * lengths[own_cell]:
             break
         if not present[u]:
             continue
         while lengths[u] > spread * lengths[low]:
             low += 1
-        found = _fill(
-            head, greedy, u, low, walk, group, cell, rows, slack, own, work, fastest,
-            lengths, spread, margin, cap, trial,
-        )  # fmt: skip
+        found = _fill(head, low, u, walk, queue, fastest, terms, trial)
         if found[3] > best[3]:
             best = found
             members[: found[0]] = trial[: found[0]]

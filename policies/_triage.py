@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
+from policies._ordered import Ordered
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 KEPT, DEFERRED, DROPPED = 0, 1, 2
 
@@ -54,18 +54,10 @@ def _pop(heap: Ints, size: int, key: Floats) -> int:
 
 
 @jit
-def triage(
-    slack: Floats,
-    own: Floats,
-    work: Floats,
-    batch_ms: Floats,
-    refusable: Flags,
-    workers: float,
-    beta: float,
-    delta: float,
-    state: Ints,
-) -> None:
-    """Mark every request (given in order of deadline) KEPT, DEFERRED or DROPPED."""
+def triage(queue: Ordered, workers: float, beta: float, delta: float, state: Ints) -> None:
+    """Mark every request KEPT, DEFERRED or DROPPED in `state` [n]."""
+    slack, refusable = queue.slack, queue.refusable
+    own, work, batch_ms = queue.own, queue.work, queue.batch_ms
     n = slack.shape[0]
     heap = np.empty(n, np.int64)
     size = 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from policies._asking import Asker, Line
 from policies._jit import jit
 from policies._proteus import PLANS, proteus
 
@@ -215,22 +216,23 @@ def bentoml(
 
 @jit
 def dispatch(
-    kind: int, now_ms: float, arrived_ms: Floats, slo_ms: float, worker: int, workers: float,
-    table: Floats, pace: float, accuracy: Floats, params: Floats, memo: Floats,
+    kind: int, now_ms: float, line: Line, asker: Asker, table: Floats, accuracy: Floats,
+    params: Floats, memo: Floats,
 ) -> tuple[int, int, int, float]:  # fmt: skip
     """The answer of the discipline `kind` to a queue that is not empty, for a worker; costs are
-    table × pace, NaN read as unknown. `workers`: how many like this one there are in all."""
-    cost = np.where(np.isnan(table), np.inf, table * pace)
+    table × pace, NaN read as unknown."""
+    arrived_ms, slo_ms = line.at_ms[line.head : line.tail], line.slo_ms
+    cost = np.where(np.isnan(table), np.inf, table * asker.pace)
     if kind == SLACKFIT:
         return slackfit(now_ms, arrived_ms, slo_ms, cost, accuracy, params)
     if kind == DRAIN_AWARE:
-        return drain_aware(now_ms, arrived_ms, slo_ms, workers, cost, accuracy, params)
+        return drain_aware(now_ms, arrived_ms, slo_ms, asker.workers, cost, accuracy, params)
     if kind == CLOCKWORK:
         return clockwork(now_ms, arrived_ms, slo_ms, cost, params, memo)
     if kind == CLIPPER:
         return clipper(now_ms, arrived_ms, slo_ms, cost, params, memo)
     if kind == PROTEUS:
-        plan = int(params[PLAN_]) if params[PLAN_] >= 0 else int(memo[PLANS + worker])
+        plan = int(params[PLAN_]) if params[PLAN_] >= 0 else int(memo[PLANS + asker.worker])
         cap, caution = int(params[CAP_]), params[SECOND_]
         return proteus(now_ms, arrived_ms, slo_ms, cost, plan, cap, caution)
     return bentoml(now_ms, arrived_ms, slo_ms, cost, params, memo)

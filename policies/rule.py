@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from policies._asking import REQUEST, Plans, Requests
 from policies.compiled import decide, decide_prepared, prepare
 from policies.params import RuleParams
 
@@ -24,21 +26,16 @@ Flags = NDArray[np.bool_]
 
 
 class Waiting:
-    """The queue as parallel arrays, in order of joining: index i here is item i of the owner's
+    """The queue as an array of records, in order of joining: index i here is item i of the owner's
     own list, as long as the owner removes the same indices from both. Not thread-safe."""
 
-    __slots__ = ("_arrived", "_cell", "_deadline", "_group", "_refusable", "_rows", "_size")
+    __slots__ = ("_requests", "_size")
 
     def __init__(self, capacity: int = 256) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
         self._size = 0
-        self._deadline: Floats = np.empty(capacity)
-        self._arrived: Floats = np.empty(capacity)
-        self._cell: Ints = np.empty(capacity, np.int64)
-        self._rows: Ints = np.empty(capacity, np.int64)
-        self._group: Ints = np.empty(capacity, np.int64)
-        self._refusable: Flags = np.empty(capacity, np.bool_)
+        self._requests: Requests = np.empty(capacity, REQUEST)
 
     def __len__(self) -> int:
         return self._size
@@ -55,14 +52,9 @@ class Waiting:
     ) -> int:
         """Queue one request; returns its index."""
         i = self._size
-        if i == self._deadline.shape[0]:
-            self._grow()
-        self._deadline[i] = deadline_ms
-        self._arrived[i] = arrived_ms
-        self._cell[i] = cell
-        self._rows[i] = rows
-        self._group[i] = group
-        self._refusable[i] = refusable
+        if i == self._requests.shape[0]:
+            self._requests = np.concatenate([self._requests, np.empty_like(self._requests)])
+        self._requests[i] = (deadline_ms, arrived_ms, cell, rows, group, refusable)
         self._size = i + 1
         return i
 
@@ -73,45 +65,20 @@ class Waiting:
         keep = np.ones(self._size, np.bool_)
         keep[list(indices)] = False
         left = int(keep.sum())
-        for array in self._arrays():
-            array[:left] = array[: self._size][keep]
+        self._requests[:left] = self._requests[: self._size][keep]
         self._size = left
 
     def clear(self) -> None:
         """Take everything out."""
         self._size = 0
 
-    def views(self) -> tuple[Floats, Floats, Ints, Ints, Ints, Flags]:
-        """deadline_ms, arrived_ms, cell, rows, group, refusable: [n] each, valid until a change."""
-        n = self._size
-        return (
-            self._deadline[:n],
-            self._arrived[:n],
-            self._cell[:n],
-            self._rows[:n],
-            self._group[:n],
-            self._refusable[:n],
-        )
+    def view(self) -> Requests:
+        """The requests as records [n] of `policies._asking.REQUEST`, valid until a change."""
+        return self._requests[: self._size]
 
     def head_slack_ms(self, now_ms: float) -> float:
         """Time left to the earliest deadline; inf when nothing waits."""
-        return float(self._deadline[: self._size].min()) - now_ms if self._size else math.inf
-
-    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
-        return (
-            self._deadline,
-            self._arrived,
-            self._cell,
-            self._rows,
-            self._group,
-            self._refusable,
-        )
-
-    def _grow(self) -> None:
-        for name in self.__slots__:
-            if name != "_size":
-                array = getattr(self, name)
-                setattr(self, name, np.concatenate([array, np.empty_like(array)]))
+        return float(self.view()["deadline_ms"].min()) - now_ms if self._size else math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +140,7 @@ class DispatchRule:
                 f"got shapes {tiers.shape} and {flags.shape}"
             )
         self._workers = workers
-        self._cost, self._lengths, self._tier, self._allowed = cost, sizes, tiers, flags
+        self._plans = Plans(cost, sizes, tiers, flags)
         self._dropped: Ints = np.empty(256, np.int64)
         self._members = np.empty(max_rows, np.int64)
         self.use(params)
@@ -186,7 +153,7 @@ class DispatchRule:
     def use(self, params: RuleParams) -> None:
         """Switch to another setting from the next pick on."""
         self._params, self._array = params, params.to_array()
-        self._prepared = prepare(self._cost, self._tier, self._allowed, self._array)
+        self._prepared: Any = tuple(prepare(self._plans, self._array))  # see `decide_prepared`
 
     def repriced(self, cost_ms: Floats, params: RuleParams) -> DispatchRule:
         """A rule of its own for the same plans and lengths, at other costs and another setting.
@@ -194,12 +161,13 @@ class DispatchRule:
         For a dispatcher that gets new prices many times a second: only the shape of `cost_ms` is
         checked, so hand in what a cost table made.
         """
-        if cost_ms.shape != self._cost.shape:
-            raise ValueError(f"cost_ms must have shape {self._cost.shape}, got {cost_ms.shape}")
+        shape = self._plans.cost_ms.shape
+        if cost_ms.shape != shape:
+            raise ValueError(f"cost_ms must have shape {shape}, got {cost_ms.shape}")
         made = object.__new__(DispatchRule)
         made.__dict__.update(self.__dict__)
         made._dropped, made._members = self._dropped.copy(), self._members.copy()
-        made._cost = cost_ms
+        made._plans = self._plans._replace(cost_ms=cost_ms)
         made.use(params)
         return made
 
@@ -212,12 +180,11 @@ class DispatchRule:
             self._dropped = np.empty(2 * len(waiting), np.int64)
         plan, count, refused, wake_ms = decide_prepared(
             now_ms,
-            *waiting.views(),
-            self._lengths,
+            waiting.view(),
+            self._prepared,
             self._workers,
             rate_per_ms,
             self._array,
-            *self._prepared,
             self._members,
             self._dropped,
         )

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from policies._asking import Asker, Line
 from policies._jit import jit
 from policies._triage import CAUTION
 from policies.params import ALPHA, BETA, DELTA, MARGIN, MAX_ROWS, WAIT_MS
@@ -27,7 +28,7 @@ Ints = NDArray[np.int64]
 
 
 class Tables(NamedTuple):
-    """What `prepare` made of the only cell, of T tiers in room for P, and what follows from it.
+    """What `prepare` made of the only cell, of T `tiers` in room for P, and what follows from it.
 
     `fastest` [P + 1, R] ms and `plan` [P + 1, R]; `unit`, `good` [P + 1]; row T is over all tiers.
     `top` [P + 1, R]: the most efficient of 1..r + 1 rows; `efficiency` [P + 1, R]: its efficiency.
@@ -39,6 +40,15 @@ class Tables(NamedTuple):
     good: Ints
     top: Ints
     efficiency: Floats
+    tiers: int
+
+
+class _Kept(NamedTuple):
+    """Places in the queue: the first that is not lost, the first kept, and the end."""
+
+    lost: int
+    first: int
+    tail: int
 
 
 @jit
@@ -83,22 +93,24 @@ def _keep(
 
 @jit
 def _rows(
-    t: int, margin: float, pace: float, slack_from: float, cap: int, queue_ms: Floats, first: int,
-    tail: int, lost: int, fastest: Floats,
+    ms: Floats, pace: float, margin: float, cap: int, slack_from: float, queue_ms: Floats,
+    kept: _Kept,
 ) -> int:  # fmt: skip
-    """How many may run together around the head in tier t: the kept, then those passed over."""
+    """How many may run together around the head, the kept, then those passed over, where a batch
+    takes `ms` [R] times `pace`."""
+    lost, first, tail = kept
     rows, most = 1, min(cap, tail - first)
     if margin == np.inf:
         return min(cap, tail - lost)
     limit = slack_from + queue_ms[first]
-    while rows < most and pace * fastest[t, rows] <= margin * limit:
+    while rows < most and pace * ms[rows] <= margin * limit:
         rows += 1
     if rows < most:  # those behind have no less slack than the head, and the others have less
         return rows
     i = lost
     while rows < cap and i < first:
         tighter = min(limit, slack_from + queue_ms[i])
-        if pace * fastest[t, rows] <= margin * tighter:
+        if pace * ms[rows] <= margin * tighter:
             rows, limit = rows + 1, tighter
         i += 1
     return rows
@@ -106,19 +118,17 @@ def _rows(
 
 @jit
 def decide_uniform(
-    now_ms: float, queue_ms: Floats, head: int, tail: int, slo_ms: float, workers: float,
-    rate_per_ms: float, params: Floats, tables: Tables, tiers: int, pace: float, members: Ints,
+    now_ms: float, line: Line, asker: Asker, params: Floats, tables: Tables, members: Ints
 ) -> tuple[int, int, int, float]:  # fmt: skip
-    """What `decide_prepared` would do with a queue of equal requests, all refusable.
-
-    queue_ms[head:tail]: when they arrived, ascending; deadlines are `slo_ms` later. All costs
-    finite; each counts `pace` times. `workers` may be fractional: what serves this queue, in
-    workers like this one.
+    """What `decide_prepared` would do with a queue of equal requests, all refusable, and costs
+    that are all known.
 
     Fills `members` with positions counted from `head`; returns `(plan, n_members, n_dropped,
     wake_ms)`, the dropped being the first ones.
     """
-    fastest, unit, good = tables.fastest, tables.unit, tables.good
+    fastest, unit, good, tiers = tables.fastest, tables.unit, tables.good, tables.tiers
+    queue_ms, head, tail, slo_ms = line
+    _, workers, pace, rate_per_ms = asker
     cap = max(1, min(int(params[MAX_ROWS]), fastest.shape[1]))
     margin = params[MARGIN]
     greedy = margin == np.inf
@@ -132,13 +142,14 @@ def decide_uniform(
         return -1, 0, tail - head, np.inf
     if first == tail:  # all are passed over: the most urgent is served
         first = lost
+    places = _Kept(lost, first, tail)
     slack = slack_from + queue_ms[first]
     waiting = params[BETA] * (tail - lost) + params[ALPHA] * rate_per_ms * max(slack, 0.0)
 
     total, chosen = 0, 0
     late, least = True, np.inf
     for t in range(tiers):
-        rows = _rows(t, margin, pace, slack_from, cap, queue_ms, first, tail, lost, fastest)
+        rows = _rows(fastest[t], pace, margin, cap, slack_from, queue_ms, places)
         drain = pace * unit[t] * waiting / tables.efficiency[t, rows - 1]
         rows = tables.top[t, rows - 1]
         misses = not pace * fastest[t, rows - 1] <= slack

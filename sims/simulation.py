@@ -14,7 +14,7 @@ from policies.params import RuleParams
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
-from sims.engine.environments import Piece, begin
+from sims.engine.episodes import Piece, begin
 from sims.engine.inputs import make_bank, tables_for
 from sims.engine.observe import look
 from sims.engine.signals import signals_of

@@ -22,7 +22,7 @@ from policies.base import Policy
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
-from sims.engine.environments import Piece, begin
+from sims.engine.episodes import Piece, begin
 from sims.engine.inputs import arrivals_for, make_bank, tables_for
 from sims.engine.state import SERVED, SLOT_MS, WINDOW, Bank, full_log, make_state
 from sims.latencies import BINS, counted, quantile

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies._asking import Plans
 from policies.compiled import prepare
 from policies.params import MARGIN, MAX_ROWS
 from policies.uniform import tables_of
@@ -124,7 +125,8 @@ def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
         if kind[i] != 0:
             _check_rival(settings[i], base)
         for d in range(kinds if kind[i] == 0 else 0):
-            f, p, u, g = prepare(believed[d], tier, np.ones(plans, np.bool_), params[i])
+            given = Plans(believed[d], base.lengths, tier, np.ones(plans, np.bool_))
+            f, p, u, g, _ = prepare(given, params[i])
             t = tiers[i, d] = f.shape[0] - 1
             fastest[i, d, : t + 1], plan[i, d, : t + 1] = f, p
             unit[i, d, : t + 1], good[i, d, : t + 1] = u, g

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._allocator import allocate
+from policies._asking import Asker, Line
 from policies._jit import jit
 from policies._proteus import PLANS, demand_per_ms, due, largest_batch
 from policies.disciplines import CAP_, FIRST_, PLAN_, PROTEUS, THIRD_, dispatch
@@ -34,8 +35,8 @@ def gives_way(
         return False
     units, workers = crew.units, crew.workers
     believed, accuracy = costs.believed, costs.accuracy
-    waiting_ms = queue_ms[env.head : env.tail]
-    arrived = env.answered + env.refused + waiting_ms.shape[0]
+    line = Line(queue_ms, env.head, env.tail, slo_ms)
+    arrived = env.answered + env.refused + (env.tail - env.head)
     demand = params[FIRST_] * demand_per_ms(env.now_ms, arrived, params[THIRD_], memo)
     if due(env.now_ms, env.active, params[THIRD_], memo):
         carries = np.zeros((env.active, accuracy.shape[0]))
@@ -52,8 +53,8 @@ def gives_way(
         if units[v].free_ms > env.now_ms or lost_from <= env.now_ms < lost_until:
             continue
         lost = dispatch(
-            PROTEUS, env.now_ms, waiting_ms, slo_ms, v, 1.0, believed[workers[v].kind, :, :, 0],
-            workers[v].slower * units[v].correction, accuracy, params, memo,
+            PROTEUS, env.now_ms, line, Asker(v, 1.0, workers[v].slower * units[v].correction, 0.0),
+            believed[workers[v].kind, :, :, 0], accuracy, params, memo,
         )[2]  # fmt: skip
         better = accuracy[int(memo[PLANS + v])] > accuracy[int(memo[PLANS + best])]
         if lost < fewest or (lost == fewest and better):

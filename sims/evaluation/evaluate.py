@@ -21,6 +21,7 @@ from policies.observation import SEEN
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 from sims.engine import environments as vector
+from sims.engine.episodes import Piece, begin
 from sims.engine.inputs import Setting, make_bank, tables_for
 from sims.engine.observe import look
 from sims.engine.signals import signals_of
@@ -128,7 +129,7 @@ class _Board:
 def _begun(bank: Bank, traces: Sequence[Trace]) -> State:
     state = make_state(len(traces), bank)
     for e, trace in enumerate(traces):
-        vector.begin(bank, state, e, vector.Piece(e, e, 0, len(trace)))
+        begin(bank, state, e, Piece(e, e, 0, len(trace)))
     return state
 
 

@@ -18,7 +18,8 @@ from policies.observation import observation_names
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from sims.engine import environments as vector
-from sims.engine.environments import Bounds, Draws, Environments, Piece, Share, Stepped, Tick
+from sims.engine.environments import Bounds, Environments, Share, Stepped, Tick
+from sims.engine.episodes import Draws, Piece, begin
 from sims.engine.inputs import make_bank
 from sims.engine.state import Bank, State, make_state, no_log
 from sims.gym.domain import LoadDomain, capacity_per_s
@@ -178,5 +179,5 @@ def single(
     """A bank of one service and one trace, its state at the trace's start, and scratch."""
     bank = make_bank([service], [trace], presets)
     state = make_state(1, bank, room=max(16, len(trace)))
-    vector.begin(bank, state, 0, Piece(0, 0, 0, len(trace), end_ms=trace.seconds * 1e3))
+    begin(bank, state, 0, Piece(0, 0, 0, len(trace), end_ms=trace.seconds * 1e3))
     return bank, state, make_state(2, bank, room=max(16, len(trace)))

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from policies._asking import Asker, Line
 from policies.disciplines import dispatch
 
 COST = np.array([[4.0, 6.0, 8.0, 10.0], [2.0, 3.0, 4.0, 5.0]])
@@ -48,8 +49,9 @@ def ask(
 ) -> tuple[int, int, int, float]:
     """(plan, taken, dropped, wake_ms) for a queue with an SLO of 20 ms."""
     plan, taken, dropped, wake_ms = dispatch(
-        rival.kind, now_ms, np.array(arrived_ms), SLO_MS, worker, workers, cost, pace, accuracy,
-        rival.to_array(), fresh() if memo is None else memo,
+        rival.kind, now_ms, Line(np.array(arrived_ms), 0, len(arrived_ms), SLO_MS),
+        Asker(worker, workers, pace, 0.0), cost, accuracy, rival.to_array(),
+        fresh() if memo is None else memo,
     )  # fmt: skip
     return int(plan), int(taken), int(dropped), float(wake_ms)
 

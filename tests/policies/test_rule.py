@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies._asking import Plans
 from policies.params import RuleParams
 from policies.rule import DispatchRule, Pick, Waiting, decide
 from tests.policies.slow_rule import Item, State, decide_slowly
@@ -282,10 +283,13 @@ def test_the_compiled_rule_is_the_slow_rule(state: State) -> None:
 def raw(state: State) -> tuple[int, list[int], list[int], float]:
     """The one-call form, from bare arrays."""
     members, dropped = np.empty(state.max_rows, np.int64), np.empty(len(state.items), np.int64)
+    plans = Plans(
+        np.array(state.cost_ms), np.array(state.lengths), np.array(state.tier),
+        np.array(state.allowed),
+    )  # fmt: skip
     plan, count, refused, wake_ms = decide(
-        state.now_ms, *queue(state.items).views(), np.array(state.cost_ms),
-        np.array(state.lengths), np.array(state.tier), np.array(state.allowed), state.workers,
-        state.rate_per_ms, state.params.to_array(), members, dropped,
+        state.now_ms, queue(state.items).view(), plans, state.workers, state.rate_per_ms,
+        state.params.to_array(), members, dropped,
     )  # fmt: skip
     return plan, members[:count].tolist(), dropped[:refused].tolist(), wake_ms
 
@@ -335,11 +339,9 @@ def test_waiting_keeps_its_columns_together() -> None:
     for k in range(5):
         assert waiting.append(10.0 - k, float(k), k, rows=k + 1, group=k, refusable=k % 2 == 0) == k
     waiting.remove((0, 3))
-    deadline, arrived, cell, rows, group, refusable = waiting.views()
-    assert deadline.tolist() == [9.0, 8.0, 6.0]
-    assert arrived.tolist() == [1.0, 2.0, 4.0]
-    assert (cell.tolist(), rows.tolist(), group.tolist()) == ([1, 2, 4], [2, 3, 5], [1, 2, 4])
-    assert refusable.tolist() == [False, True, True]
+    assert waiting.view().tolist() == [
+        (9.0, 1.0, 1, 2, 1, False), (8.0, 2.0, 2, 3, 2, True), (6.0, 4.0, 4, 5, 4, True),
+    ]  # fmt: skip
     assert waiting.head_slack_ms(1.0) == 5.0
     waiting.clear()
     assert (len(waiting), waiting.head_slack_ms(1.0)) == (0, math.inf)

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from policies._asking import Asker, Line, Plans, Prepared
 from policies.compiled import decide_prepared, prepare
 from policies.params import RuleParams
 from policies.presets import PRESETS
+from policies.rule import Waiting
 from policies.uniform import Tables, decide_uniform, tables_of
 
 Decision = tuple[int, list[int], int, float]
@@ -25,11 +27,11 @@ SETTINGS = (
 )
 
 
-def tables(prepared: tuple[np.ndarray, ...], greedy: bool) -> Tables:
-    fastest, plan, unit, good = (a[..., 0].copy() for a in prepared)
+def tables(prepared: Prepared, greedy: bool) -> Tables:
+    fastest, plan, unit, good = (a[..., 0].copy() for a in prepared[:4])
     top, best = np.ones_like(plan), np.zeros_like(fastest)
     tables_of(fastest, plan, unit, good, greedy, top, best)
-    return Tables(fastest, plan, unit, good, top, best)
+    return Tables(fastest, plan, unit, good, top, best, unit.shape[0] - 1)
 
 
 def both(
@@ -45,20 +47,18 @@ def both(
     """What the general rule and the fast one decide."""
     array = params.to_array()
     flags = np.ones(len(tier), np.bool_)
-    fastest, plan, unit, good = prepare(cost, np.array(tier), flags, array)
-    queue, n = np.array(arrived), len(arrived)
+    prepared = prepare(Plans(cost, np.array([1.0]), np.array(tier), flags), array)
+    at, n = np.array(arrived), len(arrived)
     members, dropped = np.zeros(cost.shape[1], np.int64), np.zeros(max(n, 1), np.int64)
-    zeros, ones = np.zeros(n, np.int64), np.ones(n, np.int64)
-    told = decide_prepared(
-        now, queue + slo, queue, zeros, ones, zeros, np.ones(n, np.bool_), np.array([1.0]),
-        workers, rate, array, fastest, plan, unit, good, members, dropped,
-    )  # fmt: skip
+    waiting = Waiting(max(n, 1))
+    for at_ms in arrived:
+        waiting.append(at_ms + slo, at_ms, 0)
+    told = decide_prepared(now, waiting.view(), prepared, workers, rate, array, members, dropped)
     general = (told[0], members[: told[1]].tolist(), told[2], told[3])
     assert dropped[: told[2]].tolist() == list(range(told[2]))
     told = decide_uniform(
-        now, np.concatenate([[-1e9], queue]), 1, n + 1, slo, float(workers), rate, array,
-        tables((fastest, plan, unit, good), params.margin == math.inf), unit.shape[0] - 1, 1.0,
-        members,
+        now, Line(np.concatenate([[-1e9], at]), 1, n + 1, slo), Asker(0, float(workers), 1.0, rate),
+        array, tables(prepared, params.margin == math.inf), members,
     )  # fmt: skip
     return general, (told[0], members[: told[1]].tolist(), told[2], told[3])
 
@@ -97,14 +97,20 @@ def test_the_fast_rule_decides_as_the_general_one(case: dict[str, object]) -> No
 def test_a_slower_worker_is_one_whose_costs_count_more() -> None:
     cost = np.linspace(4.0, 20.0, 8).reshape(1, 8, 1)
     array = RuleParams("default").to_array()
-    prepared = prepare(cost, np.array([0]), np.ones(1, np.bool_), array)
-    slower = prepare(2.0 * cost, np.array([0]), np.ones(1, np.bool_), array)
+    plans = Plans(cost, np.array([1.0]), np.array([0]), np.ones(1, np.bool_))
+    prepared = prepare(plans, array)
+    slower = prepare(plans._replace(cost_ms=2.0 * cost), array)
     queue = np.linspace(0.0, 20.0, 30)
     told = []
     for pace, made in ((2.0, prepared), (1.0, slower)):
         members = np.zeros(8, np.int64)
         decision = decide_uniform(
-            30.0, queue, 0, 30, 50.0, 2.0, 0.5, array, tables(made, False), 1, pace, members
+            30.0,
+            Line(queue, 0, 30, 50.0),
+            Asker(0, 2.0, pace, 0.5),
+            array,
+            tables(made, False),
+            members,
         )
         told.append((decision, members.tolist()))
     assert told[0] == told[1]

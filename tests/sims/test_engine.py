@@ -14,7 +14,7 @@ from policies.params import RuleParams
 from policies.presets import PRESETS
 from policies.rivals import BentoML, Clipper, Clockwork, DrainAware, Proteus, SlackFit
 from sims.engine import advance as engine
-from sims.engine import environments as vector
+from sims.engine.episodes import Piece, begin
 from sims.engine.inputs import make_bank
 from sims.engine.state import DROPPED, SERVED, full_log, make_state
 from sims.service import Hidden, Service, Switching, Units, noise
@@ -321,7 +321,7 @@ def bounded(one: Service, trace: Trace, room: int, setting: RuleParams) -> Any:
     """The log of a run with room for so many to wait."""
     bank = make_bank([one], [trace], [setting])
     state, log = make_state(1, bank, room=room), full_log(len(trace))
-    vector.begin(bank, state, 0, vector.Piece(0, 0, 0, len(trace)))
+    begin(bank, state, 0, Piece(0, 0, 0, len(trace)))
     engine.advance(bank, state, log, 0, math.inf)
     assert state.env["refused"][0] == (log.outcome == DROPPED).sum()
     return log
