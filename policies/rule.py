@@ -203,13 +203,19 @@ class DispatchRule:
         made.use(params)
         return made
 
-    def pick(self, now_ms: float, waiting: Waiting, rate_per_ms: float) -> Pick:
+    def pick(
+        self, now_ms: float, waiting: Waiting, rate_per_ms: float, *, slowdown: float = 1.0
+    ) -> Pick:
         """What a worker free at `now_ms` should do; see `policies.compiled.decide`.
 
-        `rate_per_ms`: recent arrivals per ms (EWMA of about 40 ms). The queue is not changed.
+        `rate_per_ms`: recent arrivals per ms (EWMA of about 40 ms). `slowdown`: how many times as
+        long every batch takes now, since other workers compute beside it. The queue is not changed.
         """
         if len(waiting) > self._dropped.shape[0]:
             self._dropped = np.empty(2 * len(waiting), np.int64)
+        fastest, plans, unit, good = self._prepared
+        if slowdown != 1.0:
+            fastest, unit = fastest * slowdown, unit * slowdown
         plan, count, refused, wake_ms = decide_prepared(
             now_ms,
             *waiting.views(),
@@ -217,7 +223,10 @@ class DispatchRule:
             self._workers,
             rate_per_ms,
             self._array,
-            *self._prepared,
+            fastest,
+            plans,
+            unit,
+            good,
             self._members,
             self._dropped,
         )

@@ -194,6 +194,7 @@ class Controller:
             cells_only=held.cells_only,
             params=self._choice.params,
             lanes=old.lanes,
+            slowdowns=self._tally.contention.slowdowns,
         )
         self._scheduler.use(self._scheduler.prepare(tables))
         pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)

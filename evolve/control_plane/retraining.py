@@ -165,7 +165,8 @@ def live_twin(
     except NoArrivals:
         return None
     return Twin.of(
-        np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64),
+        # What overload costs: with all lanes busy.
+        tables.cost_ms * tables.slowdowns[-1], np.array(tables.lengths, np.float64),
         slo_ms=slo.p99_ms, workers=workers, tier=np.array(tables.tier),
         accuracy=1.0 - np.array(errors), traffic=traffic,
         ratios=tally.traffic.ratios(CALIBRATION_S),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.liberties import Licence
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
-    from evolve.data_plane.scheduler import Batch, Scheduler
+    from evolve.data_plane.scheduler import Batch, Price, Scheduler
     from evolve.monitoring.tally import Tally
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
@@ -134,13 +134,14 @@ class Lane:
         length = request.length
         if self._serving.licence.now.padding:
             length = tables.padded_length(plan, (request,))
-        predicted_ms = tables.cost_of(plan, request.rows, request.cell)
+        beside = self._serving.scheduler.beside
+        price = tables.price(plan, request.rows, request.cell, beside)
         if request.outside is None:
             began_s = time.perf_counter()
             try:
                 if self._within(plan, (request,))[1]:
                     raise PlanDeclined(f"plan {plan} {_BEYOND}")
-                (leaves,), samples, odd = self._run_batch(plan, (request,), length, predicted_ms)
+                (leaves,), samples, odd = self._run_batch(plan, (request,), length, price)
                 if odd:
                     raise PlanFault(f"plan {plan} {_NOT_FINITE}")
                 answer = self._serving.original.rebuild(leaves, request.leaves)
@@ -165,25 +166,26 @@ class Lane:
             self._answer_alone(requests)
             return
         parts = self._serving.licence.now.apart(requests, batch.length)
+        price = batch.price._replace(ms=batch.price.ms / len(parts))
         for members, length in parts:
-            self._serve_part(batch.plan, members, length, batch.predicted_ms / len(parts))
+            self._serve_part(batch.plan, members, length, price)
 
     def _serve_part(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
         began_s = time.perf_counter()
         within, beyond = self._within(plan, requests)
         if within:
-            self._serve_within(plan, within, length, predicted_ms)
+            self._serve_within(plan, within, length, price)
         if beyond:
             self._recover(plan, beyond, length, began_s, PlanDeclined(f"plan {plan} {_BEYOND}"))
 
     def _serve_within(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
         began_s = time.perf_counter()
         try:
-            answers, samples, odd = self._run_batch(plan, requests, length, predicted_ms)
+            answers, samples, odd = self._run_batch(plan, requests, length, price)
         except BaseException as error:
             self._recover(plan, requests, length, began_s, error)
             return
@@ -208,7 +210,7 @@ class Lane:
         )
 
     def _run_batch(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> tuple[list[list[Any]], list[Sample], list[Request]]:
         """Each request's output leaves, what the watch kept of them, and those requests that a plan
         gave a NaN or an infinity which the model would not give. Notes what the batch cost this
@@ -225,7 +227,7 @@ class Lane:
             rows += request.rows
             tokens += request.rows * request.length
         changed, self._last_plan = plan != self._last_plan, plan
-        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
+        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, *price, tokens, changed))
         if not own and not plausible(answer.leaves, domain):
             odd = [
                 request

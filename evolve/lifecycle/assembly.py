@@ -36,6 +36,7 @@ from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.baselines import DEFAULT_CHOICE
 from policies.presets import DEFAULT
+from profiler.contention import Contention, expected_slowdown
 from profiler.costs import CostTable
 from profiler.flops import DynamicFlops
 from profiler.signals import Window
@@ -116,9 +117,10 @@ class Assembly:
         savings = Savings(costs)
         flops = _flops(found.flops, self.device, threads)
         reserve = Reserve(slo.p99_ms)
+        contention = Contention(lanes, expected_slowdown(self.device, lanes, threads))
         tally = Tally(
             window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts,
-            reserve,
+            reserve, contention,
         )  # fmt: skip
         library = PlanLibrary()
         pauses = Pauses()
@@ -126,6 +128,7 @@ class Assembly:
             Tables(
                 plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
                 tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
+                slowdowns=contention.slowdowns,
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
             now_ms=lambda: clock() * 1e3, in_order=in_order,

@@ -193,7 +193,7 @@ def test_idle_ticks_are_not_recorded_and_busy_ones_once_a_second(bench: Bench) -
 
 def test_the_policy_sees_what_was_noted_since(bench: Bench) -> None:
     bench.tally.arrived(request(bench.now_s[0] * 1e3))
-    bench.tally.ran(Ran(ORIGINAL, 1, 8, 9.0, 8.0, 8, changed=False))
+    bench.tally.ran(Ran(ORIGINAL, 1, 8, 9.0, 8.0, 0, 8, changed=False))
     bench.scheduler.submit(request(bench.now_s[0] * 1e3))
     bench.tick()
     (signals,) = bench.policy.shown
@@ -208,7 +208,7 @@ def test_savings_are_told_once_a_minute(bench: Bench) -> None:
     bench.library.put(admitted)
     bench.tally.savings.expect(admitted)
     for _ in range(200):
-        bench.tally.ran(Ran(admitted.key, 1, 8, 2.0, 2.0, 8, changed=False))
+        bench.tally.ran(Ran(admitted.key, 1, 8, 2.0, 2.0, 0, 8, changed=False))
     bench.tick()
     assert bench.recorded("plan") == []
     bench.tick(ACCOUNT_EVERY_S)
