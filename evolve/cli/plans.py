@@ -46,7 +46,11 @@ def plans(
         typer.Option(metavar="ROWSxLENGTH", help="Count bytes at this shape; 4x32 unless told."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw a layer before and after.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw a layer before and after: .mmd, .dot, or with Graphviz .svg, .png, .pdf.",
+        ),
     ] = None,
 ) -> None:
     """List the plans in the cache: model graph, plan, state, error, memory, cost.
