@@ -15,8 +15,9 @@ Names are loaded on first use: importing this package loads neither numba nor to
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from policies.bandit import LinUCB
@@ -25,9 +26,28 @@ if TYPE_CHECKING:
     from policies.contract import PolicyContract
     from policies.observation import observe
     from policies.params import RuleParams
+    from policies.plugins import PolicyPluginError, load_policy, policy_names
     from policies.presets import DEFAULT, PRESETS
     from policies.rule import DispatchRule, Pick, Waiting
+    from policies.table import TablePolicy
     from policies.tactical import PolicyFileError, TacticalPolicy
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "bandit": "LinUCB",
+            "base": "Choice Policy",
+            "baselines": "RulePolicy StaticPolicy ThresholdPolicy",
+            "contract": "PolicyContract",
+            "observation": "observe",
+            "params": "RuleParams",
+            "plugins": "PolicyPluginError load_policy policy_names",
+            "presets": "DEFAULT PRESETS",
+            "rule": "DispatchRule Pick Waiting",
+            "table": "TablePolicy",
+            "tactical": "PolicyFileError TacticalPolicy",
+        },
+    )
 
 __all__ = [
     "DEFAULT",
@@ -51,32 +71,3 @@ __all__ = [
     "observe",
     "policy_names",
 ]
-
-_HOME = {
-    "Choice": "base",
-    "Policy": "base",
-    "RulePolicy": "baselines",
-    "StaticPolicy": "baselines",
-    "ThresholdPolicy": "baselines",
-    "RuleParams": "params",
-    "DEFAULT": "presets",
-    "PRESETS": "presets",
-    "DispatchRule": "rule",
-    "Pick": "rule",
-    "Waiting": "rule",
-    "PolicyFileError": "tactical",
-    "TacticalPolicy": "tactical",
-    "observe": "observation",
-    "LinUCB": "bandit",
-    "TablePolicy": "table",
-    "PolicyContract": "contract",
-    "PolicyPluginError": "plugins",
-    "load_policy": "plugins",
-    "policy_names": "plugins",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'policies' has no attribute {name!r}")
-    return getattr(import_module(f"policies.{_HOME[name]}"), name)
