@@ -31,6 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "supernet.building": {
         "supernet.backends", "supernet.capture", "supernet.fusion", "supernet.jobs",
     },
+    "supernet.capture.calls": set(),
     "supernet.fusion.graph": set(),
     "supernet.fusion.kernels": set(),
     "supernet.fusion.rules": {"supernet.fusion.graph"},
@@ -44,6 +45,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "sims.devices": set(),
     "sims.traces": set(),
+    "sims.traces.files": set(),
     "sims.engine": {"sims.traces"},
     "sims.gym": {"sims.engine", "sims.traces"},
     "sims.scenarios": {"sims.devices", "sims.engine", "sims.traces"},
@@ -67,6 +69,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "evolve.demo": {"evolve.config", "evolve.journal"},
     "evolve.cli": {"evolve.config", "evolve.demo", "evolve.journal"},
+    "evolve.cli.explaining": set(),
+    "evolve.cli.simulations": set(),
 }  # fmt: skip
 """What the files of a room may import beside those that lie in its package itself, and its own."""
 

@@ -61,7 +61,7 @@ def plans(
     root = cache_folder(cache)
     found = _known(root, max_error, metric)
     if model is not None and found:
-        from evolve.cli.explain import explain as tell
+        from evolve.cli.explaining.explain import explain as tell
 
         tell(_store(root), found, model, limit=max_error, shape=shape, plot=plot, json=json)
     elif model is not None:

@@ -12,7 +12,7 @@ from evolve.data_plane.batching import plausible, split, stack
 from evolve.data_plane.promise import Call, Callbacks
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
 from evolve.monitoring.savings import Ran
-from supernet.capture.pytree import take_apart
+from supernet.capture.calls.pytree import take_apart
 from supernet.errors import Uncapturable
 from supernet.plans import ORIGINAL
 

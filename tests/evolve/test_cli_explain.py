@@ -14,8 +14,8 @@ import typer
 from torch import Tensor, nn
 
 from evolve.cli import main
-from evolve.cli.explain import Explanation, Story, select
-from evolve.cli.explained import show
+from evolve.cli.explaining.explain import Explanation, Story, select
+from evolve.cli.explaining.explained import show
 from profiler.fingerprint import DeviceFingerprint, Rate, fingerprint
 from profiler.shapes import Shape
 from profiler.units import FingerprintDatabase

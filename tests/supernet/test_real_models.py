@@ -14,8 +14,8 @@ from supernet.backends.base import backend
 from supernet.backends.eager import EagerPlan
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
+from supernet.capture.calls.pytree import take_apart
 from supernet.capture.probe import agree
-from supernet.capture.pytree import take_apart
 from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
 from supernet.plans import PlanState

@@ -138,7 +138,7 @@ def _written(
     results.write_text(json_.dumps(told, indent=1) + "\n", encoding="utf-8")
     if not plot:
         return [results]
-    from evolve.cli.pictures import draw
+    from evolve.cli.simulations.pictures import draw
 
     return [results, *draw(found, asked.policies, out)]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.traces.lines import Batch, Reading, lines, moment, whole_number
-from sims.traces.units import TimeColumn
+from sims.traces.files.lines import Batch, Reading, lines, moment, whole_number
+from sims.traces.files.units import TimeColumn
 
 __all__ = ["json_batches"]
 

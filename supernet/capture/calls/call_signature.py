@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from supernet.capture.pytree import TENSOR, Structure, take_apart
+from supernet.capture.calls.pytree import TENSOR, Structure, take_apart
 from supernet.errors import OutsideCapture
 
 __all__ = ["CallForm", "Example", "check_example"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.cli.explanation import Explanation, Story, Timing
+from evolve.cli.explaining.explanation import Explanation, Story, Timing
 from evolve.cli.screen import screen
 from evolve.journal.decision import printable
 

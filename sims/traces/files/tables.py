@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.traces.lines import BATCH_LINES, Batch, Reading, lines, moment, whole_number
-from sims.traces.units import PER_S, TimeColumn
+from sims.traces.files.lines import BATCH_LINES, Batch, Reading, lines, moment, whole_number
+from sims.traces.files.units import PER_S, TimeColumn
 
 __all__ = ["table_batches"]
 

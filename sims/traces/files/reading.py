@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.traces.counts import count_batches
+from sims.traces.files.counts import count_batches
+from sims.traces.files.lines import Batch, Reading, lines
+from sims.traces.files.mooncake import json_batches
+from sims.traces.files.tables import table_batches
 from sims.traces.lengths import Lengths, drawn_lengths
-from sims.traces.lines import Batch, Reading, lines
-from sims.traces.mooncake import json_batches
 from sims.traces.rules import at_least
-from sims.traces.tables import table_batches
 from sims.traces.trace import Trace
 
 __all__ = ["recorded", "stream"]

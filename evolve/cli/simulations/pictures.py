@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.cli.drawing import INK, LEGEND, PALE, TONES, log_axis, plain, sheet, written
-from evolve.cli.episodes import episode
+from evolve.cli.simulations.drawing import INK, LEGEND, PALE, TONES, log_axis, plain, sheet, written
+from evolve.cli.simulations.episodes import episode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

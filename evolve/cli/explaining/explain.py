@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from evolve.cli.explanation import Explanation, Story
+from evolve.cli.explaining.explanation import Explanation, Story
 from evolve.cli.plain import say
 from evolve.errors import EvolveError
 
@@ -38,7 +38,7 @@ def explain(
     json: bool,
 ) -> None:
     """Print the explanation of the plans that ``model`` names, and draw one of them."""
-    from evolve.cli.explained import as_json, show
+    from evolve.cli.explaining.explained import as_json, show
 
     told = explanation(cache, found, select(found, model), limit=limit, shape=shape)
     drawn = None if plot is None else _drawn(told, plot)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sims.traces.lines import Batch, Reading, lines, whole_number
+from sims.traces.files.lines import Batch, Reading, lines, whole_number
 
 __all__ = ["count_batches"]
 

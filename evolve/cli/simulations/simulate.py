@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evolve.cli.simulated import KINDS, one_trace, print_json, print_table
-from evolve.cli.suite import SUITES, Asked, run_suite
+from evolve.cli.simulations.simulated import KINDS, one_trace, print_json, print_table
+from evolve.cli.simulations.suite import SUITES, Asked, run_suite
 
 __all__ = ["simulate"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from evolve.cli.drawing import INK, LEGEND, PALE, TONES, log_axis, plain, sheet
+from evolve.cli.simulations.drawing import INK, LEGEND, PALE, TONES, log_axis, plain, sheet
 from evolve.journal.plot import matplotlib
 
 if TYPE_CHECKING:
