@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import CacheError, CacheFull, CacheUntrusted
-from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifest
+from supernet.manifest import broken, sync, unseal, write_manifest, write_sealed
 
 __all__ = ["MEMO", "ArtifactCache"]
 
@@ -123,13 +123,9 @@ class ArtifactCache:
         path = self._place("reports", f"{name}.json")
         with self.scratch() as stage, self._writing():
             written = stage / path.name
-            with open(written, "w", encoding="utf-8") as file:
-                file.write(sealed({"name": name, "report": report}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(written, 0o600)
+            write_sealed(written, {"name": name, "report": report})
             os.replace(written, path)
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def reports(self) -> Iterator[dict[str, Any]]:
         """Every readable report about a plan."""
@@ -168,7 +164,7 @@ class ArtifactCache:
             # Another process was faster. Its entry has the same content key: keep it if whole.
             if self.entry(folder.parent.name, key) is None:
                 os.rename(content, folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
     def _throw(self, path: Path, name: str, reason: str) -> None:
         if path.is_dir() and not path.is_symlink():

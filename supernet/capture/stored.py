@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.cache import ArtifactCache
@@ -153,28 +153,26 @@ def newest(cache: ArtifactCache, graph_hash: str) -> Path | None:
 
 def _key(capture: Capture) -> str:
     """The same for the same graph, grid and inputs of the batches."""
-    from supernet.capture.weights import digest_tensors
-
-    inputs = digest_tensors(
-        (f"{n}.{i}", tensor)
-        for n, reference in enumerate(capture.references)
-        for i, tensor in enumerate(reference.inputs)
-    )
+    inputs = _digest(capture, "inputs")
     asked = f"unseen rows, smoothed {capture.graph_hash} {capture.grid.to_json()} {inputs}"
     return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 
 def _own_key(capture: Capture) -> str:
     """The same for the very same answers, too."""
+    asked = f"{_key(capture)} {_digest(capture, 'outputs')}"
+    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
+
+
+def _digest(capture: Capture, side: Literal["inputs", "outputs"]) -> str:
+    """Of one side of all the batches."""
     from supernet.capture.weights import digest_tensors
 
-    outputs = digest_tensors(
+    return digest_tensors(
         (f"{n}.{i}", tensor)
         for n, reference in enumerate(capture.references)
-        for i, tensor in enumerate(reference.outputs)
+        for i, tensor in enumerate(getattr(reference, side))
     )
-    asked = f"{_key(capture)} {outputs}"
-    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 
 def _answers_agree(folder: Path, capture: Capture) -> bool:
