@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plans"]
 
-TONES = {"admitted": "green", "quarantined": "red"}
+TONES = {"verified": "green", "quarantined": "red"}
 
 
 def plans(
@@ -166,7 +166,9 @@ def _print_table(root: Path, found: tuple[Plan, ...]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("cost", overflow="fold")
     table.add_column("why", overflow="fold")
-    for plan in sorted(found, key=lambda p: (p.spec.graph_hash, p.state.value, p.key)):
+    for plan in sorted(
+        found, key=lambda p: (p.spec.graph_hash, p.state.value != "verified", p.key)
+    ):
         state = plan.state.value
         table.add_row(
             plan.spec.graph_hash[:8],

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evolve.data_plane.batching import plausible, split, stack
+from evolve.data_plane.faults import Fault
 from evolve.data_plane.promise import Call, Callbacks
-from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
+from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.monitoring.savings import Ran
 from supernet.capture.calls.pytree import take_apart
 from supernet.errors import Uncapturable
@@ -19,6 +20,7 @@ from supernet.plans import ORIGINAL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evolve.data_plane.faults import Faults
     from evolve.data_plane.liberties import Licence
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
@@ -39,7 +41,7 @@ _BEYOND = "declined: the inputs are of other sizes than those for which it keeps
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What every lane shares. `on_fault` hears of each plan fault, after the answers left;
+    """What every lane shares. Each plan fault is noted in `faults`, after the answers left;
     `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
     users hung on their futures, `computing` says which thread computes on which lane now; both are
     the same for all revisions of a runtime."""
@@ -48,12 +50,13 @@ class Serving:
     original: Original
     capture: Capture
     tally: Tally
-    on_fault: Callable[[Lane, str, PlanFault, bool], None]
+    faults: Faults
     licence: Licence
     watch: Watch
     bounds: Callable[[str], Bounds | None]
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
 
 class Alone(NamedTuple):
@@ -73,6 +76,8 @@ class Lane:
     def __init__(self, index: int, worker: Worker | None, serving: Serving) -> None:
         self.index = index
         self.worker = worker
+        self._swapping = threading.Lock()
+        self._asked: Worker | None = None  # who was given the batch under way
         self._last_plan = ""
         self._due: list[Call] = []
         self._serving = serving
@@ -90,7 +95,18 @@ class Lane:
     def resident(self) -> frozenset[str]:
         """Plans that may run here now, the original aside."""
         worker = self.worker
-        return worker.resident if worker is not None else frozenset()
+        if worker is None:
+            return frozenset()
+        barred = self._serving.faults.barred()
+        return worker.resident - barred if barred else worker.resident
+
+    def swap(self, old: Worker, new: Worker | None) -> bool:
+        """Has `new` serve from the next batch on, or nobody; False where `old` no longer does."""
+        with self._swapping:
+            if self.worker is not old:
+                return False
+            self.worker = new
+            return True
 
     def _run(self) -> None:
         scheduler = self._serving.scheduler
@@ -241,7 +257,7 @@ class Lane:
     def compute(self, plan: str, inputs: Sequence[Any]) -> tuple[Answer, bool]:
         """Input leaves through `plan` on this lane's worker, and whether it was the model itself
         that answered; raises `PlanFault`."""
-        worker = self.worker
+        worker = self._asked = self.worker
         if plan == ORIGINAL or worker is None:
             return self._serving.original.run(inputs), True
         return worker.run(plan, inputs), False
@@ -266,7 +282,15 @@ class Lane:
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
             # A worker must live through inputs whose answer is a NaN, but not give a number.
             works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
-            self._serving.on_fault(self, plan, fault, works)
+            gone = self._let_go() if isinstance(fault, (WorkerCrashed, WorkerHung)) else None
+            now_s = self._serving.clock()
+            self._serving.faults.note(Fault(self.index, plan, fault, works, now_s, gone))
+
+    def _let_go(self) -> Worker | None:
+        """The worker that a batch was lost with, which serves here no more; None where another one
+        has come in its place already."""
+        asked = self._asked
+        return asked if asked is not None and self.swap(asked, None) else None
 
     def _answer_alone(self, requests: Sequence[Request]) -> Alone:
         """Answers by the original, one by one."""

@@ -1,8 +1,8 @@
 """The requests to run next, and on which plan: the queue and the compiled rule under one lock.
 
 Lanes pull: a lane that is free calls `take` and gets a batch, or sleeps until there is one.
-What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by the
-tick (`Scheduler.use`) and read once per decision.
+What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by whoever
+changed something of it (`Scheduler.use`) and read once per decision.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Tables:
     `cost_ms` is float64 `[plans, max_rows, cells]`, `tier` int64 `[plans]` (0 is the most
     accurate), `lengths` the padded length of each cell, `cells_only` the plans for which every
     new length costs extra, so that their batches are padded to one of `lengths`. `slowdowns` are by
-    the number of lanes that compute beside, and the costs are those without any.
+    the number of lanes that compute beside, and the costs are those without any. `version`: see
+    `Scheduler.use`.
     """
 
     plans: tuple[str, ...]
@@ -58,6 +59,7 @@ class Tables:
     params: RuleParams
     lanes: int
     slowdowns: tuple[float, ...] = (1.0,)
+    version: int = 0
 
     def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
         """The quickest of the most accurate plans for one request alone, among `resident`."""
@@ -172,6 +174,7 @@ class Scheduler:
         self._on_engaged = on_engaged
         self._engaged = False
         self._ready = Ready(tables, {})
+        self._version = tables.version
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
         self.in_order = in_order
@@ -207,9 +210,24 @@ class Scheduler:
             made = {resident: _rule(tables, resident) for resident in known}
         return Ready(tables, made)
 
-    def use(self, ready: Ready) -> None:
-        """Decides by `ready` from the next batch on; a decision under way keeps the old one."""
-        self._ready = ready
+    def next_version(self) -> int:
+        """For tables that are about to be made: drawn before what they say is looked up."""
+        with self._changed:
+            self._version += 1
+            return self._version
+
+    def use(self, ready: Ready) -> bool:
+        """Decides by `ready` from the next batch on; a decision under way keeps the old one.
+
+        Any thread may publish tables, at the same time as others. Under the lock those of a lower
+        version than the ones in force are passed over, and False is returned. So the last change is
+        never undone: who makes one draws a version after it, and looks up what holds after that.
+        """
+        with self._changed:
+            if ready.tables.version < self._ready.tables.version:
+                return False
+            self._ready = ready
+            return True
 
     def submit(self, request: Request) -> None:
         """Queues `request`; raises `QueueFull` when `limit` already wait."""

@@ -21,7 +21,7 @@ from evolve.demo.plain import PlainLoop
 from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.text import sentences
 from profiler.units import host_database
-from supernet.plans import Plan, PlanState
+from supernet.plans import Plan
 
 __all__ = ["main"]
 
@@ -156,7 +156,7 @@ def _static_setting(
 
 
 def _admitted(plans: Sequence[Plan]) -> list[Plan]:
-    return [plan for plan in plans if plan.state is PlanState.ADMITTED]
+    return [plan for plan in plans if plan.state.may_serve]
 
 
 def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:

@@ -84,7 +84,7 @@ def build_plan(
     pauses: Pauses | None = None,
     table: Mapping[str, str] = BACKENDS,
 ) -> Plan:
-    """The plan with its evidence: admitted, or quarantined and why. Blocks while it is built.
+    """The plan with its evidence: verified, or quarantined and why. Blocks while it is built.
 
     ``capture_dir`` is what ``ArtifactCache.stored`` gave; ``device`` the fingerprint's key,
     because costs measured on one machine say nothing about another. ``pauses`` may hold the build
@@ -173,7 +173,7 @@ def compare_plans(
     pauses: Pauses | None = None,
     table: Mapping[str, str] = BACKENDS,
 ) -> tuple[Plan, ...]:
-    """``plans`` of one capture, admitted and of as many threads, where their timings are close with
+    """``plans`` of one capture, verified and of as many threads, where their timings are close with
     those of turns taken side by side (`supernet.building.side_by_side`).
 
     Done once per machine for the same plans; what is found replaces what the cache knows of them.
@@ -249,7 +249,7 @@ def _make(
         times = not is_timed(known, capture, limits.up_to_ms)
         found = joined(known, _run(cache, step, "check", times=times), capture, limits.up_to_ms)
         plan = judged(cache, spec, limits.limit, found)
-        if plan.state is PlanState.ADMITTED or not (spec.limit and is_new):
+        if plan.state is PlanState.VERIFIED or not (spec.limit and is_new):
             return found
         cache.discard("plans", spec.artifact_key, f"on other examples, {plan.reason}")
     if cache.entry("plans", spec.artifact_key) is None:

@@ -152,6 +152,18 @@ def test_new_tables_hold_from_the_next_batch_on() -> None:
     assert take(one, resident).plan == "original"
 
 
+def test_tables_of_a_lower_version_are_passed_over() -> None:
+    one = scheduler()
+    older, newer = (
+        one.prepare(tables(version=one.next_version(), params=replace(DEFAULT, name=name)))
+        for name in ("older", "newer")
+    )
+    assert one.use(newer)
+    assert not one.use(older)
+    assert one.tables.params.name == "newer"
+    assert one.use(one.prepare(tables(version=one.next_version())))
+
+
 def test_the_fastest_exact_plan_answers_a_single_call() -> None:
     two_tiers = tables(tier=np.array([0, 3]))
     assert tables().fastest(1, 0, frozenset({"quick"})) == "quick"

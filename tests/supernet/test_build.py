@@ -80,7 +80,7 @@ def test_a_good_plan_is_admitted_with_its_evidence(
 ) -> None:
     told: list[tuple[str, float]] = []
     plan = build("Doubling", on_progress=lambda stage, share: told.append((stage, share)))
-    assert (plan.state, plan.error) == (PlanState.ADMITTED, 0.0)
+    assert (plan.state, plan.error) == (PlanState.VERIFIED, 0.0)
     assert plan.reason == "relative_l2 error 0 is within the limit 0.005"
     assert {(shape.rows, shape.length) for shape in plan.costs_ms} == {(1, 1), (2, 1), (4, 1)}
     assert all(cost > 0 for cost in plan.costs_ms.values())
@@ -102,7 +102,7 @@ def test_measurements_of_another_device_do_not_count(build: Build) -> None:
     build("Doubling", device="here")
     told: list[str] = []
     plan = build("Doubling", device="there", on_progress=lambda stage, _: told.append(stage))
-    assert plan.state is PlanState.ADMITTED
+    assert plan.state is PlanState.VERIFIED
     assert "measuring" in told
     assert "building" not in told  # the files serve there, too
 
@@ -165,18 +165,18 @@ def test_mistakes_that_differ_are_tried_on(build: Build, tmp_path: Path) -> None
 
 def test_a_looser_limit_builds_again_what_a_tighter_one_refused(build: Build) -> None:
     assert build("Miscompiling").state is PlanState.QUARANTINED
-    assert build("Miscompiling", replace(LIMITS, max_error=0.1)).state is PlanState.ADMITTED
+    assert build("Miscompiling", replace(LIMITS, max_error=0.1)).state is PlanState.VERIFIED
     assert build("Miscompiling").state is PlanState.QUARANTINED
 
 
 def test_other_metrics_judge_otherwise(build: Build) -> None:
-    assert build("Miscompiling", replace(LIMITS, metric="cosine")).state is PlanState.ADMITTED
+    assert build("Miscompiling", replace(LIMITS, metric="cosine")).state is PlanState.VERIFIED
     assert build("NotANumber", replace(LIMITS, metric="top1")).state is PlanState.QUARANTINED
 
 
 def test_a_killed_build_is_tried_once_more(build: Build, tmp_path: Path) -> None:
     (tmp_path / "kills").write_text("1")
-    assert build("Killed").state is PlanState.ADMITTED
+    assert build("Killed").state is PlanState.VERIFIED
 
 
 def test_a_build_killed_twice_is_quarantined_but_not_for_ever(
@@ -187,7 +187,7 @@ def test_a_build_killed_twice_is_quarantined_but_not_for_ever(
     assert plan.state is PlanState.QUARANTINED
     assert plan.reason == "its process was killed (SIGKILL), 2 times (out of memory?)"
     assert leftovers(cache) == []
-    assert build("Killed").state is PlanState.ADMITTED
+    assert build("Killed").state is PlanState.VERIFIED
 
 
 def test_a_build_that_hangs_is_ended_with_all_it_started(
@@ -249,7 +249,7 @@ def test_a_verdict_holds_for_the_examples_it_was_reached_on(
 ) -> None:
     monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
     few = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
-    assert (few.state, few.error) == (PlanState.ADMITTED, 0.0)
+    assert (few.state, few.error) == (PlanState.VERIFIED, 0.0)
     told: list[str] = []
     wider = build_plan(
         cache, stored_examples(cache, LARGE), spec("Doubling"), LIMITS,
@@ -274,7 +274,7 @@ def test_every_set_of_examples_is_judged_once(
     assert folders[0] != folders[1]
     assert len(list((cache.root / "captures").iterdir())) == 1, "one program"
     plans = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
-    assert [plan.state for plan in plans] == 2 * [PlanState.ADMITTED]
+    assert [plan.state for plan in plans] == 2 * [PlanState.VERIFIED]
     assert plans[0].costs_ms == plans[1].costs_ms
     monkeypatch.setattr("supernet.building.build.run_step", None)
     assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
@@ -335,7 +335,7 @@ def test_a_mix_is_chosen_again_where_other_examples_go_over_the_limit(
             cache, stored_examples(cache, examples), mix, LIMITS,
             lambda stage, _, told=told: told.append(stage), table=TABLE,
         )  # fmt: skip
-        assert plan.state is PlanState.ADMITTED, plan.reason
+        assert plan.state is PlanState.VERIFIED, plan.reason
         assert "building" in told
 
 
@@ -345,7 +345,7 @@ def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -
     (plan.artifact / "niceness").write_text("")
     told: list[str] = []
     again = build("Doubling", on_progress=lambda stage, _: told.append(stage))
-    assert again.state is PlanState.ADMITTED
+    assert again.state is PlanState.VERIFIED
     assert "building" in told
 
 

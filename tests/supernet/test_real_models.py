@@ -77,7 +77,7 @@ class TestMiniLM:
         spec = make_spec(learned, "onnxruntime")
         limits = BuildLimits(measure_s=1.0)
         plan = build_plan(cache, stored, spec, limits)
-        assert plan.state is PlanState.ADMITTED, plan.reason
+        assert plan.state is PlanState.VERIFIED, plan.reason
         assert plan.error is not None
         assert plan.error < 1e-5
         assert plan.costs_ms

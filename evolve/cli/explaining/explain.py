@@ -83,20 +83,20 @@ def explanation(
     limit: float,
     shape: str | None,
 ) -> Explanation:
-    """What is known of the chosen plans, the fused ones in detail, admitted ones first."""
+    """What is known of the chosen plans, the fused ones in detail, verified ones first."""
     graph = chosen[0].spec.graph_hash
     fused = sorted(
         (p for p in chosen if p.spec.backend == FUSED),
-        key=lambda p: (p.state.value, p.spec.artifact_key, p.spec.threads),
+        key=lambda p: (p.state.value != "verified", p.spec.artifact_key, p.spec.threads),
     )
     capture = _capture(cache, graph) if fused else None
     at = None if capture is None else _shape(capture, shape)
-    together = groupby(fused, key=lambda p: (p.state.value, p.spec.artifact_key))
+    together = groupby(fused, key=lambda p: (p.state, p.spec.artifact_key))
     return Explanation(
         stories=tuple(_story(cache, capture, tuple(plans), at) for _, plans in together),
         others=tuple(p for p in chosen if p.spec.backend != FUSED),
-        admitted=tuple(
-            p for p in found if p.spec.graph_hash == graph and p.state.value == "admitted"
+        verified=tuple(
+            p for p in found if p.spec.graph_hash == graph and p.state.value == "verified"
         ),
         shape=at,
         gb_per_s=_gb_per_s(),

@@ -167,7 +167,7 @@ def _print_timings(console: Console, told: Explanation) -> None:
     from rich.table import Table
 
     table = Table(
-        title="Measured, beside the fastest other admitted plan of the graph on as many threads",
+        title="Measured, beside the fastest other verified plan of the graph on as many threads",
         title_justify="left",
         caption="What is saved is predicted, as if no cache held the values. This is measured.",
         caption_justify="left",

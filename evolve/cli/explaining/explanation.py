@@ -38,12 +38,12 @@ class Explanation:
     """All that was asked about. ``shape``: what bytes are counted at, None without a fused plan.
 
     ``gb_per_s``: this machine's measured memory bandwidth; None where nobody measured it.
-    ``limit``: of the error. ``admitted``: what timings are compared with.
+    ``limit``: of the error. ``verified``: what timings are compared with.
     """
 
     stories: tuple[Story, ...]
     others: tuple[Plan, ...]
-    admitted: tuple[Plan, ...]
+    verified: tuple[Plan, ...]
     shape: Shape | None
     gb_per_s: float | None
     limit: float
@@ -54,7 +54,7 @@ class Explanation:
 
     def timings(self, plan: Plan) -> list[Timing]:
         """At the smallest and the largest shape, of those another plan was measured at, if any."""
-        rivals = [p for p in self.admitted
+        rivals = [p for p in self.verified
                   if p.spec.threads == plan.spec.threads and p.key != plan.key]  # fmt: skip
         shapes = sorted(plan.costs_ms, key=lambda shape: (shape.tokens, shape.rows))
         shapes = [s for s in shapes if any(s in p.costs_ms for p in rivals)] or shapes
