@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from evolve.control_plane.plan_loading import Admission
     from evolve.data_plane.faults import Faults, Ruling
     from evolve.data_plane.fleet import Fleet
-    from evolve.errors import PlanFault
     from evolve.journal.journal import Journal
 
 __all__ = ["Recovery"]
+
+_IN_ITS_PLACE, _ITS_REQUESTS = "answers in its place", "answered its requests"
 
 
 class Recovery:
@@ -49,7 +50,6 @@ class Recovery:
     ) -> None:
         self._faults, self._fleet, self._admission = faults, fleet, admission
         self._journal, self._condemn = journal, condemn
-        self._told: set[tuple[str, type[PlanFault]]] = set()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
 
     def start(self) -> None:
@@ -83,8 +83,9 @@ class Recovery:
             ).start()
             if not ruling.out_of_memory:  # which the next start may have
                 self._remember(fault.plan, ruling.why)
-        elif not ruling.blamed:
-            self._say_once(ruling)
+        elif ruling.is_news and not ruling.blamed:  # such batches cost as much as both
+            trouble = "" if fault.original_works else ", which had trouble too"
+            self._say(ruling, f"{ruling.why}; its batch ran again on the original model{trouble}")
 
     def _replace(self, plan: str) -> None:
         with suppress(JournalError):  # all was closed meanwhile
@@ -100,24 +101,12 @@ class Recovery:
     def _say_quarantined(self, ruling: Ruling, taken_from: PlanState) -> None:
         reason = ruling.why
         if not ruling.out_of_memory:
-            seen = ruling.fault.lane is None
-            reason += (
-                "; the original model answers in its place"
-                if seen
-                else "; the original model answered its requests"
-            )
+            by_watch = ruling.fault.lane is None
+            reason += f"; the original model {_IN_ITS_PLACE if by_watch else _ITS_REQUESTS}"
         self._journal.append(
             "plan", ruling.fault.plan, before={"state": taken_from.value},
             after={"state": PlanState.QUARANTINED.value}, reason=reason,
         )  # fmt: skip
-
-    def _say_once(self, ruling: Ruling) -> None:
-        """Once for each plan and kind of fault: such batches cost as much as both."""
-        told = (ruling.fault.plan, type(ruling.fault.error))
-        if told not in self._told:
-            self._told.add(told)
-            trouble = "" if ruling.fault.original_works else ", which had trouble too"
-            self._say(ruling, f"{ruling.why}; its batch ran again on the original model{trouble}")
 
     def _say(self, ruling: Ruling, reason: str) -> None:
         self._journal.append("plan", ruling.fault.plan, reason=reason)

@@ -64,13 +64,15 @@ class Ruling:
 
     `blamed`: whether it is the plan's. `taken_from`: the state that the plan was quarantined from
     for it; None where it stays, or was out already. `out_of_memory`: how often lately the kernel
-    killed the plan's worker. `why`: in words.
+    killed the plan's worker. `is_news`: whether it is the first of its kind with this plan.
+    `why`: in words.
     """
 
     fault: Fault
     blamed: bool
     taken_from: PlanState | None
     out_of_memory: int
+    is_news: bool
     why: str
 
 
@@ -133,6 +135,7 @@ class Faults:
     def __init__(self, library: PlanLibrary, memory: OutOfMemory) -> None:
         self._library, self._memory = library, memory
         self._lock = threading.Lock()
+        self._known: set[tuple[str, type[PlanFault]]] = set()
         self._rulings: SimpleQueue[Ruling | None] = SimpleQueue()
 
     def barred(self) -> frozenset[str]:
@@ -140,10 +143,16 @@ class Faults:
         return self._library.quarantined()
 
     def note(self, fault: Fault) -> None:
-        """Judges `fault`: a plan that is to blame is barred when this returns."""
+        """Judges `fault`: a plan that is to blame is barred when this returns.
+
+        Of a batch that was declined like others before, nothing more is made.
+        """
         killed = isinstance(fault.error, WorkerCrashed) and fault.error.from_outside
+        kind = (fault.plan, type(fault.error))
         with self._lock:
             starved = self._memory.killed(fault.plan, fault.at_s) if killed else 0
+            is_news = kind not in self._known
+            self._known.add(kind)
         blamed = blames_plan(
             fault.error, original_works=fault.original_works, out_of_memory=starved
         )
@@ -151,7 +160,8 @@ class Faults:
         if blamed and starved:
             why = f"no memory left for it, {starved} times: {why}"
         taken_from = self._quarantine(fault.plan, why) if blamed else None
-        self._rulings.put(Ruling(fault, blamed, taken_from, starved, why))
+        if is_news or taken_from is not None or fault.worker is not None:
+            self._rulings.put(Ruling(fault, blamed, taken_from, starved, is_news, why))
 
     def _quarantine(self, plan: str, why: str) -> PlanState | None:
         if self._library.get(plan) is None:

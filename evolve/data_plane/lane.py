@@ -258,7 +258,7 @@ class Lane:
         """Input leaves through `plan` on this lane's worker, and whether it was the model itself
         that answered; raises `PlanFault`."""
         worker = self._asked = self.worker
-        if plan == ORIGINAL or worker is None:
+        if plan == ORIGINAL or worker is None or plan in self._serving.faults.barred():
             return self._serving.original.run(inputs), True
         return worker.run(plan, inputs), False
 

@@ -115,6 +115,13 @@ def test_a_plan_that_is_not_to_blame_goes_on(faults: Faults, library: PlanLibrar
     assert (ruling.blamed, ruling.taken_from) == (False, None)
 
 
+def test_batches_that_are_declined_like_others_before_need_nobody(faults: Faults) -> None:
+    for _ in range(3):
+        faults.note(fault(PlanDeclined("too large")))
+    faults.close()
+    assert [ruling.is_news for ruling in iter(faults.next, None) if ruling] == [True]
+
+
 def test_of_several_faults_of_a_plan_the_first_takes_it_out(faults: Faults) -> None:
     for error in (PlanFault("first"), PlanWrong("second"), WorkerHung("third")):
         faults.note(fault(error))
@@ -189,7 +196,8 @@ def test_what_follows_for_a_plan_to_blame(faults: Faults) -> None:
     assert bench.staff.asked == [
         ("rehire", "lane-1", dead, str(crash)), ("unload", PLAN.key), ("refill",),
     ]  # fmt: skip
-    assert bench.take_up(fault(crash)) == [], "it is out already"
+    assert bench.take_up(fault(crash, worker=dead)) == [], "it is out already"
+    assert bench.staff.asked[3:] == [("rehire", "lane-0", dead, str(crash))]
 
 
 def test_what_the_watch_found_is_said_as_such(faults: Faults) -> None:
@@ -221,7 +229,7 @@ def test_a_plan_without_memory_may_come_back_after_a_restart(
     bench = Bench(Faults(library, OutOfMemory(vmstat)))
     for kills in range(1, MAX_OUT_OF_MEMORY + 1):
         vmstat.write_text(f"oom_kill {kills}")
-        said = bench.take_up(fault(WorkerCrashed("w", -signal.SIGKILL)))
+        said = bench.take_up(fault(WorkerCrashed("w", -signal.SIGKILL), worker=object()))
     assert said[-1].reason.startswith("no memory left for it, 3 times: ")
     assert said[-1].after == {"state": "quarantined"}
     assert bench.condemned == []
