@@ -93,7 +93,7 @@ def test_a_good_plan_is_admitted_with_its_evidence(
     assert told[-1] == ("measuring", 1.0)
     assert not list(cache.root.glob(".tmp*"))
 
-    monkeypatch.setattr("supernet.building.build.run_step", None)  # a second start must not need it
+    monkeypatch.setattr("supernet.building.build.run_job", None)  # a second start must not need it
     assert build("Doubling") == plan
     assert known_plans(cache, LIMITS) == (plan,)
 
@@ -129,7 +129,7 @@ def test_a_bad_plan_is_quarantined_for_good(
     assert re.search(reason, plan.reason), plan.reason
     assert (plan.artifact, dict(plan.costs_ms)) == (None, {})
     assert leftovers(cache) == []
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     again = build(name)
     assert (again.state, again.reason) == (plan.state, plan.reason)
 
@@ -145,7 +145,7 @@ def test_an_engines_own_mistake_is_tried_once_more_at_the_next_start(
     assert told == ["building"]
     with monkeypatch.context() as patch:
         patch.setattr(
-            "supernet.building.build.run_step", None
+            "supernet.building.build.run_job", None
         )  # the same twice: it would be so again
         assert build("Broken") == first
     assert known_plans(cache, LIMITS) == ()
@@ -209,6 +209,16 @@ def test_a_cancelled_build_ends_at_once(build: Build, cache: ArtifactCache, tmp_
     assert leftovers(cache) == []
 
 
+def test_too_little_memory_is_not_the_plans_fault(build: Build, cache: ArtifactCache) -> None:
+    for _ in range(2):
+        told: list[str] = []
+        plan = build("Starving", on_progress=lambda stage, _, told=told: told.append(stage))
+        assert plan.state is PlanState.QUARANTINED
+        assert plan.reason.startswith("RuntimeError: DefaultCPUAllocator: can't allocate memory")
+        assert "verifying" in told, "it is tried again at every start"
+    assert known_plans(cache, LIMITS) == ()
+
+
 def test_a_full_disk_is_not_the_plans_fault(build: Build, cache: ArtifactCache) -> None:
     with pytest.raises(CacheFull, match="no room left for"):
         build("Filling")
@@ -261,7 +271,7 @@ def test_a_verdict_holds_for_the_examples_it_was_reached_on(
     assert wider.state is PlanState.QUARANTINED
     assert wider.error is not None
     assert wider.error > 1.0, "it answers 2x where the model answers -x"
-    monkeypatch.setattr("supernet.building.build.run_step", None)  # what failed once, failed
+    monkeypatch.setattr("supernet.building.build.run_job", None)  # what failed once, failed
     again = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
     assert (again.state, again.reason) == (wider.state, wider.reason)
 
@@ -276,7 +286,7 @@ def test_every_set_of_examples_is_judged_once(
     plans = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert [plan.state for plan in plans] == 2 * [PlanState.VERIFIED]
     assert plans[0].costs_ms == plans[1].costs_ms
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
     again = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert again == [plans[1], plans[1]]
@@ -295,7 +305,7 @@ def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
     assert build(2) == {1, 2}
     assert build(8) == {1, 2, 4, 8}
     assert build(2) == {1, 2, 4, 8}
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     assert build(8) == build(2) == {1, 2, 4, 8}
 
 
@@ -352,15 +362,15 @@ def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -
 def test_the_build_process_ends_with_its_parent(
     cache: ArtifactCache, stored: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    job = {
+    request = {
         "step": "build", "cache": str(cache.root), "capture": str(stored[1]),
         "spec": spec("Hanging").to_json(), "table": TABLE,
         "measure_s": 1.0, "up_to_ms": 10.0, "metric": "relative_l2", "max_error": 0.005,
     }  # fmt: skip
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    (tmp_path / "job.json").write_text(json.dumps({"request": request, "keep": None}))
     root = Path(base.__file__).resolve().parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-m", "supernet.building.build", str(tmp_path / "job.json")],
+        [sys.executable, "-m", "supernet.building.build_job", str(tmp_path / "job.json")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(root), "DOUBLES_PLACE": str(tmp_path)},
     )  # fmt: skip

@@ -82,7 +82,7 @@ class TestMiniLM:
         assert plan.error < 1e-5
         assert plan.costs_ms
         assert plan.memory_mib > 85  # 22.7 M weights
-        monkeypatch.setattr("supernet.building.build.run_step", None)
+        monkeypatch.setattr("supernet.building.build.run_job", None)
         assert build_plan(cache, stored, spec, limits) == plan
 
         monkeypatch.undo()
