@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["broken", "sync", "unseal", "write_manifest", "write_sealed"]
+__all__ = ["broken", "digest", "sync", "unseal", "write_manifest", "write_sealed"]
 
 _MANIFEST = "manifest.json"
 _SCHEMA = 2
@@ -65,6 +65,11 @@ def _fault(folder: Path, key: str) -> str | None:
         if _digest(path) != files.pop(name):
             return f"{name} is not what was written (hash differs)"
     return f"{next(iter(files))} is missing" if files else None
+
+
+def digest(folder: Path) -> str:
+    """The same for an entry of the same key and the same files."""
+    return hashlib.sha256((folder / _MANIFEST).read_bytes()).hexdigest()
 
 
 def write_sealed(path: Path, record: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def build_plan(
 ) -> Plan:
     """The plan with its evidence: verified, or quarantined and why. Blocks while it is built.
 
-    ``capture_dir`` is what ``ArtifactCache.stored`` gave; ``device`` the fingerprint's key,
+    ``capture_dir`` is what ``store`` gave; ``device`` the fingerprint's key,
     because costs measured on one machine say nothing about another. ``pauses`` may hold the build
     up at any moment; only for one thread, whose costs are processor time. Raises ``CacheFull``
     where the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
@@ -148,7 +148,7 @@ def find_fusions(
     Raises ``BuildFailed`` where the search fails, ``BuildInterrupted`` once ``cancelled()``,
     ``CacheFull`` where the disk has no room.
     """
-    on = f"{device} {capture_dir.name}"
+    on = f"{device} {StoredCapture.read(capture_dir).key}"
     asked = f"{base.artifact_key} {base.threads} {on} {limits.metric}<={limits.max_error}"
     name = f"{MEMO}search-{hashlib.sha256(f'{asked} {CONDITIONS}'.encode()).hexdigest()[:20]}"
     known = cache.report(name)

@@ -44,7 +44,7 @@ def find_demand(
 ) -> dict[Shape, Demand]:
     """What a batch asks of `device` at the knots of the grid; found once and remembered.
 
-    `capture_dir` is what `ArtifactCache.stored` gave. About 0.1 s a shape for an encoder of 200
+    `capture_dir` is what `store` gave. About 0.1 s a shape for an encoder of 200
     operators, and 4 s for the process. Raises `BuildFailed` where the program can't be followed,
     `BuildInterrupted` once `cancelled()`.
     """

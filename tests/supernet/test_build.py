@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -290,6 +291,35 @@ def test_every_set_of_examples_is_judged_once(
     assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
     again = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert again == [plans[1], plans[1]]
+
+
+def test_of_the_examples_of_a_graph_those_of_late_are_kept(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+    learned = capture(Clipped(), (SMALL,), max_rows=4)
+    first = store(cache, learned)
+    plan = build_plan(cache, first, spec("Doubling"), LIMITS, table=TABLE)
+    later = ArtifactCache(cache.root)
+    others = [store(later, capture(Clipped(), (n * SMALL,), max_rows=4)) for n in range(2, 12)]
+    assert set((cache.root / "references").iterdir()) == {first, *others}, "all are in use"
+    del later
+    last = stored_examples(ArtifactCache(cache.root), 20 * SMALL)
+    left = set((cache.root / "references").iterdir())
+    assert left == {first, *others[-7:], last}, "eight, and what is in use"
+
+    again = ArtifactCache(cache.root)
+    shutil.rmtree(first)
+    assert store(again, learned) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("supernet.building.build.run_job", None)  # it was judged on the very same
+        assert build_plan(again, first, spec("Doubling"), LIMITS, table=TABLE) == plan
+
+    shutil.rmtree(first)
+    opposite = tuple(replace(r, outputs=(-r.outputs[0],)) for r in learned.references)
+    assert store(again, replace(learned, references=opposite)) == first
+    judged = build_plan(again, first, spec("Doubling"), LIMITS, table=TABLE)
+    assert judged.state is PlanState.QUARANTINED, "to the same inputs the model says otherwise now"
 
 
 def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
