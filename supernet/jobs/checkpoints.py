@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from supernet.manifest import broken, sync_folder, write_manifest
+from supernet.manifest import broken, sync, write_manifest
 
 __all__ = ["Checkpoints"]
 
@@ -52,7 +52,7 @@ class Checkpoints:
         save(partial)
         write_manifest(partial, self._key)
         os.rename(partial, self._at(max(before, default=0) + 1))
-        sync_folder(self._folder)
+        sync(self._folder)
         for number in before:
             shutil.rmtree(self._at(number), ignore_errors=True)
 
