@@ -8,9 +8,10 @@
 - `bandit`, `table`: learned from the same rewards, without looking ahead: what PPO has to beat.
 - `rivals`, `disciplines`: how others dispatch, in place of the rule.
 - `autoscale`: how many workers: Kubernetes' and Knative's autoscalers, and evolve's warm pool.
+- `strategic`: which sub-networks to measure and to hold: NSGA-II with a predictor.
 - `contract`: tests that every policy inherits. `plugins`: policies by name, also of other packages.
 
-Names are loaded on first use: importing this package loads neither numba nor torch.
+Names are loaded on first use: importing this package loads neither numba, torch nor DEAP.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from policies.plugins import PolicyPluginError, load_policy, policy_names
     from policies.presets import DEFAULT, PRESETS
     from policies.rule import DispatchRule, Pick, Waiting
+    from policies.strategic.evaluations import Evaluation, Objectives
+    from policies.strategic.genome import Gene, Rule, Space
+    from policies.strategic.search import StrategicSearch
+    from policies.strategic.settings import SearchSettings
+    from policies.strategic.tiers import choose_tiers
     from policies.table import TablePolicy
     from policies.tactical import PolicyFileError, TacticalPolicy
 else:
@@ -44,6 +50,11 @@ else:
             "plugins": "PolicyPluginError load_policy policy_names",
             "presets": "DEFAULT PRESETS",
             "rule": "DispatchRule Pick Waiting",
+            "strategic.evaluations": "Evaluation Objectives",
+            "strategic.genome": "Gene Rule Space",
+            "strategic.search": "StrategicSearch",
+            "strategic.settings": "SearchSettings",
+            "strategic.tiers": "choose_tiers",
             "table": "TablePolicy",
             "tactical": "PolicyFileError TacticalPolicy",
         },
@@ -54,19 +65,27 @@ __all__ = [
     "PRESETS",
     "Choice",
     "DispatchRule",
+    "Evaluation",
+    "Gene",
     "LinUCB",
+    "Objectives",
     "Pick",
     "Policy",
     "PolicyContract",
     "PolicyFileError",
     "PolicyPluginError",
+    "Rule",
     "RuleParams",
     "RulePolicy",
+    "SearchSettings",
+    "Space",
     "StaticPolicy",
+    "StrategicSearch",
     "TablePolicy",
     "TacticalPolicy",
     "ThresholdPolicy",
     "Waiting",
+    "choose_tiers",
     "load_policy",
     "observe",
     "policy_names",

@@ -43,6 +43,7 @@ ROOMS: dict[str, set[str]] = {
         "supernet.fusion.graph", "supernet.fusion.kernels", "supernet.fusion.lowering",
         "supernet.fusion.rules",
     },
+    "policies.strategic": set(),
     "sims.devices": set(),
     "sims.traces": set(),
     "sims.traces.files": set(),
