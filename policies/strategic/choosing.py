@@ -25,6 +25,9 @@ __all__ = ["Chooser"]
 Floats = NDArray[np.float64]
 Taus = tuple[float | None, ...]
 
+MOST_FITTED = 1_000
+"""Scores that the predictor is fitted to, the newest: the time of a fit stays within seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
@@ -43,7 +46,9 @@ class Chooser:
         """At most `n` different genomes that are not settled, and the predictor's τ."""
         settled = archive.settled()
         chosen: dict[Genome, Proposal] = {}
-        planned = dict(self._seeds(archive))
+        planned: dict[Genome, str] = {}
+        for genome, why in self._seeds(archive):
+            planned.setdefault(genome, why)
         for genome, why in planned.items():
             if len(chosen) < n and genome not in settled:
                 chosen[genome] = Proposal(genome, why)
@@ -70,9 +75,9 @@ class Chooser:
         )
 
     def _fitted(self, archive: Archive) -> Predictor:
-        current = archive.current()
-        values = np.array([one.values for one in current.values()])
-        return Predictor.fit(self.space, list(current), values)
+        current = list(archive.current().items())[-MOST_FITTED:]
+        values = np.array([objectives.values for _, objectives in current])
+        return Predictor.fit(self.space, [genome for genome, _ in current], values)
 
     def _screened(
         self,

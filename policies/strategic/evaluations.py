@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,9 @@ __all__ = ["OBJECTIVES", "Evaluation", "Objectives", "Refusal", "nondominated", 
 
 OBJECTIVES = ("quality_loss", "latency_ms", "memory_mib")
 Floats = NDArray[np.float64]
+
+LARGEST = 1e12
+"""No objective is larger; squares of far larger numbers would overflow in the predictor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class Objectives:
     def fault(self) -> str:
         """Why these can't be a measurement; empty if they can."""
         for name, value in zip(OBJECTIVES, self.values, strict=True):
-            if not math.isfinite(value):
-                return f"{name} must be finite, got {value}"
+            if not abs(value) <= LARGEST:
+                return f"{name} must be finite and at most {LARGEST:g}, got {value}"
         if self.latency_ms <= 0.0 or self.memory_mib < 0.0:
             return (
                 "latency_ms must be above 0 and memory_mib not below it, "

@@ -9,6 +9,7 @@ search that is stopped anywhere goes on from `state()` as if it had not been.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -55,6 +56,14 @@ class StrategicSearch:
         weights: str = "original",
         latency: Additive | None = None,
     ) -> None:
+        if latency is not None and not (
+            [len(effects) for effects in latency.effects] == [len(g.choices) for g in space.genes]
+            and all(math.isfinite(effect) for gene in latency.effects for effect in gene)
+        ):
+            raise ValueError(
+                "latency must hold a finite effect for every choice of the space, "
+                f"got {latency.effects}"
+            )
         self.space = space
         self.settings = settings or SearchSettings()
         self.seed = seed

@@ -109,9 +109,10 @@ def test_a_generation_may_be_cut_short_anywhere() -> None:
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        (Objectives(math.nan, 1.0, 1.0), "quality_loss must be finite, got nan"),
-        (Objectives(0.1, math.inf, 1.0), "latency_ms must be finite, got inf"),
+        (Objectives(math.nan, 1.0, 1.0), "quality_loss must be finite and at most 1e+12, got nan"),
+        (Objectives(0.1, math.inf, 1.0), "latency_ms must be finite and at most 1e+12, got inf"),
         (Objectives(0.1, 1.0, -math.inf), "memory_mib must be finite"),
+        (Objectives(0.1, 1e300, 1.0), "got 1e+300"),
         (Objectives(0.1, 0.0, 1.0), "latency_ms must be above 0"),
         (Objectives(0.1, 1.0, -1.0), "memory_mib not below it, got 1.0 and -1.0"),
     ],
@@ -181,6 +182,7 @@ def test_moved_weights_make_scores_stale_and_the_old_front_comes_first() -> None
     search = restarted(search)
     asked = search.ask(1 + len(old))
     assert asked[0] == TWO.original
+    assert search.record().asked[0].why.startswith("the original")
     assert set(old) <= set(asked)
     record = search.tell(measured(asked, "tuned"))
     assert {one.weights for one in search.front()} == {"tuned"}
@@ -227,6 +229,14 @@ def test_latencies_of_a_table_are_taken_as_they_are() -> None:
     for proposal in expected:
         assert proposal.expected is not None
         assert proposal.expected[1] == table(proposal.genome)
+
+
+@pytest.mark.parametrize(
+    "effects", [((-1.0, 0.0),) * 4, ((-2.0, -1.0, 0.0),) * 3, ((math.inf, -1.0, 0.0),) * 4]
+)
+def test_a_table_of_another_space_is_refused(effects: tuple[tuple[float, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="latency must hold a finite effect for every choice"):
+        StrategicSearch(LAYERS, QUICK, latency=Additive(5.0, effects))
 
 
 def test_wrong_genomes_take_nothing_in() -> None:
