@@ -13,8 +13,9 @@ Names are loaded on first use: DEAP is imported with `search` only.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from policies.strategic.additive import Additive, best_under
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
     from policies.strategic.search import StrategicSearch
     from policies.strategic.settings import SearchSettings
     from policies.strategic.tiers import TierSet, choose_tiers
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "additive": "Additive best_under",
+            "evaluations": "Evaluation Objectives",
+            "generation": "Generation",
+            "genome": "Gene Genome Rule Space",
+            "predictor": "Predictor",
+            "search": "StrategicSearch",
+            "settings": "SearchSettings",
+            "tiers": "TierSet choose_tiers",
+        },
+    )
 
 __all__ = [
     "Additive",
@@ -42,26 +57,3 @@ __all__ = [
     "best_under",
     "choose_tiers",
 ]
-
-_HOME = {
-    "Additive": "additive",
-    "best_under": "additive",
-    "Evaluation": "evaluations",
-    "Objectives": "evaluations",
-    "Generation": "generation",
-    "Gene": "genome",
-    "Genome": "genome",
-    "Rule": "genome",
-    "Space": "genome",
-    "Predictor": "predictor",
-    "StrategicSearch": "search",
-    "SearchSettings": "settings",
-    "TierSet": "tiers",
-    "choose_tiers": "tiers",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'policies.strategic' has no attribute {name!r}")
-    return getattr(import_module(f"policies.strategic.{_HOME[name]}"), name)
