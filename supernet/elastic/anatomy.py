@@ -91,34 +91,33 @@ def find(program: ExportedProgram) -> Anatomy:
     order = {node.name: index for index, node in enumerate(program.graph.nodes)}
     occurrences = _occurrences(walk)
     places: list[Place] = []
-    refused: list[Refusal] = []
+    fixed: list[tuple[Place, str]] = []
     for axis, weights in occurrences.items():
         roles = {role for role, _ in axis.uses}
-        if "made" not in roles or not roles & {"contracted", "attended"}:
+        if "made" not in roles or not (roles & {"contracted", "attended"} or _is_lost(axis)):
             continue
         place = _place(walk, axis, weights, order)
         why = _why_fixed(walk, axis, place)
         if why is None:
             places.append(place)
         elif why not in _PARTS:
-            refused.append(Refusal(place.name, why))
+            fixed.append((place, why))
     places = _whole_groups(places)
     places.sort(key=lambda place: min(order[name] for name in place.makes))
-    layers, unskippable = _layers(walk, places, order)
-    stream = _streams(walk, layers)
-    if any(place.axis.root() in stream for place in places):
-        refused.extend(
-            Refusal(place.name, "it is the width of the stream around the layers")
-            for place in places
-            if place.axis.root() in stream
-        )
-        places = [place for place in places if place.axis.root() not in stream]
-        layers, unskippable = _layers(walk, places, order)
-    refused.extend(unskippable)
+    stream = _streams(walk, _layers(walk, places, order)[0])
+    fixed += [(place, _IN_ALL) for place in places if place.axis.root() in stream]
+    places = [place for place in places if place.axis.root() not in stream]
+    layers, refused = _layers(walk, places, order)
+    for place, why in fixed:
+        if place.axis.root() in stream and why != _IN_ALL:
+            why = f"{_IN_ALL}, and {why}"
+        refused.append(Refusal(place.name, why))
     if not places and not any(layer.stream for layer in layers):
         refused.append(Refusal("", "no inner width and no residual layer was found"))
     return Anatomy(walk, layers, tuple(dict.fromkeys(refused)))
 
+
+_IN_ALL = "it is the width of the stream around the layers"
 
 # What is said of the parts of a width that nobody would think of as a width of its own.
 _PARTS = frozenset(
@@ -128,6 +127,10 @@ _PARTS = frozenset(
         "equal parts lie side by side in it",
     }
 )
+
+
+def _is_lost(axis: Axis) -> bool:
+    return any(why.endswith("is not understood") for why in axis.fixed)
 
 
 def _occurrences(walk: Trace) -> dict[Axis, list[tuple[str, int]]]:

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from supernet.capture.recurrent import any_length
 from supernet.elastic.subnet import SubnetSpec
+from supernet.elastic.tracing import copied
 from supernet.fusion.lowering.stored_graph import read_graph, write_graph
 from supernet.operators import define
 from supernet.signature import Signature
@@ -63,7 +64,7 @@ class Subnet:
             "spec": self.spec.to_json(),
             "signature": self.signature.to_json(),
             "weights": names,
-            "parameters": [name for name, _ in self.module.named_parameters()],
+            "parameters": [n for n, _ in self.module.named_parameters(remove_duplicate=False)],
             "operators": self.operators,
         }
         (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
@@ -115,13 +116,12 @@ def _with_flat_names(module: fx.GraphModule) -> tuple[fx.GraphModule, dict[str, 
 def _with_names(
     flat: fx.GraphModule, names: dict[str, str], parameters: set[str]
 ) -> fx.GraphModule:
-    root: dict[str, Any] = {}
+    held: dict[str, Tensor] = {}
     for node in flat.graph.find_nodes(op="get_attr"):
         name = names[str(node.target)]
-        weight = getattr(flat, str(node.target)).detach().clone()
-        trains = name in parameters and weight.is_floating_point()
-        root[name] = nn.Parameter(weight, trains) if name in parameters else weight
+        held[name] = getattr(flat, str(node.target))
         node.target = name
+    root: dict[str, Any] = copied(held, parameters)
     module = fx.GraphModule(root, flat.graph)
     module.eval()
     return module

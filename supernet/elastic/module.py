@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
 
 from supernet.elastic.anatomy import Anatomy
 from supernet.elastic.narrowing import narrow, select
 from supernet.elastic.space import Space
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import weight_name
+from supernet.elastic.tracing import copied, parameters_of, weight_name
 
 __all__ = ["Elastic"]
 
@@ -34,13 +33,9 @@ class Elastic(nn.Module):
         self._graphs: dict[SubnetSpec, tuple[fx.GraphModule, list[Any]]] = {}
         specs = anatomy.trace.program.graph_signature.input_specs
         self._names = {spec.arg.name: weight_name(spec) for spec in specs}
-        kinds = {weight_name(spec): spec.kind for spec in specs}
-        for name, weight in weights.items():
-            own = weight.detach().clone()
-            if kinds.get(name, InputKind.PARAMETER) is InputKind.PARAMETER:
-                _place(self, name, nn.Parameter(own, requires_grad=own.is_floating_point()))
-            else:
-                _place(self, name, own)
+        parameters = parameters_of(anatomy.trace.program)
+        for name, weight in copied(weights, parameters).items():
+            _place(self, name, weight)
         self.eval()
 
     def forward(self, spec: SubnetSpec, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -55,8 +50,9 @@ class Elastic(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """What the parameters and buffers are now, by name, as copies."""
-        held = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return {name: tensor.detach().clone() for name, tensor in held.items()}
+        own = (*self.named_parameters(remove_duplicate=False),
+               *self.named_buffers(remove_duplicate=False))  # fmt: skip
+        return copied(dict(own))
 
     def _weight(self, name: str) -> Tensor:
         module, _, last = name.rpartition(".")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
     ExportGraphSignature,
@@ -19,7 +19,7 @@ from torch.export.graph_signature import (
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from supernet.elastic.narrowing import Narrowed
-from supernet.elastic.tracing import weight_name
+from supernet.elastic.tracing import copied, parameters_of, weight_name
 
 __all__ = ["assemble", "module_of"]
 
@@ -43,17 +43,13 @@ def assemble(
     for spec in program.graph_signature.input_specs:
         if weight_name(spec) is not None and spec.kind is not InputKind.PARAMETER:
             constants.pop(spec.target or "", None)
+    own = copied({n: weights[n] for n in narrowed.weights}, parameters_of(program))
     for spec in specs:
         name = weight_name(spec)
         if name is None or spec.target is None:
             continue
-        weight = _own(weights[name])
-        if spec.kind is InputKind.PARAMETER:
-            state[spec.target] = nn.Parameter(weight, requires_grad=weight.is_floating_point())
-        elif spec.target in program.state_dict:
-            state[spec.target] = weight
-        else:
-            constants[spec.target] = weight
+        persistent = spec.target in program.state_dict
+        (state if persistent else constants)[spec.target] = own[name]
     module = fx.GraphModule(program.graph_module, graph)
     if shapes:
         _infer_shapes(module, specs, {**constants, **state})
@@ -63,7 +59,7 @@ def assemble(
         graph_signature=ExportGraphSignature(specs, _output_specs(program, graph)),
         state_dict=state,
         range_constraints=dict(program.range_constraints),
-        module_call_graph=copy.deepcopy(program.module_call_graph[:1]),
+        module_call_graph=list(program.module_call_graph[:1]),
         example_inputs=program.example_inputs,
         constants=constants,
         verifiers=program.verifiers,
@@ -109,18 +105,15 @@ def module_of(
 
     Parameters and buffers bear the names that the user's model gave them, and are copies.
     """
-    kinds = {weight_name(spec): spec.kind for spec in program.graph_signature.input_specs}
     names = {spec.arg.name: weight_name(spec) for spec in program.graph_signature.input_specs}
     graph = copy.deepcopy(narrowed.graph)
+    own = copied({n: weights[n] for n in narrowed.weights}, parameters_of(program))
     root: dict[str, Any] = dict(program.graph_module.named_children())
     for node in graph.find_nodes(op="placeholder"):
         name = names[node.name]
         if name is None:
             continue
-        weight: Any = _own(weights[name])
-        if kinds[name] is InputKind.PARAMETER:
-            weight = nn.Parameter(weight, requires_grad=weight.is_floating_point())
-        root[name] = weight
+        root[name] = own[name]
         with graph.inserting_before(node):
             held = graph.get_attr(name)
         held.meta = dict(node.meta)
@@ -129,7 +122,3 @@ def module_of(
     module = fx.GraphModule(root, graph)
     module.eval()
     return module
-
-
-def _own(weight: Tensor) -> Tensor:
-    return weight.detach().clone(memory_format=torch.contiguous_format)

@@ -24,7 +24,7 @@ from supernet.elastic.programs import assemble, module_of
 from supernet.elastic.reordering import reorder
 from supernet.elastic.space import Space, SpaceConfig
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import held
+from supernet.elastic.tracing import held, identity
 from supernet.errors import Uncapturable
 from supernet.fusion.graph.op_graph import OpGraph
 from supernet.operators import custom_operators, define
@@ -145,7 +145,7 @@ class Supernet:
     def cost(self, spec: SubnetSpec, shape: Shape) -> Cost:
         """What a sub-network holds, and computes for one batch of this shape."""
         narrowed, weights = self._taken(spec)
-        own = [weights[name] for name in narrowed.weights]
+        own = {identity(weights[name]): weights[name] for name in narrowed.weights}.values()
         program = assemble(self.anatomy.trace.program, narrowed, weights, shapes=False)
         graph = OpGraph.of(program, self.signature, shape)
         return Cost(

@@ -7,19 +7,31 @@ operator without a rule fixes all axes that it meets, so that nothing is ever cu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
 
 from supernet.elastic.axes import Axes, dims_of, fix
 
-__all__ = ["Dims", "Trace", "arguments", "operator", "path_of", "tensors", "weight_name"]
+__all__ = [
+    "Dims",
+    "Trace",
+    "arguments",
+    "copied",
+    "held",
+    "identity",
+    "operator",
+    "parameters_of",
+    "path_of",
+    "tensors",
+    "weight_name",
+]
 
 Dims: TypeAlias = list[Axes]
 
@@ -64,9 +76,7 @@ class Trace:
                 shape = value.shape if isinstance(value, Tensor) else ()
                 self.dims[node] = dims_of(shape, ["the model's inputs have it"])
                 continue
-            tensor = kept[name]
-            place = tensor.data_ptr() if tensor.numel() else name
-            key = (place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            key = identity(kept[name])
             dims, first = known.setdefault(key, (dims_of(value.shape), name))
             self.weights[name], self.dims[node] = node, dims
             self.uses.setdefault(first, []).extend(_users(node))
@@ -94,6 +104,36 @@ def held(program: ExportedProgram) -> dict[str, Tensor]:
         if name is not None and isinstance(tensors.get(spec.target or ""), Tensor):
             found[name] = tensors[spec.target or ""].detach()
     return found
+
+
+def copied(weights: Mapping[str, Tensor], parameters: Collection[str] = ()) -> dict[str, Tensor]:
+    """Copies of their own memory, some of them as parameters.
+
+    What was one tensor under several names is one again, so that tied weights stay tied.
+    """
+    made: dict[tuple[Any, ...], Tensor] = {}
+    found = {}
+    for name, weight in weights.items():
+        key = identity(weight)
+        if key not in made:
+            own = weight.detach().clone(memory_format=torch.contiguous_format)
+            trains = own.is_floating_point()
+            made[key] = nn.Parameter(own, trains) if name in parameters else own
+        found[name] = made[key]
+    return found
+
+
+def identity(weight: Tensor) -> tuple[Any, ...]:
+    """Equal for two tensors that are the same numbers in the same memory."""
+    place = weight.data_ptr() if weight.numel() else id(weight)
+    return place, tuple(weight.shape), weight.stride(), weight.dtype
+
+
+def parameters_of(program: ExportedProgram) -> set[str]:
+    """The names of the weights that are parameters."""
+    specs = program.graph_signature.input_specs
+    found = (weight_name(spec) for spec in specs if spec.kind is InputKind.PARAMETER)
+    return {name for name in found if name is not None}
 
 
 def weight_name(spec: InputSpec) -> str | None:

@@ -35,8 +35,10 @@ def _reshape(trace: Trace, node: fx.Node) -> Dims:
 def _transpose(trace: Trace, node: fx.Node) -> Dims:
     given = arguments(node)
     dims = list(trace.of(node.all_input_nodes[0]))
-    if operator(node) == "t":
+    if operator(node) in ("t", "numpy_T"):
         return dims[::-1]
+    if operator(node) == "mT":
+        return [*dims[:-2], dims[-1], dims[-2]]
     first, second = (int(given.get(f"dim{i}", given.get(f"axis{i}"))) for i in (0, 1))  # type: ignore[arg-type]
     dims[first], dims[second] = dims[second], dims[first]
     return dims
@@ -244,7 +246,7 @@ def _padded(trace: Trace, node: fx.Node) -> Dims:
 
 RULES = {
     **dict.fromkeys(("reshape", "view", "_unsafe_view", "flatten", "unflatten"), _reshape),
-    **dict.fromkeys(("transpose", "t", "swapaxes", "swapdims"), _transpose),
+    **dict.fromkeys(("transpose", "t", "numpy_T", "mT", "swapaxes", "swapdims"), _transpose),
     **dict.fromkeys(("permute", "movedim"), _permute),
     **dict.fromkeys(
         ("to", "_to_copy", "contiguous", "clone", "detach", "alias", "lift_fresh_copy", "dropout",
