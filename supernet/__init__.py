@@ -3,7 +3,8 @@
 ``supernet.capture.capture`` learns how a model is called and exports it; ``propose`` lists plans
 worth building; ``build_plan`` builds, verifies and measures one in a process of its own;
 ``ArtifactCache`` keeps the results; ``load_plan`` makes a built plan ready to run; ``PlanLibrary``
-holds what is known.
+holds what is known. ``Supernet`` makes smaller models of a captured one, each named by a
+``SubnetSpec``.
 
 Names are imported at first use, so that loading a plan for an engine other than torch never
 imports it. (The function ``capture`` is imported from its module, whose name it shares.)
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
     from supernet.capture.captured import Capture, Flat
     from supernet.capture.subject import Examples
+    from supernet.elastic.subnet import SubnetSpec
+    from supernet.elastic.supernet import Supernet
     from supernet.errors import (
         BuildFailed,
         BuildInterrupted,
@@ -44,6 +47,8 @@ else:
             "cache": "ArtifactCache",
             "capture.captured": "Capture Flat",
             "capture.subject": "Examples",
+            "elastic.subnet": "SubnetSpec",
+            "elastic.supernet": "Supernet",
             "errors": (
                 "BuildFailed BuildInterrupted CacheError CacheFull CacheUntrusted "
                 "OutsideCapture SupernetError Uncapturable"
@@ -76,6 +81,8 @@ __all__ = [
     "PlanSpec",
     "PlanState",
     "Signature",
+    "SubnetSpec",
+    "Supernet",
     "SupernetError",
     "TensorSpec",
     "Uncapturable",
