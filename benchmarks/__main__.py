@@ -11,10 +11,11 @@ from pathlib import Path
 from benchmarks import verdict
 
 NAMES = ("units", "tick", "overhead", "swap", "start", "memory", "kill", "surge", "capacity",
-         "fleet", "twin", "search", "overload")  # fmt: skip
+         "fleet", "twin", "search", "search_strategic", "overload")  # fmt: skip
 # From minutes to hours: run only when asked for.
 LONG = ("chaos", "cycles", "fresh", "fusion", "gym", "tail", "trust", "zoo")
-OPTIONS = ("trust",)  # with options of their own, `python -m benchmarks NAME --help`
+# With options of their own: `python -m benchmarks NAME --help`.
+OPTIONS = ("search_strategic", "trust")
 RESULTS = Path("out/bench")
 
 

@@ -26,7 +26,6 @@ from evolve.demo.plain import PlainLoop
 from evolve.demo.static import Layout, StaticSetting, sweep
 from evolve.demo.text import sentences
 from profiler.fingerprint import fingerprint
-from supernet.plans import PlanState
 
 SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
 FINALISTS = 3
@@ -104,7 +103,7 @@ def _silent(elapsed_s: float) -> None:
 
 
 def _admitted(runtime: evolve.Runtime) -> list[Any]:
-    return [plan for plan in runtime.plans() if plan.state is PlanState.ADMITTED]
+    return [plan for plan in runtime.plans() if plan.state.may_serve]
 
 
 def _finalists(found: list[StaticSetting]) -> list[StaticSetting]:

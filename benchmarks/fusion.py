@@ -128,13 +128,13 @@ def build(
         say(f"{subject.name}: building {name}")
         plans[name] = build_plan(cache, folder, spec, loose, device=device.key)
         # Judged again by another limit; what was built and measured is remembered.
-        if plans[name].state is PlanState.ADMITTED and (
-            build_plan(cache, folder, spec, tight, device=device.key).state is PlanState.ADMITTED
+        if plans[name].state is PlanState.VERIFIED and (
+            build_plan(cache, folder, spec, tight, device=device.key).state is PlanState.VERIFIED
         ):
             exact.add(name)
         say(tried(name, plans[name], frozenset(exact)))
     say(f"{subject.name}: comparing plans")
-    serving = [name for name, plan in plans.items() if plan.state is PlanState.ADMITTED]
+    serving = [name for name, plan in plans.items() if plan.state is PlanState.VERIFIED]
     for among in ([name for name in serving if name in exact], serving):
         found = compare_plans(
             cache, folder, [plans[name] for name in among], loose, device=device.key
@@ -154,7 +154,7 @@ def _eager_mib(learned: Capture, cache: ArtifactCache, asked: Options) -> float:
 def _costs(learned: Capture, plans: Mapping[str, Plan]) -> CostTable:
     table = CostTable(learned.grid)
     for name, plan in plans.items():
-        if plan.state is PlanState.ADMITTED and plan.costs_ms:
+        if plan.state is PlanState.VERIFIED and plan.costs_ms:
             table.seed(name, plan.costs_ms)
     return table
 

@@ -98,7 +98,7 @@ def _kind(process: psutil.Process) -> Victim | None:
         return None
     if "evolve.workers.child" in command:
         return "worker"
-    return "build" if "supernet.building.build" in command else None
+    return "build" if "supernet.building.build_job" in command else None
 
 
 if __name__ == "__main__":

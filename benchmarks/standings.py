@@ -72,8 +72,8 @@ class Race:
 
     def sizes_mib(self) -> dict[str, float]:
         """Resident memory of the original and of every plan within the error."""
-        admitted = {n: p.memory_mib for n, p in self.plans.items() if p.state is PlanState.ADMITTED}
-        return {ORIGINAL: self.eager_mib, **admitted}
+        passed = {n: p.memory_mib for n, p in self.plans.items() if p.state is PlanState.VERIFIED}
+        return {ORIGINAL: self.eager_mib, **passed}
 
     def to_json(self) -> dict[str, Any]:
         return {

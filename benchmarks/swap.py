@@ -57,7 +57,7 @@ def main() -> None:
     slo = evolve.SLO(p99_ms=2000.0)
     with evolve.wrap(model, examples, slo=slo, config=config, policy=restless) as runtime:
         runtime.wait_for_plans()
-        restless.plans = 1 + sum(p.state.value == "admitted" for p in runtime.plans())
+        restless.plans = 1 + sum(p.state.may_serve for p in runtime.plans())
         answered: dict[int, int] = {}
 
         def submit(index: int) -> Future[Any]:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Job, Open, Run, engine
-from supernet.capture.pytree import take_apart
+from supernet.capture.calls.pytree import take_apart
 from supernet.fidelity import error
 from supernet.jobs import malloc
 

@@ -7,12 +7,15 @@
 - `watch`: live answers beside the original's. `monitoring`: what happened. `journal`: what was
   decided, and why.
 - `cli` is the command `evolve`, `demo` its main example.
+
+Names are loaded on first use: the command line and worker processes load no torch for nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from evolve.config import Config, ConfigError, load_config
@@ -23,6 +26,20 @@ if TYPE_CHECKING:
     from evolve.runtime import Runtime
     from evolve.slo import SLO
     from evolve.wrapping import wrap
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "config": "Config ConfigError load_config",
+            "errors": "DeadlineExceeded EvolveError QueueFull RuntimeClosed",
+            "journal.decision": "Decision",
+            "journal.journal": "Journal",
+            "process_end": "drain_on_sigterm",
+            "runtime": "Runtime",
+            "slo": "SLO",
+            "wrapping": "wrap",
+        },
+    )
 
 __all__ = [
     "SLO",
@@ -39,32 +56,3 @@ __all__ = [
     "load_config",
     "wrap",
 ]
-
-_HOME = {
-    "SLO": "evolve.slo",
-    "Config": "evolve.config",
-    "ConfigError": "evolve.config",
-    "DeadlineExceeded": "evolve.errors",
-    "Decision": "evolve.journal.decision",
-    "EvolveError": "evolve.errors",
-    "Journal": "evolve.journal.journal",
-    "QueueFull": "evolve.errors",
-    "Runtime": "evolve.runtime",
-    "RuntimeClosed": "evolve.errors",
-    "drain_on_sigterm": "evolve.process_end",
-    "load_config": "evolve.config",
-    "wrap": "evolve.wrapping",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy, so that the command line and worker processes don't load torch for nothing.
-    if name not in _HOME:
-        raise AttributeError(f"module 'evolve' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -10,6 +10,7 @@
     └── PlanFault          a plan or its worker failed; never reaches the caller
         ├── PlanDeclined   the batch is outside what the plan was made for
         ├── PlanLost       its files are gone from the cache, or changed
+        ├── PlanWrong      the watch found an answer of it wrong
         ├── WorkerCrashed  the worker process is gone
         └── WorkerHung     no answer within `workers.hang_timeout_s`
 
@@ -26,6 +27,7 @@ __all__ = [
     "PlanDeclined",
     "PlanFault",
     "PlanLost",
+    "PlanWrong",
     "QueueFull",
     "RuntimeClosed",
     "WorkerCrashed",
@@ -59,6 +61,10 @@ class PlanDeclined(PlanFault):
 
 class PlanLost(PlanFault):
     """A plan can't be loaded any more, since its files are gone from the cache, or changed."""
+
+
+class PlanWrong(PlanFault):
+    """An answer that a plan gave is not the original's (`evolve.watch`)."""
 
 
 class WorkerCrashed(PlanFault):

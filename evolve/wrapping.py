@@ -15,6 +15,7 @@ from evolve.data_plane.reception import Reception
 from evolve.journal.journal import Journal
 from evolve.lifecycle.assembly import Assembly
 from evolve.lifecycle.capturing import can_be_beside, capture_here
+from evolve.lifecycle.changes import Changes
 from evolve.lifecycle.revisions import Revisions
 from evolve.lifecycle.upkeep import Upkeep
 from evolve.monitoring.tally import Counts
@@ -91,19 +92,17 @@ def wrap(
         max_mib=settings.journal.max_mib,
     )  # fmt: skip
 
-    def look() -> None:
-        upkeep.look()
-        revisions.look()
-
+    reception = Reception(slo, journal, time.monotonic)
+    revisions = Revisions(journal, reception, freezes=settings.freeze)
+    changes = Changes(getattr(model, "_orig_mod", model))
     assembly = Assembly(
         model, wishes, device, slo, settings, chosen, journal, Counts(),
-        look=look, rebuild=lambda: upkeep.rebuild(),
+        looks=(changes.look, revisions.look), lost=changes.lost,
+        callbacks=revisions.callbacks, computing=revisions.computing,
     )  # fmt: skip
-    reception = Reception(slo, journal, time.monotonic)
-    revisions = Revisions(assembly, reception)
     runtime = Runtime(assembly, revisions, reception)
     beside = can_be_beside(subject)
-    upkeep = Upkeep(assembly, example_inputs, revisions.put, beside=beside)
+    upkeep = Upkeep(assembly, changes, example_inputs, revisions.put, beside=beside)
     runtime.keep_up(upkeep)
     if not beside or subject.obstacle is not None:  # the latter takes no time
         upkeep.serve_here(capture_here(subject, settings.plans.max_rows))

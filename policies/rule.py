@@ -171,17 +171,24 @@ class DispatchRule:
         made.use(params)
         return made
 
-    def pick(self, now_ms: float, waiting: Waiting, rate_per_ms: float) -> Pick:
+    def pick(
+        self, now_ms: float, waiting: Waiting, rate_per_ms: float, *, slowdown: float = 1.0
+    ) -> Pick:
         """What a worker free at `now_ms` should do; see `policies.compiled.decide`.
 
-        `rate_per_ms`: recent arrivals per ms (EWMA of about 40 ms). The queue is not changed.
+        `rate_per_ms`: recent arrivals per ms (EWMA of about 40 ms). `slowdown`: how many times as
+        long every batch takes now, since other workers compute beside it. The queue is not changed.
         """
         if len(waiting) > self._dropped.shape[0]:
             self._dropped = np.empty(2 * len(waiting), np.int64)
+        prepared = self._prepared
+        if slowdown != 1.0:
+            fastest, plans, unit, good, lengths = prepared
+            prepared = (fastest * slowdown, plans, unit * slowdown, good, lengths)
         plan, count, refused, wake_ms = decide_prepared(
             now_ms,
             waiting.view(),
-            self._prepared,
+            prepared,
             self._workers,
             rate_per_ms,
             self._array,

@@ -13,6 +13,7 @@ Rooms, in the order they build on each other:
 - `units`: virtual compute units and the persisted fingerprint database. `places`: where that
   and all else is kept between runs.
 - `flops`: FLOPs really executed per request. `report`: all of it, printed.
+- `lazy`: how the five packages give their public names without importing anything yet.
 
 Two functions share their names with their rooms and are imported from there:
 `profiler.fingerprint.fingerprint` and `profiler.units.units`.
@@ -20,8 +21,9 @@ Two functions share their names with their rooms and are imported from there:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from profiler.costs import Cost, CostTable, Drift
@@ -33,6 +35,21 @@ if TYPE_CHECKING:
     from profiler.signals import Signals, Window
     from profiler.surface import RooflinePrior
     from profiler.units import FingerprintDatabase, VirtualUnit, host_database
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "costs": "Cost CostTable Drift",
+            "devices": "DeviceProfiler",
+            "fingerprint": "Bus DeviceFingerprint Rate isa_key",
+            "flops": "DynamicFlops FlopModel FlopsReading flops_per_row",
+            "report": "describe render",
+            "shapes": "Shape ShapeGrid",
+            "signals": "Signals Window",
+            "surface": "RooflinePrior",
+            "units": "FingerprintDatabase VirtualUnit host_database",
+        },
+    )
 
 __all__ = [
     "Bus",
@@ -58,29 +75,3 @@ __all__ = [
     "isa_key",
     "render",
 ]
-
-_ROOMS = {
-    "costs": ("Cost", "CostTable", "Drift"),
-    "devices": ("DeviceProfiler",),
-    "fingerprint": ("Bus", "DeviceFingerprint", "Rate", "isa_key"),
-    "flops": ("DynamicFlops", "FlopModel", "FlopsReading", "flops_per_row"),
-    "report": ("describe", "render"),
-    "shapes": ("Shape", "ShapeGrid"),
-    "signals": ("Signals", "Window"),
-    "surface": ("RooflinePrior",),
-    "units": ("FingerprintDatabase", "VirtualUnit", "host_database"),
-}
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    room = _ROOM_OF.get(name)
-    if room is None:
-        raise AttributeError(f"module 'profiler' has no attribute {name!r}")
-    value: object = getattr(import_module(f"profiler.{room}"), name)
-    globals()[name] = value  # the next look-up is a plain attribute
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

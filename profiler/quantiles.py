@@ -11,6 +11,9 @@ from math import isfinite
 class RunningQuantiles:
     """Exact quantiles of the last `window` values; an update costs about a microsecond.
 
+    Of the same values numpy.quantile takes 100 to 300 times as long (windows of 20 to 1,000), and
+    every tick asks for two of every cell of each plan that ran.
+
     >>> recent = RunningQuantiles(window=3)
     >>> for value in (9.0, 1.0, 2.0, 3.0):
     ...     recent.add(value)

@@ -13,10 +13,11 @@ Names are loaded on first use: importing this package loads neither numba nor to
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sims.devices import DEVICES, DeviceModel
@@ -54,6 +55,25 @@ if TYPE_CHECKING:
         stream,
         surge,
         switching,
+    )
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "devices": "DEVICES DeviceModel",
+            "gym.domain": "LoadDomain",
+            "gym.env": "LoadEnv",
+            "gym.load_gym": "LoadGym",
+            "reference": "reference_service",
+            "scenarios.topology": "Fleet LINKS Link Topology",
+            "simulate": "Hidden Result Service Simulation Switching Units noise sweep_static",
+            "streaming": "simulate_stream",
+            "traces": (
+                "Intensity NoArrivals Regime Trace bursty diurnal flash_crowd inhomogeneous "
+                "microburst mmpp natural_lengths poisson ramp_surge recorded stream surge "
+                "switching"
+            ),
+        },
     )
 
 __all__ = [
@@ -95,50 +115,5 @@ __all__ = [
     "switching",
 ]
 
-_HOME = {
-    "DEVICES": "devices",
-    "DeviceModel": "devices",
-    "Fleet": "scenarios.topology",
-    "LINKS": "scenarios.topology",
-    "Link": "scenarios.topology",
-    "Topology": "scenarios.topology",
-    "LoadDomain": "gym.domain",
-    "LoadGym": "gym.load_gym",
-    "LoadEnv": "gym.env",
-    "reference_service": "reference",
-    "Hidden": "simulate",
-    "Result": "simulate",
-    "Switching": "simulate",
-    "Units": "simulate",
-    "Service": "simulate",
-    "Simulation": "simulate",
-    "noise": "simulate",
-    "sweep_static": "simulate",
-    "simulate_stream": "streaming",
-    "Intensity": "traces",
-    "NoArrivals": "traces",
-    "Regime": "traces",
-    "Trace": "traces",
-    "bursty": "traces",
-    "diurnal": "traces",
-    "flash_crowd": "traces",
-    "inhomogeneous": "traces",
-    "microburst": "traces",
-    "mmpp": "traces",
-    "natural_lengths": "traces",
-    "poisson": "traces",
-    "ramp_surge": "traces",
-    "recorded": "traces",
-    "stream": "traces",
-    "surge": "traces",
-    "switching": "traces",
-}
-
 if "evolve/Load-v0" not in gymnasium.registry:
     gymnasium.register("evolve/Load-v0", entry_point="sims.gym.env:LoadEnv")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sims' has no attribute {name!r}")
-    return getattr(import_module(f"sims.{_HOME[name]}"), name)

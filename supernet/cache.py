@@ -12,7 +12,8 @@
       .tmp-<pid>-<place>-…/   work under way; removed when its process is gone
 
 Each folder carries ``manifest.json`` with the sha256 of every file. It is written aside, synced
-and renamed into place, so that a reader never sees half of it.
+and renamed into place, so that a reader never sees half of it. References that were not used of
+late are pruned, but none that a process is using (`supernet.holds`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from supernet.errors import CacheError, CacheFull, CacheUntrusted
-from supernet.manifest import broken, sealed, sync_folder, unseal, write_manifest
+from supernet.holds import Hold, take_away
+from supernet.manifest import broken, sync, unseal, write_manifest, write_sealed
 
 __all__ = ["MEMO", "ArtifactCache"]
 
@@ -56,6 +58,7 @@ class ArtifactCache:
     ) -> None:
         self.root = Path(root).expanduser()
         self._on_discard = on_discard
+        self._holds: dict[Path, Hold] = {}
         with self._writing():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._trust_root()
@@ -73,6 +76,31 @@ class ArtifactCache:
             return folder
         self._throw(folder, f"{kind}/{key}", fault)
         return None
+
+    def held(self, kind: str, key: str) -> Path | None:
+        """As `entry`; and no process's `prune` takes it while this object lives."""
+        folder = self._place(kind, key)
+        try:
+            hold = Hold(folder)
+            os.utime(folder)  # it is used now
+        except FileNotFoundError:
+            return None
+        except OSError:  # a link, a file: `entry` throws it away
+            return self.entry(kind, key)
+        found = self.entry(kind, key)
+        if found is not None:
+            self._holds[folder] = hold
+        return found
+
+    def prune(self, kind: str, prefix: str, keep: int) -> None:
+        """Throw away the entries whose keys begin so, but for the ``keep`` that were used last
+        (`held`) and those that some process uses at the moment."""
+        used = {path: _used_at(path) for path in (self.root / kind).glob(f"{prefix}*")}
+        latest_first = sorted(used, key=lambda path: used[path], reverse=True)
+        for folder in latest_first[keep:]:
+            with contextlib.suppress(CacheError, OSError), self.scratch() as stage:
+                if take_away(folder, stage / "pruned") and self._on_discard is not None:
+                    self._on_discard(f"{kind}/{folder.name}", f"{keep} others were used since")
 
     @contextlib.contextmanager
     def adding(self, kind: str, key: str) -> Iterator[Path]:
@@ -123,13 +151,9 @@ class ArtifactCache:
         path = self._place("reports", f"{name}.json")
         with self.scratch() as stage, self._writing():
             written = stage / path.name
-            with open(written, "w", encoding="utf-8") as file:
-                file.write(sealed({"name": name, "report": report}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(written, 0o600)
+            write_sealed(written, {"name": name, "report": report})
             os.replace(written, path)
-            sync_folder(path.parent)
+            sync(path.parent)
 
     def reports(self) -> Iterator[dict[str, Any]]:
         """Every readable report about a plan."""
@@ -168,7 +192,7 @@ class ArtifactCache:
             # Another process was faster. Its entry has the same content key: keep it if whole.
             if self.entry(folder.parent.name, key) is None:
                 os.rename(content, folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
     def _throw(self, path: Path, name: str, reason: str) -> None:
         if path.is_dir() and not path.is_symlink():
@@ -223,6 +247,14 @@ def _place() -> str:
     except OSError:  # not on Linux
         numbers = ""
     return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:8]
+
+
+def _used_at(path: Path) -> int:
+    """When an entry was used last, nanoseconds; 0 where it is gone by now."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _is_older(path: Path, seconds: float) -> bool:

@@ -12,6 +12,7 @@
     │   ├── OperatorMissing an operator of some library is not defined in the building process
     │   └── ArtifactBroken  a plan's files are gone from the cache, or not as they were built
     ├── BuildInterrupted    the build process was killed from outside
+    ├── JobError            any work in a process of its own: see `supernet.jobs.errors`
     └── CacheError
         ├── CacheFull       no room left on the disk; nothing half-written is left behind
         └── CacheUntrusted  the folder belongs to, or can be written by, somebody else

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["broken", "sealed", "sync_folder", "unseal", "write_manifest"]
+__all__ = ["broken", "digest", "sync", "unseal", "write_manifest", "write_sealed"]
 
 _MANIFEST = "manifest.json"
 _SCHEMA = 2
@@ -26,15 +26,10 @@ def write_manifest(folder: Path, key: str) -> None:
             continue
         os.chmod(path, 0o600)
         files[path.relative_to(folder).as_posix()] = _digest(path)
-        _sync(path)
+        sync(path)
     os.chmod(folder, 0o700)
-    manifest = folder / _MANIFEST
-    with open(manifest, "w", encoding="utf-8") as file:
-        file.write(sealed({"key": key, "files": files}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(manifest, 0o600)
-    sync_folder(folder)
+    write_sealed(folder / _MANIFEST, {"key": key, "files": files})
+    sync(folder)
 
 
 def broken(folder: Path, key: str) -> str | None:
@@ -72,6 +67,20 @@ def _fault(folder: Path, key: str) -> str | None:
     return f"{next(iter(files))} is missing" if files else None
 
 
+def digest(folder: Path) -> str:
+    """The same for an entry of the same key and the same files."""
+    return hashlib.sha256((folder / _MANIFEST).read_bytes()).hexdigest()
+
+
+def write_sealed(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record`` with a hash of itself, synced and owner-only; not in one step."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(sealed(record))
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(path, 0o600)
+
+
 def sealed(record: Mapping[str, Any]) -> str:
     """``record`` as JSON that carries a hash of itself."""
     body = _canonical(record)
@@ -94,9 +103,9 @@ def unseal(path: Path) -> dict[str, Any]:
     return body
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename into ``folder`` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file's content, or a rename into a folder, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -126,11 +135,3 @@ def _digest(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

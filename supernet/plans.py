@@ -2,8 +2,8 @@
 
 ::
 
-    built ──verify──▶ verified ──admit──▶ admitted
-      └───────────────────┴──────fault───────┴────▶ quarantined   (final)
+    built ──► verified ──► admitted ◄──► resident
+      └───────────┴────────────┴────────────┴──► quarantined   (final)
 """
 
 from __future__ import annotations
@@ -11,19 +11,28 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 from profiler.shapes import Shape
 from supernet.bounds import Bounds
 from supernet.microbatches import Microbatches
 
-__all__ = ["COMPILED", "ORIGINAL", "Plan", "PlanChange", "PlanLibrary", "PlanSpec", "PlanState"]
+__all__ = [
+    "COMPILED",
+    "ORIGINAL",
+    "Plan",
+    "PlanChange",
+    "PlanLibrary",
+    "PlanSpec",
+    "PlanState",
+    "moved",
+]
 
 ORIGINAL = "original"
 """The name of the model itself among its plans."""
@@ -93,12 +102,36 @@ def _digest(spec: PlanSpec) -> str:
 
 
 class PlanState(str, Enum):
-    """How far a plan has come. Only admitted plans serve."""
+    """How far a plan has come: its files exist, its answers are within the limit, its price is
+    known here, every worker is meant to hold it, it is out for good."""
 
     BUILT = "built"
     VERIFIED = "verified"
     ADMITTED = "admitted"
+    RESIDENT = "resident"
     QUARANTINED = "quarantined"
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether requests may be given to it wherever a worker holds it.
+
+        >>> [state.value for state in PlanState if state.may_serve]
+        ['admitted', 'resident']
+        """
+        return self in (PlanState.ADMITTED, PlanState.RESIDENT)
+
+
+_NEXT: Mapping[PlanState | None, tuple[PlanState, ...]] = MappingProxyType(
+    {
+        None: (PlanState.BUILT, PlanState.VERIFIED, PlanState.QUARANTINED),
+        PlanState.BUILT: (PlanState.VERIFIED, PlanState.QUARANTINED),
+        PlanState.VERIFIED: (PlanState.ADMITTED, PlanState.QUARANTINED),
+        PlanState.ADMITTED: (PlanState.RESIDENT, PlanState.QUARANTINED),
+        PlanState.RESIDENT: (PlanState.ADMITTED, PlanState.QUARANTINED),
+        PlanState.QUARANTINED: (),
+    }
+)
+"""What may follow each state; None: what a library may be given of a plan it does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +161,41 @@ class Plan:
         return self.spec.key
 
 
-PlanChange: TypeAlias = Callable[[Plan | None, Plan, str], None]
-"""Called after each change with (before, after, reason), outside the library's lock."""
+def moved(plan: Plan, to: PlanState, reason: str) -> Plan:
+    """`plan` in its next state: the one function by which a plan's state changes.
+
+    Raises `ValueError` where the state does not follow from that of `plan`, or where a plan
+    without an error on record is to be more than built.
+
+    >>> spec = PlanSpec("graph", "eager", "fp32", 1, "weights", "torch", "1", "isa")
+    >>> moved(Plan(spec, PlanState.BUILT, error=0.0), PlanState.VERIFIED, "exact").state.value
+    'verified'
+    """
+    _check(plan.key, plan.state, to)
+    if plan.error is None and to is not PlanState.QUARANTINED:
+        raise ValueError(f"error of plan {plan.key} must be known to be {to.value}, got None")
+    return replace(plan, state=to, reason=reason)
+
+
+def _check(key: str, before: PlanState | None, to: PlanState) -> None:
+    allowed = _NEXT[before]
+    if to not in allowed:
+        rule = " or ".join(state.value for state in allowed) or "the same for good"
+        whence = "at first" if before is None else f"after {before.value}"
+        raise ValueError(f"state of plan {key} must be {rule} {whence}, got {to.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """What came of asking for a change: the plan as it is now, and its state before."""
+
+    before: PlanState
+    plan: Plan
+
+    @property
+    def happened(self) -> bool:
+        """False where the plan was in that state already, or is out for good."""
+        return self.plan.state is not self.before
 
 
 class PlanLibrary:
@@ -139,60 +205,68 @@ class PlanLibrary:
     key): a later success never overturns a failed verdict.
     """
 
-    def __init__(self, on_change: PlanChange | None = None) -> None:
-        self._on_change = on_change
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._plans: Mapping[str, Plan] = MappingProxyType({})
         self._admitted: tuple[Plan, ...] = ()
+        self._quarantined: frozenset[str] = frozenset()
 
     def plans(self) -> tuple[Plan, ...]:
         """Every plan known, in the order first put."""
         return tuple(self._plans.values())
 
     def admitted(self) -> tuple[Plan, ...]:
-        """The plans that may serve: one reference read."""
+        """The plans that may serve, resident or not: one reference read."""
         return self._admitted
+
+    def quarantined(self) -> frozenset[str]:
+        """Keys of the plans that are out for good: one reference read."""
+        return self._quarantined
 
     def get(self, key: str) -> Plan | None:
         return self._plans.get(key)
 
     def put(self, plan: Plan) -> Plan:
-        """Add or replace by key; returns what the library holds now for that key."""
-        return self._change(plan.key, lambda before: plan, plan.reason)
-
-    def admit(self, key: str, reason: str) -> Plan:
-        """Let a verified plan serve. A plan with no error on record is refused."""
-
-        def after(before: Plan | None) -> Plan:
-            if before is None:
-                raise KeyError(f"plan must be in the library, got {key!r}")
-            if before.state is PlanState.BUILT or before.error is None:
-                raise ValueError(f"plan must be verified before it is admitted, got {before.state}")
-            return replace(before, state=PlanState.ADMITTED, reason=reason)
-
-        return self._change(key, after, reason)
-
-    def quarantine(self, key: str, reason: str) -> Plan:
-        """Take a plan out for good."""
-
-        def after(before: Plan | None) -> Plan:
-            if before is None:
-                raise KeyError(f"plan must be in the library, got {key!r}")
-            return replace(before, state=PlanState.QUARANTINED, reason=reason)
-
-        return self._change(key, after, reason)
-
-    def _change(self, key: str, after: Callable[[Plan | None], Plan], reason: str) -> Plan:
+        """Add a plan as its build left it, or take it a step further together with what was
+        learnt of it; returns what the library holds now for that key."""
         with self._lock:
-            before = self._plans.get(key)
+            before = self._plans.get(plan.key)
             if before is not None and before.state is PlanState.QUARANTINED:
                 return before
-            plan = after(before)
-            if plan == before:
-                return plan
-            held = {**self._plans, key: plan}
-            self._plans = MappingProxyType(held)
-            self._admitted = tuple(p for p in held.values() if p.state is PlanState.ADMITTED)
-        if self._on_change is not None:
-            self._on_change(before, plan, reason)
+            state = None if before is None else before.state
+            if plan.state is not state:
+                _check(plan.key, state, plan.state)
+            return self._hold(plan)
+
+    def learn(self, plan: Plan) -> Plan:
+        """Replace what is known about a plan (price, bounds); its state and reason stay."""
+        with self._lock:
+            before = self._known(plan.key)
+            if before.state is PlanState.QUARANTINED:
+                return before
+            return self._hold(replace(plan, state=before.state, reason=before.reason))
+
+    def move(self, key: str, to: PlanState, reason: str) -> PlanChange:
+        """Take a plan to another state; see `moved` for what is refused.
+
+        A verdict may fall at any moment: a plan that was quarantined meanwhile is left as it is.
+        """
+        with self._lock:
+            before = self._known(key)
+            if before.state in (to, PlanState.QUARANTINED):
+                return PlanChange(before.state, before)
+            return PlanChange(before.state, self._hold(moved(before, to, reason)))
+
+    def _known(self, key: str) -> Plan:
+        if (plan := self._plans.get(key)) is None:
+            raise KeyError(f"plan must be in the library, got {key!r}")
+        return plan
+
+    def _hold(self, plan: Plan) -> Plan:
+        """The lock is held."""
+        held = {**self._plans, plan.key: plan}
+        out = (key for key, one in held.items() if one.state is PlanState.QUARANTINED)
+        self._quarantined = frozenset(out)
+        self._plans = MappingProxyType(held)
+        self._admitted = tuple(one for one in held.values() if one.state.may_serve)
         return plan

@@ -4,6 +4,7 @@ one no modules import each other in a circle, and a room only the rooms that are
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,11 @@ ROOMS: dict[str, set[str]] = {
     },
     "supernet.backends": {"supernet.capture", "supernet.domain", "supernet.fusion"},
     "supernet.fusion": {"supernet.backends", "supernet.capture"},
+    "supernet.elastic": {"supernet.backends", "supernet.capture", "supernet.fusion"},
     "supernet.building": {
         "supernet.backends", "supernet.capture", "supernet.fusion", "supernet.jobs",
     },
+    "supernet.capture.calls": set(),
     "supernet.fusion.graph": set(),
     "supernet.fusion.kernels": set(),
     "supernet.fusion.rules": {"supernet.fusion.graph"},
@@ -41,8 +44,10 @@ ROOMS: dict[str, set[str]] = {
         "supernet.fusion.graph", "supernet.fusion.kernels", "supernet.fusion.lowering",
         "supernet.fusion.rules",
     },
+    "policies.strategic": set(),
     "sims.devices": set(),
     "sims.traces": set(),
+    "sims.traces.files": set(),
     "sims.engine": {"sims.traces"},
     "sims.gym": {"sims.engine", "sims.traces"},
     "sims.scenarios": {"sims.devices", "sims.engine", "sims.traces"},
@@ -66,6 +71,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "evolve.demo": {"evolve.config", "evolve.journal"},
     "evolve.cli": {"evolve.config", "evolve.demo", "evolve.journal"},
+    "evolve.cli.explaining": set(),
+    "evolve.cli.simulations": set(),
 }  # fmt: skip
 """What the files of a room may import beside those that lie in its package itself, and its own."""
 
@@ -149,9 +156,17 @@ def test_importing_a_package_is_light(package: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ORDER)
+@pytest.mark.parametrize(
+    "package",
+    [
+        name
+        for name in MODULES
+        if MODULES[name].name == "__init__.py" and "lazy_exports(" in MODULES[name].read_text()
+    ],
+)
 def test_public_names_exist(package: str) -> None:
-    module = __import__(package)
+    module = importlib.import_module(package)
     assert module.__all__
+    assert dir(module) == sorted(module.__all__)
     for name in module.__all__:
         assert hasattr(module, name), f"{package}.{name} is exported but missing"

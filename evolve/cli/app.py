@@ -8,7 +8,7 @@ from evolve.cli.demo import demo
 from evolve.cli.log import log
 from evolve.cli.plans import plans
 from evolve.cli.profile import profile
-from evolve.cli.simulate import simulate
+from evolve.cli.simulations.simulate import simulate
 from evolve.cli.train import train
 
 __all__ = ["app"]

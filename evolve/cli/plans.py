@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plans"]
 
-TONES = {"admitted": "green", "quarantined": "red"}
+TONES = {"verified": "green", "quarantined": "red"}
 
 
 def plans(
@@ -46,7 +46,11 @@ def plans(
         typer.Option(metavar="ROWSxLENGTH", help="Count bytes at this shape; 4x32 unless told."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw a layer before and after.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw a layer before and after: .mmd, .dot, or with Graphviz .svg, .png, .pdf.",
+        ),
     ] = None,
 ) -> None:
     """List the plans in the cache: model graph, plan, state, error, memory, cost.
@@ -57,7 +61,7 @@ def plans(
     root = cache_folder(cache)
     found = _known(root, max_error, metric)
     if model is not None and found:
-        from evolve.cli.explain import explain as tell
+        from evolve.cli.explaining.explain import explain as tell
 
         tell(_store(root), found, model, limit=max_error, shape=shape, plot=plot, json=json)
     elif model is not None:
@@ -162,7 +166,9 @@ def _print_table(root: Path, found: tuple[Plan, ...]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("cost", overflow="fold")
     table.add_column("why", overflow="fold")
-    for plan in sorted(found, key=lambda p: (p.spec.graph_hash, p.state.value, p.key)):
+    for plan in sorted(
+        found, key=lambda p: (p.spec.graph_hash, p.state.value != "verified", p.key)
+    ):
         state = plan.state.value
         table.add_row(
             plan.spec.graph_hash[:8],

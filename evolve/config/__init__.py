@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from evolve.config.rules import ConfigError
@@ -16,17 +17,15 @@ if TYPE_CHECKING:
         WorkersConfig,
     )
     from evolve.config.yaml_file import load_config
-
-_HOMES = {
-    "CaptureConfig": "settings",
-    "Config": "settings",
-    "ConfigError": "rules",
-    "JournalConfig": "settings",
-    "PlansConfig": "settings",
-    "PolicyConfig": "settings",
-    "WorkersConfig": "settings",
-    "load_config": "yaml_file",
-}
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "rules": "ConfigError",
+            "settings": "CaptureConfig Config JournalConfig PlansConfig PolicyConfig WorkersConfig",
+            "yaml_file": "load_config",
+        },
+    )
 
 __all__ = [
     "CaptureConfig",
@@ -38,11 +37,3 @@ __all__ = [
     "WorkersConfig",
     "load_config",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value

@@ -189,7 +189,9 @@ class Controller:
         return None
 
     def refresh(self) -> None:
-        """Has the scheduler decide by the plans, costs and parameters of now."""
+        """Has the scheduler decide by the plans, costs and parameters of now. Any thread may call
+        it, after what it changed: tables that were begun before others never replace them."""
+        version = self._scheduler.next_version()
         old = self._scheduler.tables
         held = self._held
         admitted = self._library.admitted()
@@ -203,10 +205,12 @@ class Controller:
             cells_only=held.cells_only,
             params=self._choice.params,
             lanes=old.lanes,
+            slowdowns=self._tally.contention.slowdowns,
+            version=version,
         )
-        self._scheduler.use(self._scheduler.prepare(tables))
-        pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
-        self._tally.window.pattern = pattern
+        if self._scheduler.use(self._scheduler.prepare(tables)):
+            pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
+            self._tally.window.pattern = pattern
 
     def _say_trouble(self, what: str) -> None:
         """The same trouble once a minute: ticks come ten times a second."""

@@ -1,4 +1,4 @@
-"""The control plane's first part: builds plans beside the serving process and admits them.
+"""The control plane's first part: builds plans beside the serving process and hands them over.
 
 One thread or two supervise; the building itself happens in niced processes of their own
 (`supernet.building.build`), so that killing one at any moment costs nothing but that build.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,12 +115,12 @@ class Workshop:
 
 class Brain:
     """Builds each proposed plan once, best first, then those that a search finds, and hands each
-    admitted one over.
+    verified one over.
 
     Args:
         workshop: What to build and how.
         library: Every outcome is put here.
-        admission: Makes admitted plans serve.
+        admission: Makes verified plans serve.
         said: Told, for the journal, (subject, before, after, reason).
         pauses: Hold up what only improves a service that plans already serve.
         afterwards: Called once the usual plans were tried.
@@ -290,11 +290,15 @@ class Brain:
         except BuildFailed as error:
             self._said("plans", "", "not compared", str(error))
             return
-        changed = [now for now, before in zip(found, plans, strict=True) if now != before]
+        changed = [
+            now
+            for now, before in zip(found, plans, strict=True)
+            if replace(now, state=before.state, reason=before.reason) != before
+        ]
         if not changed:  # they were compared before
             return
         for plan in changed:
-            self._library.put(plan)
+            self._library.learn(plan)
         self._admission.reprice(changed)
         told = f"{len(changed)} of {len(plans)} were close in time and took turns side by side"
         self._said("plans", "", "compared", told)
@@ -325,7 +329,7 @@ class Brain:
         self._built += 1
         self._library.put(plan)
         self._said(spec.key, "proposed", plan.state.value, plan.reason)
-        if plan.state is PlanState.ADMITTED:
+        if plan.state is PlanState.VERIFIED:
             on_progress("loading", 1.0)
             self._admission.admit(plan)
 

@@ -1,4 +1,4 @@
-"""An admitted plan becomes one that serves: priced, worth its memory, loaded, on the tables.
+"""A verified plan becomes one that serves: priced, worth its memory, loaded, on the tables.
 
 The other way round too: a plan that a better one made superfluous is let go.
 """
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Admission", "warm_batches"]
 
+_SUPERFLUOUS = "not resident: others are as fast or nearly, at every shape"
 WARM_BUDGET_MS = 500.0  # only OpenVINO's first run of a shape is much slower than the next
 
 
 class Admission:
-    """Called by the brain for each plan that passed verification, and when prices change.
+    """Called by the brain for each verified plan, and when prices change.
 
     Args:
         library, costs, fleet, savings: Where plans are known, priced, held and accounted for.
@@ -64,12 +65,14 @@ class Admission:
         self._said = said
 
     def admit(self, plan: Plan) -> None:
-        """Makes `plan`, which the library holds, serve if it is the best choice somewhere.
+        """Makes `plan`, which the library holds as verified, serve if it is the best choice
+        somewhere.
 
         One that a worker can't load is quarantined.
         """
         with self._lock:
             self._costs.seed(plan.key, plan.costs_ms)
+            self._move(plan.key, PlanState.ADMITTED, f"timed at {len(plan.costs_ms)} shapes")
             self._settle({plan.key})
 
     def reprice(self, plans: Sequence[Plan]) -> None:
@@ -99,16 +102,25 @@ class Admission:
                 return self._settle(new - {plan.key})
             except PlanFault as fault:
                 self._fleet.unload(plan.key)
-                self._library.quarantine(plan.key, str(fault))
-                self._said(plan.key, "admitted", PlanState.QUARANTINED.value, str(fault))
+                self._move(plan.key, PlanState.QUARANTINED, str(fault))
                 return self._settle(new - {plan.key})  # without it another one is worth keeping
-            self._said(plan.key, "admitted", "resident", self._savings.expect(plan))
+            if not self._move(plan.key, PlanState.RESIDENT, self._savings.expect(plan)):
+                self._fleet.unload(plan.key)  # it failed on a lane that had it early
+                return self._settle(new - {plan.key})
         for key in (new | held) - keep:
             self._fleet.unload(key)
-            self._said(
-                key, "admitted", "not resident", "others are as fast or nearly, at every shape"
-            )
+            if key in held:
+                self._move(key, PlanState.ADMITTED, _SUPERFLUOUS)
+            else:
+                self._said(key, "admitted", "admitted", _SUPERFLUOUS)
         self._refresh()
+
+    def _move(self, key: str, to: PlanState, reason: str) -> bool:
+        """Says so and returns True unless the plan was quarantined meanwhile."""
+        change = self._library.move(key, to, reason)
+        if change.happened:
+            self._said(key, change.before.value, to.value, reason)
+        return change.plan.state is to
 
     def _keep(self) -> set[str]:
         plans = [plan for plan in self._library.admitted() if plan.key not in self._lost]

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evolve.control_plane.retrain_job import Request
 from evolve.journal.decision import NOTHING
 from policies.tactical import TacticalPolicy
-from supernet.errors import BuildInterrupted
-from supernet.jobs.process import Step, run_step
+from supernet.jobs.errors import JobFailed, JobInterrupted
+from supernet.jobs.process import Terms, run_job
 
 if TYPE_CHECKING:
     from evolve.config import PolicyConfig
@@ -85,7 +86,7 @@ class Retraining:
         while not self._stop.wait(self._config.retrain_every_s):
             try:
                 self.attempt()
-            except BuildInterrupted as stopped:
+            except JobInterrupted as stopped:
                 self._say(f"training was stopped: {stopped}", applied=False)
             except Exception as error:  # the policy in force goes on
                 self._say(f"no policy was trained: {type(error).__name__}: {error}", applied=False)
@@ -102,9 +103,10 @@ class Retraining:
                 scratch.enter_context(tempfile.TemporaryDirectory(prefix="evolve-policy-"))
             )
             twin.save(folder)
-            verdict = self._trained(folder)
-            if "failed" in verdict:
-                self._say(f"no policy was trained: {verdict['failed']}", applied=False)
+            try:
+                verdict = self._trained(folder)
+            except JobFailed as failed:
+                self._say(f"no policy was trained: {failed}", applied=False)
                 return False
             promoted = bool(verdict["promoted"])
             if promoted:  # its folder stays for as long as it is the one to beat
@@ -120,18 +122,10 @@ class Retraining:
         return promoted
 
     def _trained(self, folder: Path) -> dict[str, Any]:
-        job = {
-            "folder": str(folder),
-            "incumbent": str(self._incumbent or ""),
-            "steps": self._config.retrain_steps,
-            "seed": self.attempts,
-        }
-        step = Step(
-            job=job, scratch=folder, threads=1, budget_s=BUDGET_S, on_progress=_unheard,
-            cancelled=self._stop.is_set, module="evolve.control_plane.retrain_job",
-            pauses=self._pauses,
-        )  # fmt: skip
-        return run_step(step, "retrain")
+        incumbent = str(self._incumbent or "")
+        request = Request(str(folder), incumbent, self._config.retrain_steps, self.attempts)
+        terms = Terms(folder, BUDGET_S, cancelled=self._stop.is_set, pauses=self._pauses)
+        return run_job(request, terms)
 
     def _say(
         self,
@@ -165,7 +159,8 @@ def live_twin(
     except NoArrivals:
         return None
     measured = Measured(
-        np.array(tables.cost_ms, np.float64), np.array(tables.lengths, np.float64), slo.p99_ms,
+        # What overload costs: with all lanes busy.
+        tables.cost_ms * tables.slowdowns[-1], np.array(tables.lengths, np.float64), slo.p99_ms,
         workers, tier=np.array(tables.tier), accuracy=1.0 - np.array(errors),
         switch_ms=tally.window.switch_ms,
         pattern=None if (pattern := tally.window.pattern) is None else pattern.values,
@@ -174,10 +169,6 @@ def live_twin(
         measured, traffic, ratios=tally.traffic.ratios(CALIBRATION_S),
         latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
     )  # fmt: skip
-
-
-def _unheard(stage: str, share: float) -> None:
-    """Training's progress interests nobody who waits for requests."""
 
 
 def _scores(verdict: dict[str, Any]) -> dict[str, float]:

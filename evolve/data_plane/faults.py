@@ -1,4 +1,7 @@
-"""A plan failed under load: who is to blame, and what follows.
+"""A plan failed: noted by whoever saw it, judged at once, and dealt with beside the lanes.
+
+    Lane._recover, Correction ── Fault ─► Faults.note ── Ruling ─► Faults.next ─► Recovery
+                                             └─ blamed: out of use before it returns
 
 | what happened | verdict |
 |---|---|
@@ -18,25 +21,59 @@ the next start may have.
 from __future__ import annotations
 
 import threading
-import time
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from evolve.errors import PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
-from supernet.errors import CacheError
 from supernet.plans import PlanState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from evolve.data_plane.lane import Lane
     from evolve.journal.journal import Journal
+    from evolve.workers.base import Worker
     from supernet.plans import PlanLibrary
 
-__all__ = ["Faults", "OutOfMemory", "blames_plan", "say_forgotten"]
+__all__ = ["Fault", "Faults", "OutOfMemory", "Ruling", "blames_plan", "say_forgotten"]
 
 MAX_OUT_OF_MEMORY = 3
 FORGIVEN_AFTER_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What went wrong with a plan; noted once its requests have the original's answers.
+
+    `lane`: the index of where it ran; None where the watch found it. `original_works`: whether the
+    original answered the same requests, and well. `at_s`: when, on the runtime's clock. `worker`:
+    the one that was lost with it, which its lane has let go; None where it goes on.
+    """
+
+    lane: int | None
+    plan: str
+    error: PlanFault
+    original_works: bool
+    at_s: float
+    worker: Worker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A fault and what it came to.
+
+    `blamed`: whether it is the plan's. `taken_from`: the state that the plan was quarantined from
+    for it; None where it stays, or was out already. `out_of_memory`: how often lately the kernel
+    killed the plan's worker. `is_news`: whether it is the first of its kind with this plan.
+    `why`: in words.
+    """
+
+    fault: Fault
+    blamed: bool
+    taken_from: PlanState | None
+    out_of_memory: int
+    is_news: bool
+    why: str
 
 
 def blames_plan(fault: PlanFault, *, original_works: bool, out_of_memory: int = 0) -> bool:
@@ -62,14 +99,14 @@ class OutOfMemory:
         vmstat: The kernel's counters; where there are none, nothing is ever counted.
     """
 
-    def __init__(self, vmstat: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._vmstat, self._clock = vmstat, clock
+    def __init__(self, vmstat: Path) -> None:
+        self._vmstat = vmstat
         self._seen = self._kills()
         self._at_s: dict[str, list[float]] = {}
 
-    def killed(self, plan: str) -> int:
+    def killed(self, plan: str, now_s: float) -> int:
         """Of this plan, this time included, within the last ten minutes."""
-        kills, now_s = self._kills(), self._clock()
+        kills = self._kills()
         recent = [at for at in self._at_s.get(plan, ()) if now_s - at < FORGIVEN_AFTER_S]
         if kills > self._seen:
             recent.append(now_s)
@@ -85,96 +122,60 @@ class OutOfMemory:
 
 
 class Faults:
-    """Hears of each fault after its requests were answered by the original.
+    """Where faults are noted. Thread-safe.
+
+    Whoever runs a plan has only to note; what follows is done by who takes the rulings up, one
+    after the other (`evolve.control_plane.recovery`).
 
     Args:
         library: Where a blamed plan is quarantined.
-        journal: Where it is said.
         memory: Counts the workers that died for want of it.
-        replace: Hires a new worker for a lane, `Fleet.replace`.
-        unload: Takes a plan off every worker, `Fleet.unload`.
-        refresh: Puts the change on the scheduler's tables, `Controller.refresh`.
-        refill: Loads what is worth having in its place, `Admission.refill`; on a thread of its own.
-        condemn: Has a plan stay out after a restart: (key, why). Raises `CacheError` or `OSError`
-            where that can't be written.
     """
 
-    def __init__(
-        self,
-        library: PlanLibrary,
-        journal: Journal,
-        *,
-        memory: OutOfMemory,
-        replace: Callable[[Lane, str], None],
-        unload: Callable[[str], None],
-        refresh: Callable[[], None],
-        refill: Callable[[], None],
-        condemn: Callable[[str, str], None],
-    ) -> None:
-        self._library = library
-        self._journal = journal
-        self._memory = memory
-        self._replace = replace
-        self._unload = unload
-        self._refresh = refresh
-        self._refill = refill
-        self._condemn = condemn
+    def __init__(self, library: PlanLibrary, memory: OutOfMemory) -> None:
+        self._library, self._memory = library, memory
         self._lock = threading.Lock()
-        self._told: set[tuple[str, type[PlanFault]]] = set()
+        self._known: set[tuple[str, type[PlanFault]]] = set()
+        self._rulings: SimpleQueue[Ruling | None] = SimpleQueue()
 
-    def heard(self, lane: Lane, plan: str, fault: PlanFault, original_works: bool) -> None:
-        """Decides, quarantines and replaces."""
-        killed = isinstance(fault, WorkerCrashed) and fault.from_outside
+    def barred(self) -> frozenset[str]:
+        """Plans that no further batch may run on: one reference read."""
+        return self._library.quarantined()
+
+    def note(self, fault: Fault) -> None:
+        """Judges `fault`: a plan that is to blame is barred when this returns.
+
+        Of a batch that was declined like others before, nothing more is made.
+        """
+        killed = isinstance(fault.error, WorkerCrashed) and fault.error.from_outside
+        kind = (fault.plan, type(fault.error))
         with self._lock:
-            starved = self._memory.killed(plan) if killed else 0
-            known = self._library.get(plan) is not None
-        blamed = blames_plan(fault, original_works=original_works, out_of_memory=starved)
-        if isinstance(fault, (WorkerCrashed, WorkerHung)):
-            self._replace(lane, str(fault))
-        if not blamed:
-            self._say_once(plan, fault, original_works)
-        elif known and starved:
-            self._take_out(plan, f"no memory left for it, {starved} times: {fault}")
-        elif known:
-            self.convict(plan, str(fault), f"{fault}; the original model answered its requests")
+            starved = self._memory.killed(fault.plan, fault.at_s) if killed else 0
+            is_news = kind not in self._known
+            self._known.add(kind)
+        blamed = blames_plan(
+            fault.error, original_works=fault.original_works, out_of_memory=starved
+        )
+        why = str(fault.error)
+        if blamed and starved:
+            why = f"no memory left for it, {starved} times: {why}"
+        taken_from = self._quarantine(fault.plan, why) if blamed else None
+        if is_news or taken_from is not None or fault.worker is not None:
+            self._rulings.put(Ruling(fault, blamed, taken_from, starved, is_news, why))
 
-    def convict(self, plan: str, why: str, reason: str = "") -> bool:
-        """Takes a plan out for good; False where it is out already."""
-        if not self._take_out(
-            plan, why, reason or f"{why}; the original model answers in its place"
-        ):
-            return False
-        try:
-            self._condemn(plan, why)
-        except (CacheError, OSError) as error:
-            say_forgotten(self._journal, "plan", plan, error)
-        return True
+    def _quarantine(self, plan: str, why: str) -> PlanState | None:
+        if self._library.get(plan) is None:
+            return None
+        change = self._library.move(plan, PlanState.QUARANTINED, why)
+        return change.before if change.happened else None
 
-    def _take_out(self, plan: str, why: str, reason: str = "") -> bool:
-        found = self._library.get(plan)
-        if found is None or found.state is PlanState.QUARANTINED:
-            return False
-        self._library.quarantine(plan, why)
-        self._journal.append(
-            "plan", plan, before={"state": "admitted"}, after={"state": "quarantined"},
-            reason=reason or why,
-        )  # fmt: skip
-        self._refresh()
-        self._unload(plan)
-        threading.Thread(target=self._refill, name="refill", daemon=True).start()
-        return True
+    def next(self) -> Ruling | None:
+        """The oldest ruling that nobody has taken up, once there is one; None once closed."""
+        return self._rulings.get()
 
-    def _say_once(self, plan: str, fault: PlanFault, original_works: bool) -> None:
-        """Once for each plan and kind of fault: such batches cost as much as both."""
-        with self._lock:
-            told = (plan, type(fault)) in self._told
-            self._told.add((plan, type(fault)))
-        if not told:
-            trouble = "" if original_works else ", which had trouble too"
-            self._journal.append(
-                "plan", plan,
-                reason=f"{fault}; its batch ran again on the original model{trouble}",
-            )  # fmt: skip
+    def close(self) -> None:
+        """Has `next` give None when all that was noted so far is taken up."""
+        self._rulings.put(None)
 
 
 def say_forgotten(journal: Journal, kind: str, subject: str, error: Exception) -> None:

@@ -32,7 +32,7 @@ class Fleet:
         hire: Starts a worker of the given name.
         warm: The batches to run once on a plan before it serves.
         said: Told, for the journal, (worker, what happened).
-        lost: Told, on a thread of its own, that a worker found a plan's files gone.
+        lost: Told, once, that a worker found a plan's files gone.
     """
 
     def __init__(
@@ -101,14 +101,21 @@ class Fleet:
                 try:
                     worker.unload(key)
                 except PlanFault as fault:
-                    self._said(worker.name, str(fault))
+                    if not self._closed.is_set():  # the worker has not merely gone home
+                        self._said(worker.name, str(fault))
 
     def replace(self, lane: Lane, reason: str) -> None:
-        """Hires a new worker for `lane` in the background; until then the original serves it."""
+        """Takes the worker of `lane` off it and hires another; nothing where it has none."""
+        worker = lane.worker
+        if worker is not None and lane.swap(worker, None):
+            self.rehire(lane, worker, reason)
+
+    def rehire(self, lane: Lane, dead: Worker, reason: str) -> None:
+        """Hires a worker in the background for `lane`, which let `dead` go; until then the original
+        serves it."""
+        if self._closed.is_set():
+            return dead.close()
         with self._lock:
-            dead, lane.worker = lane.worker, None
-            if dead is None or self._closed.is_set():
-                return
             now_s = self._clock()
             recent = [at for at in self._deaths_s[lane.index] if now_s - at < FORGIVEN_AFTER_S]
             self._deaths_s[lane.index] = [*recent, now_s]
@@ -171,7 +178,7 @@ class Fleet:
         if not self._is_told:
             self._is_told = True
             self._said("plans", str(fault))
-            threading.Thread(target=self._lost, name="rebuild", daemon=True).start()
+            self._lost()
 
     def _hired(self, name: str) -> Worker | None:
         """A new worker, however often that fails (no memory, no process left); None once closed."""
@@ -212,9 +219,10 @@ class Fleet:
     def _put(self, lane: Lane, worker: Worker) -> Worker:
         """Has `worker` serve `lane` if one does; who is not needed any more is returned."""
         with self._lock:
-            if lane.worker is None or self._closed.is_set():  # its replacement is under way
+            gone = lane.worker
+            # Without one, its replacement is under way.
+            if gone is None or self._closed.is_set() or not lane.swap(gone, worker):
                 return worker
-            gone, lane.worker = lane.worker, worker
         for key in worker.resident - self.held():  # a fault has ruled it out meanwhile
             worker.unload(key)
         return gone

@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evolve.data_plane.batching import plausible, split, stack
+from evolve.data_plane.faults import Fault
 from evolve.data_plane.promise import Call, Callbacks
-from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed
+from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.monitoring.savings import Ran
-from supernet.capture.pytree import take_apart
+from supernet.capture.calls.pytree import take_apart
 from supernet.errors import Uncapturable
 from supernet.plans import ORIGINAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from evolve.data_plane.faults import Faults
     from evolve.data_plane.liberties import Licence
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
-    from evolve.data_plane.scheduler import Batch, Scheduler
+    from evolve.data_plane.scheduler import Batch, Price, Scheduler
     from evolve.monitoring.tally import Tally
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
@@ -39,7 +41,7 @@ _BEYOND = "declined: the inputs are of other sizes than those for which it keeps
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What every lane shares. `on_fault` hears of each plan fault, after the answers left;
+    """What every lane shares. Each plan fault is noted in `faults`, after the answers left;
     `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
     users hung on their futures, `computing` says which thread computes on which lane now; both are
     the same for all revisions of a runtime."""
@@ -48,12 +50,13 @@ class Serving:
     original: Original
     capture: Capture
     tally: Tally
-    on_fault: Callable[[Lane, str, PlanFault, bool], None]
+    faults: Faults
     licence: Licence
     watch: Watch
     bounds: Callable[[str], Bounds | None]
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
 
 
 class Alone(NamedTuple):
@@ -73,6 +76,8 @@ class Lane:
     def __init__(self, index: int, worker: Worker | None, serving: Serving) -> None:
         self.index = index
         self.worker = worker
+        self._swapping = threading.Lock()
+        self._asked: Worker | None = None  # who was given the batch under way
         self._last_plan = ""
         self._due: list[Call] = []
         self._serving = serving
@@ -90,7 +95,18 @@ class Lane:
     def resident(self) -> frozenset[str]:
         """Plans that may run here now, the original aside."""
         worker = self.worker
-        return worker.resident if worker is not None else frozenset()
+        if worker is None:
+            return frozenset()
+        barred = self._serving.faults.barred()
+        return worker.resident - barred if barred else worker.resident
+
+    def swap(self, old: Worker, new: Worker | None) -> bool:
+        """Has `new` serve from the next batch on, or nobody; False where `old` no longer does."""
+        with self._swapping:
+            if self.worker is not old:
+                return False
+            self.worker = new
+            return True
 
     def _run(self) -> None:
         scheduler = self._serving.scheduler
@@ -134,13 +150,14 @@ class Lane:
         length = request.length
         if self._serving.licence.now.padding:
             length = tables.padded_length(plan, (request,))
-        predicted_ms = tables.cost_of(plan, request.rows, request.cell)
+        beside = self._serving.scheduler.beside
+        price = tables.price(plan, request.rows, request.cell, beside)
         if request.outside is None:
             began_s = time.perf_counter()
             try:
                 if self._within(plan, (request,))[1]:
                     raise PlanDeclined(f"plan {plan} {_BEYOND}")
-                (leaves,), samples, odd = self._run_batch(plan, (request,), length, predicted_ms)
+                (leaves,), samples, odd = self._run_batch(plan, (request,), length, price)
                 if odd:
                     raise PlanFault(f"plan {plan} {_NOT_FINITE}")
                 answer = self._serving.original.rebuild(leaves, request.leaves)
@@ -165,25 +182,26 @@ class Lane:
             self._answer_alone(requests)
             return
         parts = self._serving.licence.now.apart(requests, batch.length)
+        price = batch.price._replace(ms=batch.price.ms / len(parts))
         for members, length in parts:
-            self._serve_part(batch.plan, members, length, batch.predicted_ms / len(parts))
+            self._serve_part(batch.plan, members, length, price)
 
     def _serve_part(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
         began_s = time.perf_counter()
         within, beyond = self._within(plan, requests)
         if within:
-            self._serve_within(plan, within, length, predicted_ms)
+            self._serve_within(plan, within, length, price)
         if beyond:
             self._recover(plan, beyond, length, began_s, PlanDeclined(f"plan {plan} {_BEYOND}"))
 
     def _serve_within(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
         began_s = time.perf_counter()
         try:
-            answers, samples, odd = self._run_batch(plan, requests, length, predicted_ms)
+            answers, samples, odd = self._run_batch(plan, requests, length, price)
         except BaseException as error:
             self._recover(plan, requests, length, began_s, error)
             return
@@ -208,7 +226,7 @@ class Lane:
         )
 
     def _run_batch(
-        self, plan: str, requests: Sequence[Request], length: int, predicted_ms: float
+        self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> tuple[list[list[Any]], list[Sample], list[Request]]:
         """Each request's output leaves, what the watch kept of them, and those requests that a plan
         gave a NaN or an infinity which the model would not give. Notes what the batch cost this
@@ -225,7 +243,7 @@ class Lane:
             rows += request.rows
             tokens += request.rows * request.length
         changed, self._last_plan = plan != self._last_plan, plan
-        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, predicted_ms, tokens, changed))
+        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, *price, tokens, changed))
         if not own and not plausible(answer.leaves, domain):
             odd = [
                 request
@@ -239,8 +257,8 @@ class Lane:
     def compute(self, plan: str, inputs: Sequence[Any]) -> tuple[Answer, bool]:
         """Input leaves through `plan` on this lane's worker, and whether it was the model itself
         that answered; raises `PlanFault`."""
-        worker = self.worker
-        if plan == ORIGINAL or worker is None:
+        worker = self._asked = self.worker
+        if plan == ORIGINAL or worker is None or plan in self._serving.faults.barred():
             return self._serving.original.run(inputs), True
         return worker.run(plan, inputs), False
 
@@ -264,7 +282,15 @@ class Lane:
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
             # A worker must live through inputs whose answer is a NaN, but not give a number.
             works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
-            self._serving.on_fault(self, plan, fault, works)
+            gone = self._let_go() if isinstance(fault, (WorkerCrashed, WorkerHung)) else None
+            now_s = self._serving.clock()
+            self._serving.faults.note(Fault(self.index, plan, fault, works, now_s, gone))
+
+    def _let_go(self) -> Worker | None:
+        """The worker that a batch was lost with, which serves here no more; None where another one
+        has come in its place already."""
+        asked = self._asked
+        return asked if asked is not None and self.swap(asked, None) else None
 
     def _answer_alone(self, requests: Sequence[Request]) -> Alone:
         """Answers by the original, one by one."""

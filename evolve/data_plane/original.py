@@ -13,7 +13,7 @@ from evolve.data_plane.weights import Place, Weights
 from evolve.errors import EvolveError
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
-from supernet.capture.pytree import detached, take_apart
+from supernet.capture.calls.pytree import detached, take_apart
 
 if TYPE_CHECKING:
     from evolve.data_plane.ambience import Ambience

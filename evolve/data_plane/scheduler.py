@@ -1,8 +1,8 @@
 """The requests to run next, and on which plan: the queue and the compiled rule under one lock.
 
 Lanes pull: a lane that is free calls `take` and gets a batch, or sleeps until there is one.
-What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by the
-tick (`Scheduler.use`) and read once per decision.
+What the rule decides by (plans, costs, parameters) is one frozen `Tables`, replaced by whoever
+changed something of it (`Scheduler.use`) and read once per decision.
 """
 
 from __future__ import annotations
@@ -21,12 +21,23 @@ from evolve.errors import QueueFull, RuntimeClosed
 from evolve.monitoring.reserve import Reserve
 from policies.rule import DispatchRule, Pick, RuleParams
 
-__all__ = ["Batch", "Door", "Ready", "Scheduler", "Tables"]
+__all__ = ["Batch", "Door", "Price", "Ready", "Scheduler", "Tables"]
 
 DOOR_SHARE, DOOR_LEAST = 0.6, 8
 """Of the SLO, what may be waiting; and how many requests may wait whatever they cost."""
 TRUSTED_MS = 1000.0
 """How long what ran stands for the prices: an idle service refuses nobody by older ones."""
+
+
+class Price(NamedTuple):
+    """Milliseconds predicted of a batch that begins while `beside` other lanes compute."""
+
+    ms: float
+    beside: int
+
+
+FREE = Price(0.0, 0)
+"""Of nothing that any plan runs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +46,9 @@ class Tables:
 
     `cost_ms` is float64 `[plans, max_rows, cells]`, `tier` int64 `[plans]` (0 is the most
     accurate), `lengths` the padded length of each cell, `cells_only` the plans for which every
-    new length costs extra, so that their batches are padded to one of `lengths`.
+    new length costs extra, so that their batches are padded to one of `lengths`. `slowdowns` are by
+    the number of lanes that compute beside, and the costs are those without any. `version`: see
+    `Scheduler.use`.
     """
 
     plans: tuple[str, ...]
@@ -45,6 +58,8 @@ class Tables:
     cells_only: frozenset[str]
     params: RuleParams
     lanes: int
+    slowdowns: tuple[float, ...] = (1.0,)
+    version: int = 0
 
     def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
         """The quickest of the most accurate plans for one request alone, among `resident`."""
@@ -55,9 +70,14 @@ class Tables:
                 best, least = plan, cost_ms
         return best
 
-    def cost_of(self, plan: str, rows: int, cell: int) -> float:
-        """Predicted milliseconds of a batch; inf where nothing is known."""
-        return float(self.cost_ms[self.plans.index(plan), rows - 1, cell])
+    def price(self, plan: str, rows: int, cell: int, beside: int) -> Price:
+        """Of a batch while `beside` other lanes compute; inf where nothing is known."""
+        alone_ms = float(self.cost_ms[self.plans.index(plan), rows - 1, cell])
+        return Price(alone_ms * self.slowdown(beside), beside)
+
+    def slowdown(self, beside: int) -> float:
+        """How many times as long a batch takes while `beside` other lanes compute."""
+        return self.slowdowns[min(beside, len(self.slowdowns) - 1)]
 
     def padded_length(self, plan: str, requests: Sequence[Request]) -> int:
         """The length at which `requests` run together on `plan`."""
@@ -74,7 +94,7 @@ class Batch:
     requests: tuple[Request, ...]
     refused: tuple[Request, ...]
     length: int
-    predicted_ms: float
+    price: Price
 
 
 class Ready(NamedTuple):
@@ -154,6 +174,7 @@ class Scheduler:
         self._on_engaged = on_engaged
         self._engaged = False
         self._ready = Ready(tables, {})
+        self._version = tables.version
         self._rate_per_s = rate_per_s
         self._now_ms = now_ms
         self.in_order = in_order
@@ -189,9 +210,24 @@ class Scheduler:
             made = {resident: _rule(tables, resident) for resident in known}
         return Ready(tables, made)
 
-    def use(self, ready: Ready) -> None:
-        """Decides by `ready` from the next batch on; a decision under way keeps the old one."""
-        self._ready = ready
+    def next_version(self) -> int:
+        """For tables that are about to be made: drawn before what they say is looked up."""
+        with self._changed:
+            self._version += 1
+            return self._version
+
+    def use(self, ready: Ready) -> bool:
+        """Decides by `ready` from the next batch on; a decision under way keeps the old one.
+
+        Any thread may publish tables, at the same time as others. Under the lock those of a lower
+        version than the ones in force are passed over, and False is returned. So the last change is
+        never undone: who makes one draws a version after it, and looks up what holds after that.
+        """
+        with self._changed:
+            if ready.tables.version < self._ready.tables.version:
+                return False
+            self._ready = ready
+            return True
 
     def submit(self, request: Request) -> None:
         """Queues `request`; raises `QueueFull` when `limit` already wait."""
@@ -244,6 +280,11 @@ class Scheduler:
                 self._called_ms = self._now_ms()
                 self._note_work()
             return lane
+
+    @property
+    def beside(self) -> int:
+        """Busy lanes but one, the caller's own. Needs no lock."""
+        return max(0, len(self._busy) - 1)
 
     def _idle_lane(self) -> int | None:
         if self._closed or self._held or len(self._queue):
@@ -327,7 +368,7 @@ class Scheduler:
                 self._strangers.began(lane, turn.request, now_ms)
             if turn.request is not None or turn.refused:
                 requests = () if turn.request is None else (turn.request,)
-                return Batch(self.tables.plans[0], requests, turn.refused, 0, 0.0), now_ms
+                return Batch(self.tables.plans[0], requests, turn.refused, 0, FREE), now_ms
             wake_ms = turn.wake_ms
         if not len(self._queue):
             return None, wake_ms
@@ -345,7 +386,9 @@ class Scheduler:
         rule = ready.rules.get(resident)
         if rule is None:
             rule = ready.rules[resident] = _rule(ready.tables, resident)
-        pick = rule.pick(self._now_ms(), self._queue.waiting, self._rate_per_s() / 1e3)
+        slowdown = ready.tables.slowdown(len(self._busy))
+        rate_per_ms = self._rate_per_s() / 1e3
+        pick = rule.pick(self._now_ms(), self._queue.waiting, rate_per_ms, slowdown=slowdown)
         return self._doubted(ready.tables, pick, resident)
 
     def _doubted(self, tables: Tables, pick: Pick, resident: frozenset[str]) -> Pick:
@@ -368,7 +411,7 @@ class Scheduler:
         self._door.took(len(members), len(self._queue), self._now_ms())
         plan = tables.plans[max(pick.plan, 0)]
         if not members:
-            return Batch(plan, (), tuple(refused), 0, 0.0)
+            return Batch(plan, (), tuple(refused), 0, FREE)
         cell = max(request.cell for request in members)
         rows = sum(request.rows for request in members)
         return Batch(
@@ -376,7 +419,7 @@ class Scheduler:
             requests=tuple(members),
             refused=tuple(refused),
             length=tables.padded_length(plan, members),
-            predicted_ms=tables.cost_of(plan, rows, cell),
+            price=tables.price(plan, rows, cell, len(self._busy)),
         )
 
     def depth(self) -> tuple[int, float, int]:

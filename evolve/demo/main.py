@@ -18,10 +18,10 @@ from evolve.demo import minilm, report
 from evolve.demo.contenders import Figures, Stream, run_plain, run_runtime
 from evolve.demo.load import Outcome, Phase, arrivals
 from evolve.demo.plain import PlainLoop
-from evolve.demo.static import Layout, StaticSetting, sweep
+from evolve.demo.static import Layout, StaticSetting, contenders, sweep
 from evolve.demo.text import sentences
 from profiler.units import host_database
-from supernet.plans import Plan, PlanState
+from supernet.plans import Plan
 
 __all__ = ["main"]
 
@@ -138,25 +138,22 @@ def _static_setting(
     stream: Stream,
     console: Console,
 ) -> StaticSetting:
-    """Measures the plans with all cores in one worker too, then sweeps."""
+    """Measures the plans worth it with all cores in one worker too, then sweeps."""
     cores = host_database().fingerprints()[0].cores
+    narrow = contenders([plan for plan in plans if plan.state.may_serve])
     wide = config.replace(
         workers={"count": 1, "threads": cores},
-        plans={"only": tuple(replace(p.spec, threads=cores).key for p in _admitted(plans))},
+        plans={"only": tuple(replace(p.spec, threads=cores).key for p in narrow)},
     )
     with evolve.wrap(model, examples, slo=SLO, config=wide) as runtime:
         _wait(runtime, console, f"timing the plans with {cores} threads")
         layouts = [
-            Layout(cores, 1, _admitted(plans)),
-            Layout(1, cores, _admitted(runtime.plans())),
+            Layout(cores, 1, narrow),
+            Layout(1, cores, [p for p in runtime.plans() if p.state.may_serve]),
         ]
         grid = runtime.grid
     with console.status("Sweeping the static settings in the simulator"):
         return sweep(layouts, grid, stream)[0]
-
-
-def _admitted(plans: Sequence[Plan]) -> list[Plan]:
-    return [plan for plan in plans if plan.state is PlanState.ADMITTED]
 
 
 def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:

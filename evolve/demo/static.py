@@ -19,13 +19,15 @@ from evolve.demo.contenders import Stream
 from policies.baselines import StaticPolicy
 from policies.params import RuleParams
 from profiler.costs import CostTable
-from profiler.shapes import ShapeGrid
+from profiler.shapes import Shape, ShapeGrid
 from sims.evaluation.static_sweep import sweep_static
 from sims.service import Service
 from sims.traces import Trace
 from supernet.plans import Plan
 
-__all__ = ["Layout", "StaticSetting", "sweep"]
+__all__ = ["Layout", "StaticSetting", "contenders", "sweep"]
+
+CLEARLY_SLOWER = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,20 @@ class StaticSetting:
             workers={"count": self.workers, "threads": self.threads},
             plans={"only": (self.plan.key,)},
         )
+
+
+def contenders(plans: Sequence[Plan]) -> list[Plan]:
+    """The plans that a person would think of: those within `CLEARLY_SLOWER` of the fastest at some
+    shape that was timed."""
+    fastest: dict[Shape, float] = {}
+    for plan in plans:
+        for shape, ms in plan.costs_ms.items():
+            fastest[shape] = min(ms, fastest.get(shape, math.inf))
+    return [
+        plan
+        for plan in plans
+        if any(ms <= CLEARLY_SLOWER * fastest[shape] for shape, ms in plan.costs_ms.items())
+    ]
 
 
 def sweep(

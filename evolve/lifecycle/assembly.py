@@ -17,13 +17,13 @@ import torch
 from evolve.control_plane.controller import Controlled, Controller
 from evolve.control_plane.plan_builder import Brain, Workshop
 from evolve.control_plane.plan_loading import Admission, warm_batches
+from evolve.control_plane.recovery import Recovery
 from evolve.control_plane.renewal import Renewal
 from evolve.control_plane.retraining import Retraining, live_twin
 from evolve.data_plane.faults import Faults, OutOfMemory
 from evolve.data_plane.fleet import Fleet
 from evolve.data_plane.lane import Serving
 from evolve.data_plane.original import Original
-from evolve.data_plane.promise import Callbacks
 from evolve.data_plane.scheduler import Scheduler, Tables
 from evolve.lifecycle.revision import Revision
 from evolve.lifecycle.watching import make_watch
@@ -36,6 +36,7 @@ from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.baselines import DEFAULT_CHOICE
 from policies.presets import DEFAULT
+from profiler.contention import Contention, expected_slowdown
 from profiler.costs import CostTable
 from profiler.flops import DynamicFlops
 from profiler.signals import Window
@@ -48,6 +49,7 @@ from supernet.plans import ORIGINAL, PlanLibrary
 if TYPE_CHECKING:
     from evolve.config import Config, WorkersConfig
     from evolve.data_plane.lane import Lane
+    from evolve.data_plane.promise import Callbacks
     from evolve.journal.journal import Journal
     from evolve.lifecycle.capturing import Found
     from evolve.slo import SLO
@@ -72,7 +74,7 @@ class Assembly:
     """What every revision of one runtime has in common.
 
     `wishes`: what the user forbids or demands. `counts` and `withdrawn` (liberties taken back,
-    and why) go on from one revision to the next. `look` is called in every tick, `rebuild` where a
+    and why) go on from one revision to the next. `looks` are called in every tick, `lost` where a
     worker finds that what it is to load is gone. `callbacks` and `computing`: see `Serving`.
     """
 
@@ -84,10 +86,10 @@ class Assembly:
     policy: Policy
     journal: Journal
     counts: Counts
-    look: Callable[[], None]
-    rebuild: Callable[[], None]
-    callbacks: Callbacks = field(default_factory=Callbacks)
-    computing: dict[int, Lane] = field(default_factory=dict)
+    looks: tuple[Callable[[], None], ...]
+    lost: Callable[[], None]
+    callbacks: Callbacks
+    computing: dict[int, Lane]
     withdrawn: dict[str, str] = field(default_factory=dict)
 
     def revision(self, found: Found, *, pending: bool = False) -> Revision:
@@ -116,9 +118,10 @@ class Assembly:
         savings = Savings(costs)
         flops = _flops(found.flops, self.device, threads)
         reserve = Reserve(slo.p99_ms)
+        contention = Contention(lanes, expected_slowdown(self.device, lanes, threads))
         tally = Tally(
             window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts,
-            reserve,
+            reserve, contention,
         )  # fmt: skip
         library = PlanLibrary()
         pauses = Pauses()
@@ -126,6 +129,7 @@ class Assembly:
             Tables(
                 plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
                 tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
+                slowdowns=contention.slowdowns,
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
             now_ms=lambda: clock() * 1e3, in_order=in_order,
@@ -133,14 +137,13 @@ class Assembly:
             on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
         )  # fmt: skip
         workshop = self._workshop(found, threads)
-        # A lane tells of a fault, and the watch of a wrong answer, only once they run: when
-        # `faults` below exists.
+        faults = Faults(library, OutOfMemory(Path("/proc/vmstat")))
         licence, watch = make_watch(
-            workshop, original, library, journal, pauses, lambda: faults, self.withdrawn
+            workshop, original, library, journal, pauses, faults, self.withdrawn
         )
         serving = Serving(
-            scheduler, original, captured, tally, lambda *heard: faults.heard(*heard), licence,
-            watch, partial(_bounds, library), self.callbacks, self.computing,
+            scheduler, original, captured, tally, faults, licence, watch,
+            partial(_bounds, library), self.callbacks, self.computing, clock,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         fleet = Fleet(
@@ -149,14 +152,15 @@ class Assembly:
             hire=partial(_hire, workers, hang_timeout_s),
             said=self._worker_said,
             warm=warm,
-            lost=self.rebuild,
+            lost=self.lost,
         )
         patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
 
         def check() -> None:
             fleet.check()
             watch.look()
-            self.look()
+            for look in self.looks:
+                look()
 
         controlled = Controlled(
             scheduler, library, costs, tally, journal, patterns, captured.signature.paddable
@@ -178,11 +182,7 @@ class Assembly:
                 cache = workshop.open_cache(lambda entry, why: None)
                 condemn(cache, plan.spec, self.device.key, why)
 
-        faults = Faults(
-            library, journal, memory=OutOfMemory(Path("/proc/vmstat")), replace=fleet.replace,
-            unload=fleet.unload, refresh=controller.refresh, refill=admission.refill,
-            condemn=stay_out,
-        )  # fmt: skip
+        recovery = Recovery(faults, fleet, admission, journal, stay_out)
 
         def afterwards() -> None:
             if workers.kind == "process":
@@ -197,8 +197,8 @@ class Assembly:
         twin = partial(live_twin, slo, lanes, scheduler, tally, library)
         retraining = Retraining(config.policy, controller, journal, twin, pauses)
         return Revision(
-            serving, fleet, library, controller, admission, brain, retraining, journal, pauses,
-            pending=pending, in_process=workers.kind == "thread",
+            serving, fleet, library, controller, admission, recovery, brain, retraining, journal,
+            pauses, pending=pending, in_process=workers.kind == "thread",
         )  # fmt: skip
 
     def keep(self, found: Found) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from evolve.control_plane.controller import Controller
     from evolve.control_plane.plan_builder import Brain
     from evolve.control_plane.plan_loading import Admission
+    from evolve.control_plane.recovery import Recovery
     from evolve.control_plane.retraining import Retraining
     from evolve.data_plane.fleet import Fleet
     from evolve.data_plane.lane import Serving
@@ -40,6 +41,7 @@ class Revision:
     library: PlanLibrary
     controller: Controller
     admission: Admission
+    recovery: Recovery
     brain: Brain
     retraining: Retraining
     journal: Journal
@@ -55,6 +57,7 @@ class Revision:
     def start(self) -> None:
         """Called once, before it is put in force."""
         self.serving.scheduler.warm()
+        self.recovery.start()
         self.fleet.start()
         self.controller.start()
         self.serving.watch.start()
@@ -77,6 +80,7 @@ class Revision:
         self.stop()
         self.controller.stop()
         self.fleet.close(CLOSE_TIMEOUT_S)
+        self.recovery.close(CLOSE_TIMEOUT_S)  # after the lanes: what they noted last, too
         self.brain.join(CLOSE_TIMEOUT_S)
         self.retraining.join(CLOSE_TIMEOUT_S)
         self.serving.watch.join(CLOSE_TIMEOUT_S)

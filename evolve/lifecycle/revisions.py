@@ -9,13 +9,15 @@ import weakref
 from typing import TYPE_CHECKING
 
 from evolve import collector, process_end
+from evolve.data_plane.promise import Callbacks
 from evolve.errors import RuntimeClosed
 from evolve.lifecycle.revision import CLOSE_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from evolve.data_plane.lane import Lane
     from evolve.data_plane.reception import Reception
     from evolve.data_plane.scheduler import Scheduler
-    from evolve.lifecycle.assembly import Assembly
+    from evolve.journal.journal import Journal
     from evolve.lifecycle.revision import Revision
     from evolve.lifecycle.upkeep import Upkeep
 
@@ -26,16 +28,19 @@ class Revisions:
     """The inside of a runtime: its threads hold this, and not the `Runtime` that the user holds.
 
     Args:
-        assembly: What all revisions have in common.
+        journal: Of the runtime; closed with it.
         reception: Has what waits seen anew by the revision that is to answer it.
+        freezes: Whether the collector is to keep off what will stay.
+
+    `callbacks` and `computing` are those of all revisions; see `Serving`.
     """
 
-    def __init__(self, assembly: Assembly, reception: Reception) -> None:
-        self._journal = assembly.journal
-        self._callbacks = assembly.callbacks
-        self._computing = assembly.computing
+    def __init__(self, journal: Journal, reception: Reception, *, freezes: bool) -> None:
+        self._journal = journal
         self._reception = reception
-        self._freezes = assembly.config.freeze
+        self._freezes = freezes
+        self.callbacks = Callbacks()
+        self.computing: dict[int, Lane] = {}
         self._lock = threading.Lock()  # held while revisions change, never while one answers
         self._in_force: Revision | None = None
         self._retiring: list[threading.Thread] = []
@@ -167,7 +172,7 @@ class Revisions:
         revision.stop()
         try:
             if drain_s > 0:
-                own = self._computing.get(threading.get_ident())  # a request that asks to close
+                own = self.computing.get(threading.get_ident())  # a request that asks to close
                 revision.serving.scheduler.run_dry({own.index} if own is not None else (), drain_s)
         finally:  # a KeyboardInterrupt, too, leaves nothing half open
             self._end(revision, why)
@@ -177,10 +182,10 @@ class Revisions:
             if request.future.begin():
                 request.future.set_exception(RuntimeClosed("the runtime was closed meanwhile"))
         revision.close()
-        within = threading.get_ident() in self._computing  # a retiring lane may wait for us
+        within = threading.get_ident() in self.computing  # a retiring lane may wait for us
         for thread in self._retiring:
             thread.join(0.0 if within else CLOSE_TIMEOUT_S)
-        self._callbacks.close(CLOSE_TIMEOUT_S)
+        self.callbacks.close(CLOSE_TIMEOUT_S)
         if self._upkeep is not None:
             self._upkeep.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason=why)

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evolve.data_plane.weights import Weights
 from evolve.lifecycle.capturing import CaptureBeside, Found, stand_in
 from supernet.capture.subject import begin
 from supernet.errors import BuildInterrupted, WrongArgument
 
 if TYPE_CHECKING:
     from evolve.lifecycle.assembly import Assembly
+    from evolve.lifecycle.changes import Changes
     from evolve.lifecycle.revision import Revision
     from supernet.capture.subject import Subject
 
@@ -30,10 +30,11 @@ MAX_PATIENCE = 8  # doublings
 
 
 class Upkeep:
-    """One thread that captures, and what the tick tells it.
+    """One thread that captures, and takes up what is noted in `changes`.
 
     Args:
         assembly: Makes the revisions.
+        changes: Of the model and of its plans' files.
         examples: What `wrap` was given, to begin each capture with.
         put: Puts a revision in force.
         beside: Whether the model can be captured beside serving; else moved weights are served by
@@ -43,31 +44,29 @@ class Upkeep:
     def __init__(
         self,
         assembly: Assembly,
+        changes: Changes,
         examples: Any,
         put: Callable[[Revision], bool],
         *,
         beside: bool,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._assembly, self._examples, self._put, self._clock = assembly, examples, put, clock
+        self._assembly, self._changes, self._examples = assembly, changes, examples
+        self._put, self._clock = put, clock
         self._beside = beside
         self._settings = assembly.config.capture
-        self._weights = Weights(getattr(assembly.model, "_orig_mod", assembly.model))
-        self._changed = threading.Condition()
         self._putting = threading.RLock()  # who puts has looked whether it still should
         self._stopped = False
-        self._moves = self._asked = self._captured_at = 0
+        self._asked = self._captured_at = self._losses = 0
         self._watched = True
         self._needs_gradients = False
-        self._moved_at_s = clock()
-        self._what = ""
         self._capture: CaptureBeside | None = None
         self._settled = threading.Event()  # what is in force is what a capture came to
         self.refused: WrongArgument | None = None
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
         self._first: Subject | None = None
 
-    # -- called by `wrap`, by the runtime and in every tick ------------------------------------
+    # -- called by `wrap` and by the runtime ---------------------------------------------------
 
     def start(self, first: Subject) -> None:
         """Captures `first`, whose examples were answered just now, and goes on from there."""
@@ -76,7 +75,7 @@ class Upkeep:
 
     def serve_here(self, found: Found) -> None:
         """Puts in force what was captured in the calling thread, and goes on from there."""
-        self._weights.begin()
+        self._changes.weights.begin()
         self._serve(found, asked=0)
         self._thread.start()
 
@@ -104,27 +103,6 @@ class Upkeep:
                 return
         pending.close()
 
-    def look(self) -> None:
-        """Called in every tick: notes whether the model moved."""
-        what = self._weights.moved()
-        if what is None:
-            return
-        with self._changed:
-            self._moves += 1
-            self._what, self._moved_at_s = what, self._clock()
-            self._changed.notify_all()
-
-    def rebuild(self) -> None:
-        """The plans' files are gone: has them made again from the model itself, where it can be
-        captured beside serving; else what is loaded goes on."""
-        if self._stopped:
-            return
-        gone = "what was built is gone from the cache"
-        if self._beside:
-            self.refresh(gone)
-        else:
-            self._say(f"{self._beside_or_why(gone)}; what workers hold goes on")
-
     def refresh(self, why: str = "refreshed") -> None:
         """The original serves when this returns; the model is captured again beside it."""
         with self._putting:
@@ -132,25 +110,25 @@ class Upkeep:
                 return
             self._say(f"{why}: plans retire, and the original model serves")
             self._put(self.pending(self._beside_or_why("it is being captured again")))
-            with self._changed:
+            with self._changes.noted:
                 self._asked += 1
-                self._changed.notify_all()
+                self._changes.noted.notify_all()
             if (capture := self._capture) is not None:
                 capture.stop()
 
     def _unsettle(self) -> bool:
         """False where all is to end: nobody may wait for another capture then."""
-        with self._changed:
+        with self._changes.noted:
             if not self._stopped:
                 self._settled.clear()
             return not self._stopped
 
     def stop(self) -> None:
         """Ends the capture under way and starts no other."""
-        with self._changed:
+        with self._changes.noted:
             self._stopped = True
             self._settled.set()
-            self._changed.notify_all()
+            self._changes.noted.notify_all()
         if (capture := self._capture) is not None:
             capture.stop()
 
@@ -186,10 +164,10 @@ class Upkeep:
         if not self._unsettle():
             return
         self._say(
-            f"the weights moved ({self._what}): plans of the old ones retire, "
+            f"the weights moved ({self._changes.what}): plans of the old ones retire, "
             "and the original model serves"
         )
-        self._put(self.pending(self._beside_or_why(f"its weights moved ({self._what})")))
+        self._put(self.pending(self._beside_or_why(f"its weights moved ({self._changes.what})")))
 
     def _capture_and_serve(self, asked: int) -> None:
         began_s = self._clock()
@@ -217,8 +195,8 @@ class Upkeep:
 
     def _find(self, asked: int) -> Found:
         first, self._first = self._first, None
-        self._weights.begin()
-        self._captured_at = self._moves
+        self._changes.weights.begin()
+        self._captured_at = self._changes.moves
         subject = first or begin(self._assembly.model, self._examples, self._assembly.wishes)
         config = self._assembly.config
         self._capture = capture = CaptureBeside(
@@ -241,7 +219,8 @@ class Upkeep:
                 # Where the original answers everything, its weights may move as they like.
                 self._watched = found.capture.form is not None
                 self._needs_gradients = found.capture.needs_gradients
-                self._weights.ignore(found.restless)
+                self._changes.weights.ignore(found.restless)
+                self._losses = self._changes.losses  # its plans are yet to be built
                 self._put(revision)
                 self._settled.set()
                 return True
@@ -249,26 +228,42 @@ class Upkeep:
         return False
 
     def _until_changed(self, asked: int) -> bool:
-        """Waits until there is something to do; False when it is to stop."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._stopped
-                    or self._asked != asked
-                    or (self._watched and self._moves != self._captured_at)
-                )
-            )
-            return not self._stopped
+        """Waits until it is to be captured again; False when all is to end."""
+        while True:
+            with self._changes.noted:
+                self._changes.noted.wait_for(lambda: self._is_due(asked) or self._has_lost())
+                if self._stopped:
+                    return False
+                if not self._has_lost():
+                    return True
+                self._losses = self._changes.losses
+            self._rebuild()
+
+    def _is_due(self, asked: int) -> bool:
+        moved = self._watched and self._changes.moves != self._captured_at
+        return self._stopped or self._asked != asked or moved
+
+    def _has_lost(self) -> bool:
+        return self._losses != self._changes.losses
+
+    def _rebuild(self) -> None:
+        """The plans' files are gone: has them made again from the model itself, where it can be
+        captured beside serving; else what is loaded goes on."""
+        gone = "what was built is gone from the cache"
+        if self._beside:
+            self.refresh(gone)
+        else:
+            self._say(f"{self._beside_or_why(gone)}; what workers hold goes on")
 
     def _until_still(self, still_s: float) -> None:
         """Waits until the weights have not moved for so long, or somebody asks."""
         asked = self._asked
-        with self._changed:
+        with self._changes.noted:
             while not (self._stopped or self._asked != asked):
-                left_s = self._moved_at_s + still_s - self._clock()
+                left_s = self._changes.moved_at_s + still_s - self._clock()
                 if left_s <= 0:
                     return
-                self._changed.wait(left_s)
+                self._changes.noted.wait(left_s)
 
     def _let_go(self) -> None:
         """Ends the child that may still be keeping the program of the old weights."""

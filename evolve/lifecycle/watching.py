@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from evolve.data_plane.liberties import Liberties, Licence, Memory
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from evolve.data_plane.liberties import Liberty
     from evolve.data_plane.original import Original
     from evolve.journal.journal import Journal
-    from evolve.watch.judge import Verdict
-    from evolve.watch.samples import Sample
     from supernet.cache import ArtifactCache
     from supernet.capture.subject import Capture
     from supernet.jobs.pausing import Pauses
@@ -34,14 +31,13 @@ def make_watch(
     library: PlanLibrary,
     journal: Journal,
     pauses: Pauses,
-    faults: Callable[[], Faults],
+    faults: Faults,
     withdrawn: dict[str, str],
 ) -> tuple[Licence, Watch]:
     """What lanes may do with requests, and who has it taken back.
 
-    `faults` is asked for only when something was found. What earlier runs of the same model had
-    to withdraw, or earlier captures of it in this one (`withdrawn`, which is added to), is
-    withdrawn from the start, and the journal says so.
+    What earlier runs of the same model had to withdraw, or earlier captures of it in this one
+    (`withdrawn`, which is added to), is withdrawn from the start, and the journal says so.
     """
     captured = workshop.capture
 
@@ -55,9 +51,6 @@ def make_watch(
     for liberty, why in licence.withdrawn.items():
         journal.append("runtime", liberty, after={"state": "off"}, reason=f"found earlier: {why}")
 
-    def act(sample: Sample, verdict: Verdict) -> None:
-        Correction(licence, faults(), journal)(sample, verdict)
-
     def said(what: str) -> None:
         journal.append("runtime", "watch", reason=what)
 
@@ -69,7 +62,7 @@ def make_watch(
     watch = Watch(
         Judge(original, signature, library, LiveErrors(limit)),
         Watched(_is_watched(captured, "batching"), _is_watched(captured, "padding")),
-        act=act, said=said,
+        act=Correction(licence, faults, journal), said=said,
         idle=idle, weights=original.version,
     )  # fmt: skip
     return licence, watch

@@ -21,13 +21,14 @@ ENOUGH = 50  # batches, before what they took says something
 
 class Ran(NamedTuple):
     """A batch that ran: `tokens` of its `rows` × `length` positions were real; `changed`: its
-    lane had run another plan before."""
+    lane had run another plan before; `beside` other lanes computed when it began."""
 
     plan: str
     rows: int
     length: int
     elapsed_ms: float
     predicted_ms: float
+    beside: int
     tokens: int
     changed: bool
 
@@ -36,8 +37,8 @@ class Ran(NamedTuple):
 class Saved:
     """Means per batch over `batches` that `plan` ran, in microseconds.
 
-    `took_us`: what they took. `expected_us`: what their shapes took when the plan was built.
-    `original_us`: what they would take on the original.
+    `took_us`: what they took, or would have taken with no other lane computing. `expected_us`: what
+    their shapes took when the plan was built. `original_us`: what they would take on the original.
     """
 
     plan: str

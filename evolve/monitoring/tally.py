@@ -5,12 +5,14 @@ A lane only notes what its batches cost; the tick learns from the notes (`Tally.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from evolve.monitoring.reserve import Reserve
+from profiler.contention import Contention
 from profiler.shapes import Shape
 from profiler.switching import SwitchCost
 
@@ -98,6 +100,7 @@ class Tally:
         now_ms: Callable[[], float],
         counts: Counts | None = None,
         reserve: Reserve | None = None,
+        contention: Contention | None = None,
     ) -> None:
         self.window = window
         self.costs = costs
@@ -107,6 +110,7 @@ class Tally:
         self._now_ms = now_ms
         self._counts = Counts() if counts is None else counts
         self.reserve = Reserve(window.slo_ms) if reserve is None else reserve
+        self.contention = Contention(1) if contention is None else contention
         self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
         self._turned_away_s: deque[float] = deque()
         self._length = 1  # of the latest request that was looked at
@@ -169,8 +173,12 @@ class Tally:
                 return
             shape = Shape(note.rows, note.length)
             self._counts.ran(note)
-            self.costs.record(note.plan, shape, self._of_the_plan(note))
-            self.savings.ran(note)
+            took_ms = self._of_the_plan(note)
+            if 0.0 < note.predicted_ms < math.inf:
+                self.contention.ran(note.beside, took_ms / note.predicted_ms)
+            alone_ms = took_ms / self.contention.slowdown(note.beside)
+            self.costs.record(note.plan, shape, alone_ms)
+            self.savings.ran(note._replace(elapsed_ms=alone_ms))
             if note.predicted_ms > 0.0:
                 self.traffic.ran(note.elapsed_ms / note.predicted_ms)
             if self.flops is not None:

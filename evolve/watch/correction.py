@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evolve.data_plane.faults import say_forgotten
+from evolve.data_plane.faults import Fault, say_forgotten
+from evolve.errors import PlanWrong
 from supernet.errors import CacheError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Correction:
 
     Args:
         licence: The liberties in force.
-        faults: Takes plans out.
+        faults: Where a wrong plan is noted, which takes it out.
         journal: Where it is said.
     """
 
@@ -38,7 +39,9 @@ class Correction:
 
     def __call__(self, sample: Sample, verdict: Verdict) -> None:
         if verdict.cause == "plan":
-            self._faults.convict(sample.plan, verdict.why)
+            wrong = PlanWrong(verdict.why)
+            fault = Fault(None, sample.plan, wrong, original_works=True, at_s=sample.taken_s)
+            self._faults.note(fault)
         elif verdict.cause == "model":
             self._withdraw("batching", verdict.why)
             self._withdraw("padding", verdict.why)

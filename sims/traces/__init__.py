@@ -6,16 +6,15 @@ Every generator is a pure function of its arguments and its seed.
 - `intensity`: a rate over time and the exact draw of arrivals from it. `lengths`: natural lengths.
 - `steady`: one mean rate. `shaped`: a rate with a known shape. `modulated`: a random rate.
   `regimes`: one kind of traffic after another.
-- `reading`: recorded files, whole or piece by piece; `tables`, `mooncake` and `counts` are the
-  three formats and `lines` is what they share. `rules`: the checks of arguments.
+- `files`: recorded ones, read whole or piece by piece. `rules`: the checks of arguments.
 """
 
 from __future__ import annotations
 
+from sims.traces.files.reading import recorded, stream
 from sims.traces.intensity import Intensity
 from sims.traces.lengths import natural_lengths
 from sims.traces.modulated import microburst, mmpp
-from sims.traces.reading import recorded, stream
 from sims.traces.regimes import Regime, switching
 from sims.traces.shaped import diurnal, flash_crowd, ramp_surge, surge
 from sims.traces.steady import bursty, inhomogeneous, poisson

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from supernet.backends.base import BACKENDS
+from supernet.building.build_job import Request
+from supernet.building.failures import Mistake, Verdict, as_build_errors
 from supernet.building.mistakes import kept_mistake, note_mistake
 from supernet.building.reports import (
     CONDITIONS,
@@ -28,10 +29,11 @@ from supernet.building.reports import (
 )
 from supernet.cache import MEMO, ArtifactCache
 from supernet.capture.stored import StoredCapture
-from supernet.errors import BuildFailed, BuildInterrupted, CacheFull
+from supernet.errors import BuildFailed, BuildInterrupted
 from supernet.fidelity import METRICS, Limit
 from supernet.jobs.pausing import Pauses
-from supernet.jobs.process import Step, run_step
+from supernet.jobs.process import Terms, run_job
+from supernet.jobs.progress import Stage
 from supernet.plans import Plan, PlanSpec, PlanState
 
 __all__ = ["BuildLimits", "build_plan", "compare_plans", "find_fusions", "known_plans"]
@@ -84,9 +86,9 @@ def build_plan(
     pauses: Pauses | None = None,
     table: Mapping[str, str] = BACKENDS,
 ) -> Plan:
-    """The plan with its evidence: admitted, or quarantined and why. Blocks while it is built.
+    """The plan with its evidence: verified, or quarantined and why. Blocks while it is built.
 
-    ``capture_dir`` is what ``ArtifactCache.stored`` gave; ``device`` the fingerprint's key,
+    ``capture_dir`` is what ``store`` gave; ``device`` the fingerprint's key,
     because costs measured on one machine say nothing about another. ``pauses`` may hold the build
     up at any moment; only for one thread, whose costs are processor time. Raises ``CacheFull``
     where the disk has no room (not the plan's fault), ``BuildInterrupted`` once ``cancelled()``.
@@ -104,23 +106,22 @@ def build_plan(
     for attempt in range(_TRIES):
         try:
             with cache.scratch() as scratch:
-                step = _step(
-                    cache, capture_dir, spec, limits, on_progress, cancelled, pauses, table, scratch
-                )
-                found = _make(cache, capture, limits, step, known)
+                request = _request(cache, capture_dir, spec, limits, table)
+                terms = _terms(scratch, spec, limits, on_progress, cancelled, pauses)
+                found = _make(cache, capture, limits, _Steps(cache, request, terms), known)
             break
         except BuildInterrupted as error:
             if cancelled() or attempt + 1 == _TRIES:
                 if cancelled():
                     raise
                 return failed(spec, limits.limit, f"{error}, {_TRIES} times (out of memory?)")
-        except _Verdict as verdict:
+        except Verdict as verdict:
             cache.discard("plans", spec.artifact_key, str(verdict))
             record = {"spec": spec.to_json(), "device": device, "failure": str(verdict)}
             cache.put_report(name, record)
             return failed(spec, limits.limit, str(verdict))
         except BuildFailed as error:
-            if isinstance(error, _Mistake):
+            if isinstance(error, Mistake):
                 note_mistake(cache, name, str(error))
             return failed(spec, limits.limit, str(error))
     cache.put_report(name, {"spec": spec.to_json(), "device": device, "failure": None, **found})
@@ -147,16 +148,15 @@ def find_fusions(
     Raises ``BuildFailed`` where the search fails, ``BuildInterrupted`` once ``cancelled()``,
     ``CacheFull`` where the disk has no room.
     """
-    on = f"{device} {capture_dir.name}"
+    on = f"{device} {StoredCapture.read(capture_dir).key}"
     asked = f"{base.artifact_key} {base.threads} {on} {limits.metric}<={limits.max_error}"
     name = f"{MEMO}search-{hashlib.sha256(f'{asked} {CONDITIONS}'.encode()).hexdigest()[:20]}"
     known = cache.report(name)
     if known is None:
         with cache.scratch() as scratch:
-            step = _step(
-                cache, capture_dir, base, limits, on_progress, cancelled, pauses, BACKENDS, scratch
-            )
-            known = _run(cache, step, "search")
+            request = _request(cache, capture_dir, base, limits, BACKENDS)
+            terms = _terms(scratch, base, limits, on_progress, cancelled, pauses)
+            known = _Steps(cache, request, terms).run("search")
         cache.put_report(name, known)
     return tuple(PlanSpec.from_json(spec) for spec in known["specs"])
 
@@ -173,7 +173,7 @@ def compare_plans(
     pauses: Pauses | None = None,
     table: Mapping[str, str] = BACKENDS,
 ) -> tuple[Plan, ...]:
-    """``plans`` of one capture, admitted and of as many threads, where their timings are close with
+    """``plans`` of one capture, verified and of as many threads, where their timings are close with
     those of turns taken side by side (`supernet.building.side_by_side`).
 
     Done once per machine for the same plans; what is found replaces what the cache knows of them.
@@ -185,11 +185,10 @@ def compare_plans(
     if len(plans) > 1 and cache.report(done) is None:
         compare_s = min(limits.compare_s, limits.budget_s / 2)  # the rest is for loading them
         with cache.scratch() as scratch:
-            step = _step(
-                cache, capture_dir, plans[0].spec, replace(limits, measure_s=compare_s),
-                on_progress, cancelled, pauses, table, scratch, names,
-            )  # fmt: skip
-            found = _run(cache, step, "compare")
+            spec, limited = plans[0].spec, replace(limits, measure_s=compare_s)
+            request = _request(cache, capture_dir, spec, limited, table)
+            terms = _terms(scratch, spec, limited, on_progress, cancelled, pauses)
+            found = _Steps(cache, request, terms).run("compare", reports=names)
         for name, costs_ms in found["costs_ms"].items():
             report = cache.report(name)
             if report is not None and sound(cache, limits.limit, report):
@@ -220,22 +219,28 @@ def known_plans(cache: ArtifactCache, limits: BuildLimits) -> tuple[Plan, ...]:
     return tuple(plans)
 
 
-class _Verdict(BuildFailed):
-    """A failure that would be the same next time: kept."""
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of one build, each in a process of its own, which share its budget."""
 
+    cache: ArtifactCache
+    request: Request
+    terms: Terms
 
-class _Mistake(BuildFailed):
-    """An engine's own exception, which may be chance: kept where it comes again."""
-
-
-_FAILURES = {"verdict": _Verdict, "crash": _Verdict, "mistake": _Mistake}
+    def run(self, step: str, **more: Any) -> dict[str, Any]:
+        """What the step found; `more` is asked of it beside what is asked of all."""
+        try:
+            with as_build_errors():
+                return run_job(replace(self.request, step=step, **more), self.terms)
+        finally:
+            self.cache.sweep()  # a process that was killed could not tidy up
 
 
 def _make(
     cache: ArtifactCache,
     capture: StoredCapture,
     limits: BuildLimits,
-    step: Step,
+    steps: _Steps,
     known: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Build unless the artifact is there, then check it; the evidence, with what is ``known``.
@@ -243,56 +248,52 @@ def _make(
     Roundings were chosen to be within the limit on other batches than the capture's: where they are
     not within it on these, they are chosen again.
     """
-    spec = PlanSpec.from_json(step.job["spec"])
+    spec = PlanSpec.from_json(steps.request.spec)
     if known is not None and cache.entry("plans", spec.artifact_key) is not None:
         is_new = not is_judged(known, capture)
         times = not is_timed(known, capture, limits.up_to_ms)
-        found = joined(known, _run(cache, step, "check", times=times), capture, limits.up_to_ms)
+        found = joined(known, steps.run("check", times=times), capture, limits.up_to_ms)
         plan = judged(cache, spec, limits.limit, found)
-        if plan.state is PlanState.ADMITTED or not (spec.limit and is_new):
+        if plan.state is PlanState.VERIFIED or not (spec.limit and is_new):
             return found
         cache.discard("plans", spec.artifact_key, f"on other examples, {plan.reason}")
     if cache.entry("plans", spec.artifact_key) is None:
-        _run(cache, step, "build")
+        steps.run("build")
         if cache.entry("plans", spec.artifact_key) is None:
             raise BuildFailed("the artifact just built cannot be read back")
-    return joined(None, _run(cache, step, "check"), capture, limits.up_to_ms)
+    return joined(None, steps.run("check"), capture, limits.up_to_ms)
 
 
-def _step(
+def _request(
     cache: ArtifactCache, capture_dir: Path, spec: PlanSpec, limits: BuildLimits,
-    on_progress: OnProgress, cancelled: Callable[[], bool], pauses: Pauses | None,
-    table: Mapping[str, str], scratch: Path, reports: Sequence[str] = (),
-) -> Step:  # fmt: skip
-    job = {
-        "cache": str(cache.root),
-        "capture": str(capture_dir),
-        "spec": spec.to_json(),
-        "table": dict(table),
-        "measure_s": limits.measure_s,
-        "up_to_ms": limits.up_to_ms,
-        "metric": limits.metric,
-        "max_error": limits.max_error,
-        "reports": list(reports),
-    }
-    return Step(
-        job, scratch, spec.threads, limits.budget_s, on_progress, cancelled,
-        pauses=pauses or Pauses(),
+    table: Mapping[str, str],
+) -> Request:  # fmt: skip
+    """What every step of a build is asked, `_Steps.run` says which."""
+    return Request(
+        step="",
+        cache=str(cache.root),
+        capture=str(capture_dir),
+        spec=spec.to_json(),
+        table=dict(table),
+        measure_s=limits.measure_s,
+        up_to_ms=limits.up_to_ms,
+        metric=limits.metric,
+        max_error=limits.max_error,
+    )
+
+
+def _terms(
+    scratch: Path, spec: PlanSpec, limits: BuildLimits, on_progress: OnProgress,
+    cancelled: Callable[[], bool], pauses: Pauses | None,
+) -> Terms:  # fmt: skip
+    def on_stage(stage: Stage) -> None:
+        on_progress(stage.name, stage.share)
+
+    pauses = pauses or Pauses()
+    return Terms(
+        scratch, limits.budget_s, threads=spec.threads, on_progress=on_stage,
+        cancelled=cancelled, pauses=pauses, since_s=pauses.running_s(),
     )  # fmt: skip
-
-
-def _run(cache: ArtifactCache, step: Step, name: str, *, times: bool = True) -> dict[str, Any]:
-    try:
-        outcome = run_step(step, name, {} if times else {"times": False})
-    finally:
-        cache.sweep()  # a process that was killed could not tidy up
-    failure = outcome.get("failed")
-    if failure is None:
-        return outcome
-    kind = outcome["kind"]
-    if kind == "full":
-        raise CacheFull(str(failure))
-    raise _FAILURES.get(kind, BuildFailed)(str(failure))
 
 
 def _from_report(
@@ -305,9 +306,3 @@ def _from_report(
         return plan
     is_known = is_judged(report, capture) and is_timed(report, capture, limits.up_to_ms)
     return plan if is_known and plan.artifact is not None else None
-
-
-if __name__ == "__main__":
-    from supernet.building.build_job import main
-
-    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A build process from the inside: one step of a plan's making, then it ends.
+"""The job of building: one step of a plan's making.
 
 Each step in a fresh process. "build" writes the artifact into the cache. "check" loads it as
 a worker would, runs it on the reference batches, measures it and prints the evidence; it imports
@@ -9,12 +9,6 @@ looks for more plans (`supernet.building.fusion_search`), "compare" times close 
 
 from __future__ import annotations
 
-import json
-import os
-import select
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,30 +17,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supernet.backends.base import ABOUT, Backend, backend, load_plan
+from supernet.building.failures import as_job_errors
 from supernet.building.reports import costs_to_json, judged
 from supernet.building.rowwise import answer_unseen
-from supernet.building.source import Say, StoredSource
+from supernet.building.source import StoredSource
 from supernet.building.timing import Timed, clock_of, measure
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture
-from supernet.errors import BuildFailed, CacheFull, OperatorMissing
+from supernet.errors import BuildFailed, OperatorMissing
 from supernet.fidelity import EXACT, METRICS, Limit, judge, tier_of
 from supernet.jobs import malloc
-from supernet.jobs.pausing import wake_with_parent
+from supernet.jobs.child import Say, is_out_of_memory, main
 from supernet.operators import write_operators
 from supernet.plans import Plan, PlanSpec
 
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Job", "follow_parent", "main"]
-
-_NICENESS = 10
-_PARENT_POLL_MS = 500
+__all__ = ["Request", "work"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Request:
     """One step to do. ``table`` maps backend names to ``module:attribute``; ``reports`` names those
     of the plans to compare; ``times`` is False where a plan to check was timed before."""
 
@@ -62,61 +54,39 @@ class Job:
     reports: Sequence[str] = ()
     times: bool = True
 
-    @staticmethod
-    def read(path: Path) -> Job:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
+
+def work(request: Request, say: Say) -> dict[str, Any]:
+    """Do the step that is asked for; what it found."""
+    with as_job_errors():
+        return _STEPS[request.step](request, say)
 
 
-def main(argv: list[str]) -> int:
-    """``python -m supernet.building.build JOB.json``: JSON lines of progress, then the result."""
-    if len(argv) != 1:
-        print("usage: python -m supernet.building.build JOB.json", file=sys.stderr)
-        return 2
-    say = _own_stdout()
-    follow_parent()
-    job = Job.read(Path(argv[0]))
-    try:
-        os.nice(_NICENESS)
-        _STEPS[job.step](job, say)
-    except CacheFull as error:
-        say({"failed": str(error), "kind": "full"})
-    except OperatorMissing as error:  # says nothing about next time
-        say({"failed": str(error), "kind": "error"})
-    except BuildFailed as error:
-        say({"failed": str(error), "kind": "verdict"})
-    except Exception as error:
-        text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        kind = "error" if isinstance(error, (MemoryError, OSError)) else "mistake"
-        say({"failed": f"{type(error).__name__}: {text}"[:300], "kind": kind})
-    return 0
-
-
-def _build(job: Job, say: Say) -> None:
-    spec = PlanSpec.from_json(job.spec)
-    capture = StoredCapture.read(Path(job.capture))
-    cache = ArtifactCache(job.cache)
-    say({"stage": "building", "share": 0.0})
+def _build(request: Request, say: Say) -> dict[str, Any]:
+    spec = PlanSpec.from_json(request.spec)
+    capture = StoredCapture.read(Path(request.capture))
+    cache = ArtifactCache(request.cache)
+    say("building", 0.0)
     source = StoredSource(cache, capture, say)
     with cache.adding("plans", spec.artifact_key) as out:
-        _backend(job, spec).build(source, spec, out)
+        _backend(request, spec).build(source, spec, out)
         write_operators(capture.operators, out)
-    say({"done": True})
+    return {}
 
 
-def _check(job: Job, say: Say) -> None:
-    spec = PlanSpec.from_json(job.spec)
-    capture = StoredCapture.read(Path(job.capture))
-    engine = _backend(job, spec)
+def _check(request: Request, say: Say) -> dict[str, Any]:
+    spec = PlanSpec.from_json(request.spec)
+    capture = StoredCapture.read(Path(request.capture))
+    engine = _backend(request, spec)
     if engine.needs_torch:
         import torch
 
         torch.set_num_threads(spec.threads)
-    say({"stage": "loading", "share": 0.0})
+    say("loading", 0.0)
     device = capture.signature.device
     before_mib = _used_mib(device)
-    artifact = Path(job.cache) / "plans" / spec.artifact_key
+    artifact = Path(request.cache) / "plans" / spec.artifact_key
     with _blamed("it cannot be loaded"):
-        plan = load_plan(artifact, spec, table=dict(job.table))
+        plan = load_plan(artifact, spec, table=dict(request.table))
     malloc.give_back()  # as a worker does
     errors, inputs = _verified(plan, capture, say)
     # As in a worker that has run the largest of these batches: without all the answers that were
@@ -124,23 +94,21 @@ def _check(job: Job, say: Say) -> None:
     malloc.give_back()
     plan.run(max(inputs, key=lambda batch: sum(leaf.nbytes for leaf in batch)))
     memory_mib = max(_used_mib(device) - before_mib, _size_mib(artifact))
-    rows, stage = None, {"stage": "verifying unseen rows"}
-    if errors[job.metric][0] <= job.max_error and _is_coarse(spec, errors):
+    rows = None
+    if errors[request.metric][0] <= request.max_error and _is_coarse(spec, errors):
         with _blamed("it cannot run unseen rows"):
-            rows = answer_unseen(plan, capture, lambda share: say({**stage, "share": share}))
+            rows = answer_unseen(plan, capture, lambda share: say("verifying unseen rows", share))
         malloc.give_back()
-    timed = _timed(job, plan, capture, inputs[0], errors, say)
-    say(
-        {
-            "errors": errors,
-            "rows": rows and rows.to_json(),
-            "costs_ms": costs_to_json(timed.costs_ms),
-            "microbatches": timed.microbatches and timed.microbatches.to_json(),
-            "memory_mib": memory_mib,
-            "examples": len(inputs),
-            "about": _about(artifact),
-        }
-    )
+    timed = _timed(request, plan, capture, inputs[0], errors, say)
+    return {
+        "errors": errors,
+        "rows": rows and rows.to_json(),
+        "costs_ms": costs_to_json(timed.costs_ms),
+        "microbatches": timed.microbatches and timed.microbatches.to_json(),
+        "memory_mib": memory_mib,
+        "examples": len(inputs),
+        "about": _about(artifact),
+    }
 
 
 def _verified(
@@ -150,7 +118,7 @@ def _verified(
     batches = capture.batches(plan.arrays)
     outputs = []
     for index, batch in enumerate(batches):
-        say({"stage": "verifying", "share": index / len(batches)})
+        say("verifying", index / len(batches))
         with _blamed(f"it cannot run {batch.shape.rows} × {batch.shape.length}"):
             outputs.append(plan.run(list(batch.inputs)))
     # Judged only now: an engine that reuses its output buffers has overwritten them by now.
@@ -165,68 +133,68 @@ def _is_coarse(spec: PlanSpec, errors: Mapping[str, Sequence[float]]) -> bool:
     return spec.precision != "fp32" or errors["relative_l2"][0] > EXACT
 
 
-def _search(job: Job, say: Say) -> None:
+def _search(request: Request, say: Say) -> dict[str, Any]:
     import torch
 
     from supernet.building.fusion_search import search
 
-    spec = PlanSpec.from_json(job.spec)
+    spec = PlanSpec.from_json(request.spec)
     torch.set_num_threads(spec.threads)
-    capture = StoredCapture.read(Path(job.capture))
-    cache = ArtifactCache(job.cache)
+    capture = StoredCapture.read(Path(request.capture))
+    cache = ArtifactCache(request.cache)
     found = search(
         StoredSource(cache, capture, say),
         spec,
         capture.grid,
-        Limit(job.metric, job.max_error),
-        mixed="mixed" in _backend(job, spec).precisions(spec.isa),
-        budget_s=job.measure_s,
-        say=lambda stage, share: say({"stage": stage, "share": share}),
+        Limit(request.metric, request.max_error),
+        mixed="mixed" in _backend(request, spec).precisions(spec.isa),
+        budget_s=request.measure_s,
+        say=say,
     )
-    say({"specs": [spec.to_json() for spec in found]})
+    return {"specs": [spec.to_json() for spec in found]}
 
 
 def _timed(
-    job: Job,
+    request: Request,
     plan: LoadedPlan,
     capture: StoredCapture,
     inputs: Any,
     errors: Mapping[str, list[float]],
     say: Say,
 ) -> Timed:
-    if not job.times or not errors[job.metric][0] <= job.max_error:
+    if not request.times or not errors[request.metric][0] <= request.max_error:
         return Timed()  # it was timed before, or will never serve
-    say({"stage": "measuring", "share": 0.0})
+    say("measuring", 0.0)
     return measure(
         plan,
         inputs,
         capture.signature,
         capture.grid,
-        threads=int(job.spec["threads"]),
-        budget_s=job.measure_s,
-        up_to_ms=job.up_to_ms,
-        on_share=lambda share: say({"stage": "measuring", "share": share}),
+        threads=int(request.spec["threads"]),
+        budget_s=request.measure_s,
+        up_to_ms=request.up_to_ms,
+        on_share=lambda share: say("measuring", share),
     )
 
 
-def _compare(job: Job, say: Say) -> None:
+def _compare(request: Request, say: Say) -> dict[str, Any]:
     from supernet.building.side_by_side import close_plans, compare
 
-    capture = StoredCapture.read(Path(job.capture))
-    cache = ArtifactCache(job.cache)
-    limit = Limit(job.metric, job.max_error)
-    plans = {name: _known(cache, name, limit) for name in job.reports}
+    capture = StoredCapture.read(Path(request.capture))
+    cache = ArtifactCache(request.cache)
+    limit = Limit(request.metric, request.max_error)
+    plans = {name: _known(cache, name, limit) for name in request.reports}
     known = {name: plan.costs_ms for name, plan in plans.items()}
     contests = close_plans(known, {name: tier_of(plan.error) for name, plan in plans.items()})
     met = {name: plans[name] for name in sorted({n for names in contests.values() for n in names})}
-    threads = int(job.spec["threads"])
-    if any(_backend(job, plan.spec).needs_torch for plan in met.values()):
+    threads = int(request.spec["threads"])
+    if any(_backend(request, plan.spec).needs_torch for plan in met.values()):
         import torch
 
         torch.set_num_threads(threads)
-    say({"stage": "loading plans to compare", "share": 0.0})
+    say("loading plans to compare", 0.0)
     loaded = {
-        name: load_plan(plan.artifact, plan.spec, plan.microbatches, dict(job.table))
+        name: load_plan(plan.artifact, plan.spec, plan.microbatches, dict(request.table))
         for name, plan in met.items()
         if plan.artifact is not None
     }
@@ -234,10 +202,10 @@ def _compare(job: Job, say: Say) -> None:
         loaded,
         {name: capture.batches(plan.arrays)[0].inputs for name, plan in loaded.items()},
         known, contests, capture.signature,
-        budget_s=job.measure_s, clock=clock_of(threads, capture.signature.device),
-        on_share=lambda share: say({"stage": "comparing", "share": share}),
+        budget_s=request.measure_s, clock=clock_of(threads, capture.signature.device),
+        on_share=lambda share: say("comparing", share),
     )  # fmt: skip
-    say({"costs_ms": {name: costs_to_json(costs) for name, costs in found.items()}})
+    return {"costs_ms": {name: costs_to_json(costs) for name, costs in found.items()}}
 
 
 def _known(cache: ArtifactCache, name: str, limit: Limit) -> Plan:
@@ -247,7 +215,7 @@ def _known(cache: ArtifactCache, name: str, limit: Limit) -> Plan:
     return judged(cache, PlanSpec.from_json(report["spec"]), limit, report)
 
 
-_STEPS: dict[str, Callable[[Job, Say], None]] = {
+_STEPS: dict[str, Callable[[Request, Say], dict[str, Any]]] = {
     "build": _build,
     "check": _check,
     "search": _search,
@@ -255,8 +223,8 @@ _STEPS: dict[str, Callable[[Job, Say], None]] = {
 }
 
 
-def _backend(job: Job, spec: PlanSpec) -> Backend:
-    return backend(spec.backend, dict(job.table))
+def _backend(request: Request, spec: PlanSpec) -> Backend:
+    return backend(spec.backend, dict(request.table))
 
 
 @contextmanager
@@ -264,42 +232,13 @@ def _blamed(what: str) -> Iterator[None]:
     """Turn whatever an engine raises into the plan's own failure."""
     try:
         yield
-    except (MemoryError, OSError, OperatorMissing):
+    except (OSError, OperatorMissing):
         raise
     except Exception as error:
+        if is_out_of_memory(error):  # what else runs decides: no failure of the plan's own
+            raise
         text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise BuildFailed(f"{what}: {type(error).__name__}: {text}"[:300]) from error
-
-
-def _own_stdout() -> Say:
-    """Keep stdout for progress; what libraries print goes to stderr."""
-    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def say(record: Mapping[str, Any]) -> None:
-        channel.write(json.dumps(record) + "\n")
-        channel.flush()
-
-    return say
-
-
-def follow_parent() -> None:
-    """End with everything it started once the parent is gone, even while stopped."""
-    wake_with_parent()
-    threading.Thread(target=_leave_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _leave_with_parent(parent: int) -> None:
-    """Waits for the end of stdin, which the parent holds open, or for another parent: a fork of
-    the first may hold the same open for longer than it lives."""
-    poll = select.poll()
-    poll.register(0, select.POLLIN | select.POLLHUP)
-    while os.getppid() == parent:
-        if poll.poll(_PARENT_POLL_MS) and not os.read(0, 1024):
-            break
-    if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
 
 
 def _used_mib(device: str) -> float:
@@ -323,3 +262,7 @@ def _about(artifact: Path) -> str:
 
 def _size_mib(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
+
+
+if __name__ == "__main__":
+    main(Request, work)

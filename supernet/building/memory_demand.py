@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from profiler.fingerprint import DeviceFingerprint
 from profiler.patterns import MIB, Demand, knots
 from profiler.shapes import Shape
+from supernet.building.failures import as_build_errors, as_job_errors
 from supernet.cache import MEMO, ArtifactCache
 from supernet.capture.stored import StoredCapture
-from supernet.errors import BuildFailed
-from supernet.jobs.process import Step, run_step
+from supernet.jobs.child import Say, main
+from supernet.jobs.process import Terms, run_job
 
-__all__ = ["demand", "find_demand"]
+__all__ = ["Request", "demand", "find_demand", "work"]
 
 BUDGET_S = 60.0
-_NICENESS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The folder of a stored capture, and a `DeviceFingerprint` as JSON."""
+
+    capture: str
+    device: dict[str, Any]
 
 
 def find_demand(
@@ -38,26 +44,20 @@ def find_demand(
 ) -> dict[Shape, Demand]:
     """What a batch asks of `device` at the knots of the grid; found once and remembered.
 
-    `capture_dir` is what `ArtifactCache.stored` gave. About 0.1 s a shape for an encoder of 200
+    `capture_dir` is what `store` gave. About 0.1 s a shape for an encoder of 200
     operators, and 4 s for the process. Raises `BuildFailed` where the program can't be followed,
     `BuildInterrupted` once `cancelled()`.
     """
-    about = {"capture": str(capture_dir), "device": device.to_json()}
+    request = Request(str(capture_dir), device.to_json())
     stored = StoredCapture.read(capture_dir)
     # Not by the folder's name: the same model wrapped with other examples is asked the same.
     program = [stored.graph_hash, stored.signature.to_json(), stored.grid.to_json()]
-    asked = json.dumps([program, about["device"]], sort_keys=True)
+    asked = json.dumps([program, request.device], sort_keys=True)
     name = f"{MEMO}pattern-{hashlib.sha256(asked.encode()).hexdigest()[:20]}"
     known = cache.report(name)
     if known is None:
-        with cache.scratch() as scratch:
-            step = Step(
-                job=about, scratch=scratch, threads=1, budget_s=BUDGET_S, on_progress=_unheard,
-                cancelled=cancelled, module="supernet.building.memory_demand",
-            )  # fmt: skip
-            known = run_step(step, "pattern")
-        if "failed" in known:
-            raise BuildFailed(str(known["failed"]))
+        with cache.scratch() as scratch, as_build_errors():
+            known = run_job(request, Terms(scratch, BUDGET_S, cancelled=cancelled))
         cache.put_report(name, known)
     return {Shape(int(rows), int(length)): Demand(*of) for rows, length, *of in known["points"]}
 
@@ -76,27 +76,15 @@ def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[
         yield shape, Demand(work, read, written, found.served_by["memory"] * read)
 
 
-def main(path: str) -> None:
-    """`python -m supernet.building.memory_demand JOB.json`: a record a shape, then all."""
-    from supernet.building.build_job import follow_parent
-
-    follow_parent()
-    os.nice(_NICENESS)
-    job = json.loads(Path(path).read_text(encoding="utf-8"))
-    _say({"stage": "memory pattern", "share": 0.0})
-    found = demand(
-        StoredCapture.read(Path(job["capture"])), DeviceFingerprint.from_json(job["device"])
-    )
-    _say({"points": [[shape.rows, shape.length, *astuple(of)] for shape, of in found]})
-
-
-def _say(record: dict[str, Any]) -> None:
-    print(json.dumps(record), flush=True)
-
-
-def _unheard(stage: str, share: float) -> None:
-    """A few seconds interest nobody."""
+def work(request: Request, say: Say) -> dict[str, Any]:
+    """Rows, length and `Demand` of every knot."""
+    say("memory pattern", 0.0)
+    with as_job_errors():
+        found = demand(
+            StoredCapture.read(Path(request.capture)), DeviceFingerprint.from_json(request.device)
+        )
+        return {"points": [[shape.rows, shape.length, *astuple(of)] for shape, of in found]}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(Request, work)

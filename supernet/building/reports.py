@@ -15,7 +15,7 @@ from supernet.building.confidence import RowErrors
 from supernet.cache import ArtifactCache
 from supernet.fidelity import Limit
 from supernet.microbatches import Microbatches
-from supernet.plans import Plan, PlanSpec, PlanState
+from supernet.plans import Plan, PlanSpec, PlanState, moved
 
 if TYPE_CHECKING:
     from supernet.capture.stored import StoredCapture
@@ -44,7 +44,7 @@ def report_name(spec: PlanSpec, device: str) -> str:
 
 
 def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[str, Any]) -> Plan:
-    """The plan that a report of a finished build is about: admitted, or quarantined and why."""
+    """The plan that a report of a finished build is about: verified, or quarantined and why."""
     error = float(report["errors"][limit.metric][0])
     bounds = None
     if report.get("rows") is not None and error <= limit.most:
@@ -57,9 +57,9 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
     how = report["microbatches"] and Microbatches.from_json(report["microbatches"])
     verb = "is within" if passes else "is over"
     about = "".join(f"; {part}" for part in (report["about"], how) if part)
-    return Plan(
+    built = Plan(
         spec=spec,
-        state=PlanState.ADMITTED if passes else PlanState.QUARANTINED,
+        state=PlanState.BUILT,
         error=error,
         metric=limit.metric,
         memory_mib=float(report["memory_mib"]),
@@ -67,8 +67,9 @@ def judged(cache: ArtifactCache, spec: PlanSpec, limit: Limit, report: Mapping[s
         microbatches=how,
         bounds=bounds,
         artifact=cache.entry("plans", spec.artifact_key) if passes else None,
-        reason=f"{limit.metric} error {error:.2g} {verb} the limit {limit.most:g}{about}",
     )
+    why = f"{limit.metric} error {error:.2g} {verb} the limit {limit.most:g}{about}"
+    return moved(built, PlanState.VERIFIED if passes else PlanState.QUARANTINED, why)
 
 
 def sound(cache: ArtifactCache, limit: Limit, report: Mapping[str, Any] | None) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from supernet.cache import MEMO, ArtifactCache
 from supernet.capture.stored import StoredCapture
@@ -14,16 +14,15 @@ from supernet.signature import Signature
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Say", "StoredSource"]
-
-Say: TypeAlias = Callable[[Mapping[str, Any]], None]
-"""Called with a record of progress."""
+__all__ = ["StoredSource"]
 
 
 class StoredSource:
-    """The stored capture in the forms a backend may start from."""
+    """The stored capture in the forms a backend may start from; `say` is told of stages."""
 
-    def __init__(self, cache: ArtifactCache, capture: StoredCapture, say: Say) -> None:
+    def __init__(
+        self, cache: ArtifactCache, capture: StoredCapture, say: Callable[[str, float], None]
+    ) -> None:
         self._cache, self._capture, self._say = cache, capture, say
 
     @property
@@ -40,7 +39,7 @@ class StoredSource:
         from supernet.backends.onnx_file import ONNX_FILE, export_onnx
 
         def export(folder: Path) -> None:
-            self._say({"stage": "exporting to ONNX", "share": 0.1})
+            self._say("exporting to ONNX", 0.1)
             export_onnx(self.program(), self.signature, folder)
 
         return self._kept("onnx", self._capture.graph_hash, export) / ONNX_FILE

@@ -6,23 +6,21 @@ this one.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from supernet.capture.captured import Capture, Flat
     from supernet.capture.subject import Examples, Subject, Wishes, begin, capture, original_only
-
-_HOMES = {
-    "Capture": "captured",
-    "Examples": "subject",
-    "Flat": "captured",
-    "Subject": "subject",
-    "Wishes": "subject",
-    "begin": "subject",
-    "capture": "subject",
-    "original_only": "subject",
-}
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "captured": "Capture Flat",
+            "subject": "Examples Subject Wishes begin capture original_only",
+        },
+    )
 
 __all__ = [
     "Capture",
@@ -34,11 +32,3 @@ __all__ = [
     "capture",
     "original_only",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value

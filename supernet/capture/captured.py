@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from profiler.shapes import ShapeGrid
-from supernet.capture.call_signature import CallForm, Example, check_example
-from supernet.capture.handed_on import NOTHING, HandedOn
-from supernet.capture.pytree import Structure
+from supernet.capture.calls.call_signature import CallForm, Example, check_example
+from supernet.capture.calls.handed_on import NOTHING, HandedOn
+from supernet.capture.calls.pytree import Structure
 from supernet.domain.engine import Domain
 from supernet.errors import OutsideCapture
 from supernet.experiments.references import Reference

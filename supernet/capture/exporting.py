@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 
-from supernet.capture.call_signature import CallForm
+from supernet.capture.calls.call_signature import CallForm
+from supernet.capture.calls.pytree import take_apart
 from supernet.capture.dynamic_dims import Axes
-from supernet.capture.pytree import take_apart
 from supernet.capture.recurrent import any_length
 from supernet.effects.graph_effects import graph_effect
 from supernet.effects.reasons import explained

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from supernet.capture.call_signature import CallForm
-from supernet.capture.pytree import Structure, take_apart
+from supernet.capture.calls.call_signature import CallForm
+from supernet.capture.calls.pytree import Structure, take_apart
 from supernet.effects.call_effects import Draws, observed, owned, quiet_random, storage_key
 from supernet.effects.reasons import RECOMPUTED, explained, one_line
 from supernet.effects.state import changed, state_of, version

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from profiler.shapes import ShapeGrid
-from supernet.capture.call_signature import CallForm
+from supernet.capture.calls.call_signature import CallForm
+from supernet.capture.calls.handed_on import NOTHING, handed_on
 from supernet.capture.captured import Capture
 from supernet.capture.dynamic_dims import (
     Axes,
@@ -29,7 +30,6 @@ from supernet.capture.exporting import (
     graph_text,
     with_unknown,
 )
-from supernet.capture.handed_on import NOTHING, handed_on
 from supernet.capture.probe import Probe, structural_copy
 from supernet.capture.weights import digest_tensors, held
 from supernet.dataflow.proof import Proof, prove

@@ -12,11 +12,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from profiler.shapes import Shape, ShapeGrid
 from supernet.cache import ArtifactCache
 from supernet.findings import OFF, Finding
+from supernet.manifest import digest
 from supernet.operators import custom_operators, define
 from supernet.signature import Signature
 
@@ -30,6 +31,7 @@ __all__ = ["StoredBatch", "StoredCapture", "find", "newest", "store"]
 _PROGRAM = "program.pt2"
 _RECORD = "capture.json"
 _GROUPS = ("references", "usual", "strange")
+_RECENT = 8  # captures of a graph whose batches are kept beside those in use
 _GRAPH = 24  # of a graph's hash, which begins the key of its batches
 
 
@@ -46,13 +48,14 @@ class StoredBatch:
 class StoredCapture:
     """Signature and grid of a stored capture; programs and batches are read when asked for.
 
-    ``folder`` is what `store` gave. Its name, ``key``, is another where the batches are.
+    ``folder`` is what `store` gave; ``key`` is another where a single number of the batches is.
     ``shapes``: of the batches, by group; ``masks``: the input leaves that are masks.
     ``operators``: those that a library defines, and in which module. ``batching`` and ``padding``:
     what may be done with requests, and how that is known.
     """
 
     folder: Path
+    key: str
     graph_hash: str
     signature: Signature
     grid: ShapeGrid
@@ -67,6 +70,7 @@ class StoredCapture:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
         return StoredCapture(
             folder=folder,
+            key=digest(folder)[:24],
             graph_hash=str(record["graph_hash"]),
             signature=Signature.from_json(record["signature"]),
             grid=ShapeGrid.from_json(record["grid"]),
@@ -79,10 +83,6 @@ class StoredCapture:
             batching=Finding.from_json(record["batching"]),
             padding=Finding.from_json(record["padding"]),
         )
-
-    @property
-    def key(self) -> str:
-        return self.folder.name
 
     def program(self) -> ExportedProgram:
         """The exported program (imports torch, and what defines its operators)."""
@@ -106,7 +106,10 @@ class StoredCapture:
 
 
 def store(cache: ArtifactCache, capture: Capture) -> Path:
-    """Put a capture that has a program into the cache, once; the folder of its batches there."""
+    """Put a capture that has a program into the cache, once; the folder of its batches there.
+
+    It stays while ``cache`` lives; afterwards for as long as few others of this graph are used.
+    """
     if capture.program is None:
         raise ValueError(f"capture must have a program to be stored, got none: {capture.reason}")
     if cache.entry("captures", capture.graph_hash) is None:
@@ -121,7 +124,8 @@ def store(cache: ArtifactCache, capture: Capture) -> Path:
         )
         with cache.adding("references", key) as folder:
             _write_batches(capture, capture.program, folder)
-        found = cache.entry("references", key)
+        found = cache.held("references", key)
+        cache.prune("references", f"{capture.graph_hash[:_GRAPH]}-", _RECENT)
     if found is None or cache.entry("captures", capture.graph_hash) is None:
         raise OSError(f"the capture just stored in {cache.root} cannot be read back")
     return found
@@ -133,14 +137,14 @@ def find(cache: ArtifactCache, capture: Capture) -> Path | None:
     Found by the batches' inputs: the original's answers to them are the same, but for rounding, in
     every process. Where they are not (its code changed, and the program did not), it is another.
     """
-    folder = cache.entry("references", _key(capture))
+    folder = cache.held("references", _key(capture))
     if folder is not None and not _answers_agree(folder, capture):
-        folder = cache.entry("references", _own_key(capture))
+        folder = cache.held("references", _own_key(capture))
     return folder
 
 
 def newest(cache: ArtifactCache, graph_hash: str) -> Path | None:
-    """The folder last stored of any capture of this graph; None if there is none."""
+    """The folder of the latest capture of this graph; None if there is none."""
     if cache.entry("captures", graph_hash) is None:
         return None
     kept = (cache.root / "references").glob(f"{graph_hash[:_GRAPH]}-*")
@@ -153,28 +157,26 @@ def newest(cache: ArtifactCache, graph_hash: str) -> Path | None:
 
 def _key(capture: Capture) -> str:
     """The same for the same graph, grid and inputs of the batches."""
-    from supernet.capture.weights import digest_tensors
-
-    inputs = digest_tensors(
-        (f"{n}.{i}", tensor)
-        for n, reference in enumerate(capture.references)
-        for i, tensor in enumerate(reference.inputs)
-    )
+    inputs = _digest(capture, "inputs")
     asked = f"unseen rows, smoothed {capture.graph_hash} {capture.grid.to_json()} {inputs}"
     return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 
 def _own_key(capture: Capture) -> str:
     """The same for the very same answers, too."""
+    asked = f"{_key(capture)} {_digest(capture, 'outputs')}"
+    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
+
+
+def _digest(capture: Capture, side: Literal["inputs", "outputs"]) -> str:
+    """Of one side of all the batches."""
     from supernet.capture.weights import digest_tensors
 
-    outputs = digest_tensors(
+    return digest_tensors(
         (f"{n}.{i}", tensor)
         for n, reference in enumerate(capture.references)
-        for i, tensor in enumerate(reference.outputs)
+        for i, tensor in enumerate(getattr(reference, side))
     )
-    asked = f"{_key(capture)} {outputs}"
-    return f"{capture.graph_hash[:_GRAPH]}-{hashlib.sha256(asked.encode()).hexdigest()[:24]}"
 
 
 def _answers_agree(folder: Path, capture: Capture) -> bool:

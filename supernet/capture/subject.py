@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from profiler.shapes import ShapeGrid
 from supernet.backends.eager import EagerPlan
-from supernet.capture.call_signature import CallForm
+from supernet.capture.calls.call_signature import CallForm
+from supernet.capture.calls.pytree import Structure, take_apart
 from supernet.capture.captured import Capture, Examples, Flat
 from supernet.capture.dynamic_dims import vary
 from supernet.capture.probe import Probe, agree
-from supernet.capture.pytree import Structure, take_apart
 from supernet.capture.steps import Study, Wishes, hashes
 from supernet.capture.weights import check_weights
 from supernet.effects.reasons import explained, one_line

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from supernet.capture.call_signature import CallForm, Example
+from supernet.capture.calls.call_signature import CallForm, Example
 from supernet.capture.probe import structural_copy
 from supernet.effects.reasons import one_line
 from supernet.errors import OutsideCapture, Uncapturable, WrongArgument

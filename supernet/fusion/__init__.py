@@ -16,8 +16,9 @@ Names are imported at first use, because most of the rooms need torch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from supernet.fusion.graph.memory import FEATURES, MemoryPattern, extract_memory_pattern
@@ -30,24 +31,16 @@ if TYPE_CHECKING:
         apply_fusion_rules,
         isomorphic,
     )
-
-_HOMES = {
-    "FEATURES": "graph.memory",
-    "FusionChoice": "rules.rules",
-    "FusionRule": "rules.rules",
-    "MemoryPattern": "graph.memory",
-    "Op": "graph.op_graph",
-    "OpGraph": "graph.op_graph",
-    "OpKind": "graph.op_graph",
-    "Partition": "graph.regions",
-    "RULES": "rules.rules",
-    "Region": "graph.regions",
-    "Regions": "graph.regions",
-    "TensorUse": "graph.op_graph",
-    "apply_fusion_rules": "rules.rules",
-    "extract_memory_pattern": "graph.memory",
-    "isomorphic": "rules.rules",
-}
+else:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "graph.memory": "FEATURES MemoryPattern extract_memory_pattern",
+            "graph.op_graph": "Op OpGraph OpKind TensorUse",
+            "graph.regions": "Partition Region Regions",
+            "rules.rules": "FusionChoice FusionRule RULES apply_fusion_rules isomorphic",
+        },
+    )
 
 __all__ = [
     "FEATURES",
@@ -66,11 +59,3 @@ __all__ = [
     "extract_memory_pattern",
     "isomorphic",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value

@@ -1,1 +1,1 @@
-"""Work in processes of its own: started, followed, held up, ended."""
+"""Jobs, each in a process of its own: started, followed, held up, ended. See ARCHITECTURE.md."""

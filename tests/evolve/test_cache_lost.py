@@ -14,7 +14,6 @@ import torch
 import evolve
 from evolve.errors import PlanFault
 from evolve.workers.process import ProcessWorker
-from supernet.plans import PlanState
 from tests.evolve.conftest import WAITED_FOR
 from tests.waiting import eventually
 
@@ -72,7 +71,7 @@ def test_plans_whose_files_are_gone_are_built_again(
     assert eventually(lambda: runtime.parts is not first)
     assert runtime.wait_for_plans(BUILT_S)
     assert eventually(lambda: held(runtime) == before)
-    assert {plan.state for plan in runtime.plans()} == {PlanState.ADMITTED}
+    assert all(plan.state.may_serve for plan in runtime.plans())
     assert torch.allclose(runtime(x), mlp(x), atol=1e-5)
     assert runtime.status()["rows_by_plan"].keys() & before
     told = [d.reason for d in runtime.decisions(1000) if "gone from the cache" in d.reason]

@@ -205,7 +205,7 @@ def test_plans_are_listed(
         a_plan("openvino", PlanState.QUARANTINED, error=float("inf"), reason="bad \x1b[31m"),
         a_plan(
             "onnxruntime",
-            PlanState.ADMITTED,
+            PlanState.VERIFIED,
             error=1e-6,
             memory_mib=91.0,
             costs_ms={Shape(16, 280): 140.0, Shape(1, 4): 2.5, Shape(4, 4): 6.0},

@@ -12,7 +12,7 @@ import pytest
 
 from evolve.control_plane.controller import ACCOUNT_EVERY_S, TROUBLE_EVERY_S, Controlled, Controller
 from evolve.data_plane.request_queue import Request
-from evolve.data_plane.scheduler import Scheduler, Tables
+from evolve.data_plane.scheduler import Ready, Scheduler, Tables
 from evolve.journal.decision import Decision
 from evolve.journal.journal import Journal
 from evolve.monitoring.savings import Ran, Savings
@@ -71,6 +71,10 @@ class Bench:
         self.now_s[0] += after_s
         self.controller.tick()
 
+    def admit(self, plan: Plan) -> None:
+        self.library.put(plan)
+        self.library.move(plan.key, PlanState.ADMITTED, "its price is known")
+
     def recorded(self, kind: str = "tick") -> list[Decision]:
         return [decision for decision in self.journal.last(1000) if decision.kind == kind]
 
@@ -108,7 +112,7 @@ def proposing(**changes: Any) -> Callable[[], Choice]:
 
 def plan(**changes: Any) -> Plan:
     spec = PlanSpec("graph", "eager", "fp32", 1, "weights", "torch", "1", "isa")
-    return replace(Plan(spec, PlanState.ADMITTED, error=0.0), **changes)
+    return replace(Plan(spec, PlanState.VERIFIED, error=0.0), **changes)
 
 
 def request(at_ms: float) -> Request:
@@ -193,13 +197,34 @@ def test_plans_that_are_admitted_or_taken_out_are_on_the_tables_at_the_next_tick
     bench.tick()
     assert bench.scheduler.tables.plans == (ORIGINAL,)
     bench.tally.costs.seed(admitted.key, admitted.costs_ms)
-    bench.library.put(admitted)
+    bench.admit(admitted)
     bench.tick()
     tables = bench.scheduler.tables
     assert tables.plans == (ORIGINAL, admitted.key)
     assert tables.cost_ms[1, 0, 0] == pytest.approx(2.0)
-    bench.library.quarantine(admitted.key, "it failed")
+    bench.library.move(admitted.key, PlanState.QUARANTINED, "it failed")
     bench.tick()
+    assert bench.scheduler.tables.plans == (ORIGINAL,)
+
+
+def test_tables_that_were_begun_earlier_never_replace_newer_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One refresh is overtaken by another, which knows of a plan that was admitted meanwhile."""
+    admitted = plan(costs_ms={Shape(1, 8): 2.0, Shape(4, 8): 5.0})
+    prepare = bench.scheduler.prepare
+
+    def overtaken(tables: Tables) -> Ready:
+        monkeypatch.setattr(bench.scheduler, "prepare", prepare)
+        bench.admit(admitted)
+        bench.controller.refresh()
+        return prepare(tables)
+
+    monkeypatch.setattr(bench.scheduler, "prepare", overtaken)
+    bench.controller.refresh()
+    assert bench.scheduler.tables.plans == (ORIGINAL, admitted.key)
+    bench.library.move(admitted.key, PlanState.QUARANTINED, "it failed")
+    bench.controller.refresh()
     assert bench.scheduler.tables.plans == (ORIGINAL,)
 
 
@@ -220,7 +245,7 @@ def test_idle_ticks_are_not_recorded_and_busy_ones_once_a_second(bench: Bench) -
 
 def test_the_policy_sees_what_was_noted_since(bench: Bench) -> None:
     bench.tally.arrived(request(bench.now_s[0] * 1e3))
-    bench.tally.ran(Ran(ORIGINAL, 1, 8, 9.0, 8.0, 8, changed=False))
+    bench.tally.ran(Ran(ORIGINAL, 1, 8, 9.0, 8.0, 0, 8, changed=False))
     bench.scheduler.submit(request(bench.now_s[0] * 1e3))
     bench.tick()
     (signals,) = bench.policy.shown
@@ -232,10 +257,10 @@ def test_the_policy_sees_what_was_noted_since(bench: Bench) -> None:
 def test_savings_are_told_once_a_minute(bench: Bench) -> None:
     admitted = plan(costs_ms={Shape(1, 8): 2.0, Shape(4, 8): 5.0})
     bench.tally.costs.seed(admitted.key, admitted.costs_ms)
-    bench.library.put(admitted)
+    bench.admit(admitted)
     bench.tally.savings.expect(admitted)
     for _ in range(200):
-        bench.tally.ran(Ran(admitted.key, 1, 8, 2.0, 2.0, 8, changed=False))
+        bench.tally.ran(Ran(admitted.key, 1, 8, 2.0, 2.0, 0, 8, changed=False))
     bench.tick()
     assert bench.recorded("plan") == []
     bench.tick(ACCOUNT_EVERY_S)

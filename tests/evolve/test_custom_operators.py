@@ -65,7 +65,7 @@ def test_plans_are_built_and_workers_run_them(library: ModuleType, tmp_path: Pat
     }
     cache = ArtifactCache(tmp_path / "cache")
     plan = build_plan(cache, store(cache, learned), make_spec(learned, "eager"), LIMITS)
-    assert (plan.state, plan.error) == (PlanState.ADMITTED, 0.0), plan.reason
+    assert (plan.state, plan.error) == (PlanState.VERIFIED, 0.0), plan.reason
     worker = ProcessWorker("w0", threads=1, hang_timeout_s=60.0)
     try:
         worker.load(plan)

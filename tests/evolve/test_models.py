@@ -48,7 +48,7 @@ def serves_as(
     """Asserts equal structure and values, one by one and batched; rows answered by plan."""
     with evolve.wrap(model, examples, slo=SLO, config=config) as runtime:
         assert runtime.wait_for_plans(240)
-        admitted = [plan for plan in runtime.plans() if plan.state.value == "admitted"]
+        admitted = [plan for plan in runtime.plans() if plan.state.may_serve]
         assert admitted, [(plan.key, plan.reason) for plan in runtime.plans()]
         futures = [runtime.submit(**call) for call in calls]
         answers = [*(runtime(**call) for call in calls), *(f.result(120) for f in futures)]
@@ -120,7 +120,7 @@ def test_killed_workers_and_builds_cost_no_request(tmp_path: Path) -> None:
         first = [runtime.submit(**call) for call in calls[:200]]
         for process in me.children(recursive=True):
             with contextlib.suppress(psutil.Error, ProcessLookupError):  # it may have ended
-                if "supernet.building.build" in process.cmdline():
+                if "supernet.building.build_job" in process.cmdline():
                     os.kill(process.pid, signal.SIGKILL)
         assert runtime.wait_for_plans(240)
         second = []

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import evolve
+from evolve.control_plane.retrain_job import Request
 from evolve.control_plane.retraining import MIN_TRAFFIC_S
 from evolve.monitoring.traffic import HORIZON_S, LEAST_RATIOS, Traffic
 from policies.network import Network
@@ -17,7 +18,8 @@ from policies.observation import observation_names
 from policies.presets import PRESETS
 from policies.tactical import TacticalPolicy
 from sims.traces import NoArrivals
-from supernet.errors import BuildInterrupted
+from supernet.jobs.errors import JobCancelled, JobCrashed
+from supernet.jobs.process import Terms
 
 VERDICT = {
     "promoted": True,
@@ -97,13 +99,12 @@ def test_too_little_traffic_is_no_attempt(runtime: Any) -> None:
 def test_a_verdict_is_followed_and_written_down(
     runtime: Any, monkeypatch: pytest.MonkeyPatch, promoted: bool
 ) -> None:
-    def trained(step: Any, name: str) -> dict[str, Any]:
-        assert step.module == "evolve.control_plane.retrain_job"
-        assert (step.scratch / "twin.npz").exists()
-        exported(step.scratch / "policy")
+    def trained(request: Request, terms: Terms) -> dict[str, Any]:
+        assert (Path(request.folder) / "twin.npz").exists()
+        exported(Path(request.folder) / "policy")
         return {**VERDICT, "promoted": promoted}
 
-    monkeypatch.setattr("evolve.control_plane.retraining.run_step", trained)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_job", trained)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
     assert runtime.parts.retraining.attempt() is promoted
@@ -119,10 +120,10 @@ def test_a_verdict_is_followed_and_written_down(
 def test_a_training_that_fails_is_said_and_harms_nothing(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failed(step: Any, name: str) -> dict[str, Any]:
-        return {"failed": "it crashed with SIGSEGV", "kind": "crash"}
+    def failed(request: Request, terms: Terms) -> dict[str, Any]:
+        raise JobCrashed("it crashed with SIGSEGV")
 
-    monkeypatch.setattr("evolve.control_plane.retraining.run_step", failed)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_job", failed)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
     assert not runtime.parts.retraining.attempt()
@@ -135,14 +136,14 @@ def test_of_a_training_that_is_stopped_no_folder_is_left(
 ) -> None:
     folders: list[Path] = []
 
-    def stopped(step: Any, name: str) -> dict[str, Any]:
-        folders.append(step.scratch)
-        raise BuildInterrupted("the build was cancelled")
+    def stopped(request: Request, terms: Terms) -> dict[str, Any]:
+        folders.append(Path(request.folder))
+        raise JobCancelled("it was cancelled")
 
-    monkeypatch.setattr("evolve.control_plane.retraining.run_step", stopped)
+    monkeypatch.setattr("evolve.control_plane.retraining.run_job", stopped)
     visited(runtime, MIN_TRAFFIC_S + 10)
     runtime(torch.randn(1, 8))
-    with pytest.raises(BuildInterrupted):
+    with pytest.raises(JobCancelled):
         runtime.parts.retraining.attempt()
     assert [folder.exists() for folder in folders] == [False]
 

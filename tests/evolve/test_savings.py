@@ -29,7 +29,7 @@ PLAN = Plan(SPEC, PlanState.ADMITTED, error=0.0, costs_ms={ONE: 4.0, FOUR: 16.0}
 
 
 def note(rows: int, elapsed_ms: float, plan: str = PLAN.key) -> Ran:
-    return Ran(plan, rows, 8, elapsed_ms, elapsed_ms, rows * 8, False)
+    return Ran(plan, rows, 8, elapsed_ms, elapsed_ms, 0, rows * 8, False)
 
 
 def test_what_is_expected_is_said_at_two_shapes(savings: Savings) -> None:

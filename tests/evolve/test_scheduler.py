@@ -68,7 +68,7 @@ def test_a_batch_is_padded_to_a_cell_only_where_new_lengths_cost(
     batch = take(one)
     assert set(batch.requests) == set(members)
     assert batch.length == length
-    assert batch.predicted_ms == one.tables.cost_of("original", 2, 1)
+    assert batch.price == one.tables.price("original", 2, 1, beside=0)
 
 
 def test_an_idle_service_refuses_nobody_by_a_price_that_nothing_bears_out() -> None:
@@ -152,6 +152,18 @@ def test_new_tables_hold_from_the_next_batch_on() -> None:
     assert take(one, resident).plan == "original"
 
 
+def test_tables_of_a_lower_version_are_passed_over() -> None:
+    one = scheduler()
+    older, newer = (
+        one.prepare(tables(version=one.next_version(), params=replace(DEFAULT, name=name)))
+        for name in ("older", "newer")
+    )
+    assert one.use(newer)
+    assert not one.use(older)
+    assert one.tables.params.name == "newer"
+    assert one.use(one.prepare(tables(version=one.next_version())))
+
+
 def test_the_fastest_exact_plan_answers_a_single_call() -> None:
     two_tiers = tables(tier=np.array([0, 3]))
     assert tables().fastest(1, 0, frozenset({"quick"})) == "quick"
@@ -225,3 +237,15 @@ def test_what_comes_to_a_shut_door_is_refused_unseen_and_counted(
         after = runtime.status()["counts"]
         assert after["refused"] - before["refused"] == 1
         assert after["arrived"] - before["arrived"] == 2
+
+
+def test_a_batch_is_priced_with_the_lanes_that_compute_beside() -> None:
+    one = scheduler(lanes=2, slowdowns=(1.0, 10.0))
+    one.submit(request(slo_ms=15.0))
+    assert take(one).price == (2.0, 0)  # one row of length 8 on the original
+    one.submit(hopeless := request(slo_ms=15.0))
+    one.submit(fits := request(slo_ms=25.0))
+    batch = one.take(1, lambda: NOBODY)
+    assert batch is not None
+    assert (batch.requests, batch.refused) == ((fits,), (hopeless,))
+    assert batch.price == (20.0, 1)

@@ -7,6 +7,7 @@ import pytest
 from evolve.monitoring.savings import Ran, Savings
 from evolve.monitoring.tally import Tally
 from evolve.monitoring.traffic import Traffic
+from profiler.contention import Contention
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from profiler.signals import Window
@@ -24,7 +25,7 @@ def tally() -> Tally:
 
 
 def ran(plan: str, elapsed_ms: float, *, changed: bool) -> Ran:
-    return Ran(plan, 2, 8, elapsed_ms, 5.0, 16, changed)
+    return Ran(plan, 2, 8, elapsed_ms, 5.0, 0, 16, changed)
 
 
 def test_a_change_of_plan_is_charged_beside_the_prices(tally: Tally) -> None:
@@ -45,3 +46,21 @@ def test_a_plan_that_got_slower_is_not_taken_for_a_change(tally: Tally) -> None:
     tally.settle()
     assert tally.window.switch_ms == 0.0
     assert tally.costs.estimate("one", SHAPE).p50_ms == pytest.approx(7.0, rel=0.05)
+
+
+def test_company_is_charged_to_the_machine_and_not_to_the_plans() -> None:
+    costs = CostTable(ShapeGrid(max_rows=4, lengths=(8,)), clock=lambda: 0.0)
+    costs.seed("one", {SHAPE: 5.0})
+    window, contention = Window(slo_ms=50.0, workers=2, clock=lambda: 0.0), Contention(2)
+    tally = Tally(
+        window, costs, None, Savings(costs), Traffic(lambda: 0.0), lambda: 0.0,
+        contention=contention,
+    )  # fmt: skip
+    for index in range(600):
+        beside = index % 2
+        took_ms = (5.0, 8.0)[beside]
+        predicted_ms = costs.estimate("one", SHAPE).p50_ms * contention.slowdown(beside)
+        tally.ran(Ran("one", 2, 8, took_ms, predicted_ms, beside, 16, False))
+        tally.settle()
+    assert contention.slowdown(1) == pytest.approx(1.6, rel=0.03)
+    assert costs.estimate("one", SHAPE).p50_ms == pytest.approx(5.0, rel=0.03)

@@ -21,8 +21,8 @@ from torch import nn
 import evolve
 from evolve.config import CaptureConfig
 from evolve.data_plane.reception import Reception
+from evolve.errors import PlanLost
 from profiler.shapes import Shape
-from supernet.plans import PlanState
 from tests.evolve.conftest import WAITED_FOR, Encoder, encoder_call
 from tests.evolve.test_recovery import StagedWorker, staged_plan
 from tests.evolve.test_runtime import same
@@ -316,7 +316,8 @@ def test_plans_are_built_anew_for_the_new_weights(encoder: Encoder, tmp_path: Pa
         (before,), (after,) = old.library.plans(), runtime.plans()
         assert before.spec.title == after.spec.title
         assert before.key != after.key
-        assert before.state is after.state is PlanState.ADMITTED
+        assert before.state.may_serve
+        assert after.state.may_serve
         worker = runtime.parts.fleet.lanes[0].worker
         assert worker is not None
         runtime.parts.fleet.load(after)  # whether or not it is worth its memory on this machine
@@ -393,6 +394,37 @@ def test_a_model_that_needs_gradients_has_them_whatever_revision_serves(
         assert same(runtime.submit(x).result(timeout=60), model(x))
         assert runtime.wait_for_plans(60)
         assert same(runtime(x), model(x))
+
+
+def test_where_no_fork_can_be_had_plans_whose_files_are_gone_go_on(
+    mlp: nn.Module, config: evolve.Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evolve.wrapping.can_be_beside", lambda subject: False)
+    x = torch.randn(2, 8)
+    with evolve.wrap(mlp, (x,), config=config) as runtime:
+        first = runtime.parts
+        for _ in range(2):
+            runtime.parts.fleet.lost(PlanLost("its files are gone"))
+        assert eventually(lambda: bool(captures(runtime)))
+        (said,) = captures(runtime)
+        assert said.startswith("what was built is gone from the cache")
+        assert said.endswith("what workers hold goes on")
+        assert runtime.parts is first
+        with torch.no_grad():
+            mlp[0].weight.neg_()  # type: ignore[index,union-attr]
+        assert eventually(lambda: runtime.parts is not first), "the model is still looked after"
+        assert same(runtime(x), mlp(x))
+
+
+def test_plans_whose_files_are_gone_are_built_anew(mlp: nn.Module, config: evolve.Config) -> None:
+    with evolve.wrap(mlp, (torch.randn(2, 8),), config=config) as runtime:
+        first = runtime.parts
+        first.fleet.lost(PlanLost("its files are gone"))
+        assert eventually(lambda: runtime.parts is not first)
+        assert runtime.wait_for_plans(120)
+        assert not runtime.parts.pending
+        said = [reason for reason in captures(runtime) if "gone from the cache" in reason]
+        assert len(said) == 1, said
 
 
 def test_where_no_fork_can_be_had_it_is_captured_before_wrap_returns(

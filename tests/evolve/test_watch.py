@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import evolve
 from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Batch
+from evolve.journal.decision import Decision
 from evolve.lifecycle.watching import _is_watched
 from evolve.watch.judge import NotJudged, Verdict
 from evolve.watch.samples import Sample, choose, rate
@@ -452,8 +453,13 @@ def test_a_plan_found_wrong_is_taken_out_said_and_stays_out(
 
     assert eventually(is_out)
     assert torch.allclose(staged(wrong), mlp(wrong), atol=1e-6)
-    assert eventually(lambda: staged.parts.library.admitted() == ())
-    (said,) = [d for d in staged.decisions(1000) if d.after.get("state") == "quarantined"]
+    assert staged.parts.library.admitted() == ()
+
+    def quarantines() -> list[Decision]:
+        return [d for d in staged.decisions(1000) if d.after.get("state") == "quarantined"]
+
+    assert eventually(lambda: bool(quarantines()))
+    (said,) = quarantines()
     assert said.subject == key
     assert "where the model alone gives" in said.reason
     assert config.plans.cache_dir is not None

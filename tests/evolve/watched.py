@@ -17,7 +17,7 @@ from evolve.watch.live_error import LiveErrors
 from evolve.watch.samples import Sample
 from evolve.watch.watch import Watch, Watched
 from profiler.shapes import ShapeGrid
-from supernet.capture.call_signature import CallForm, Example
+from supernet.capture.calls.call_signature import CallForm, Example
 from supernet.capture.captured import Capture
 from supernet.fidelity import Limit
 from supernet.plans import ORIGINAL, Plan, PlanLibrary, PlanSpec, PlanState
@@ -42,7 +42,7 @@ def signature(
 
 def plan(error: float = 0.0, backend: str = "staged") -> Plan:
     spec = PlanSpec("graph", backend, "fp32", 1, "weights", "torch", "1", "isa")
-    return Plan(spec, PlanState.ADMITTED, error=error, artifact=Path("none"))
+    return Plan(spec, PlanState.VERIFIED, error=error, artifact=Path("none"))
 
 
 class Service:

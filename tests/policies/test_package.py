@@ -49,7 +49,7 @@ def test_importing_presets_and_baselines_is_light() -> None:
 def test_every_public_name_resolves() -> None:
     for name in policies.__all__:
         assert getattr(policies, name) is not None
-    assert set(policies.__all__) == set(policies._HOME)
+    assert set(policies.__all__) == set(dir(policies))
     with pytest.raises(AttributeError, match="module 'policies' has no attribute 'nothing'"):
         _ = policies.nothing
 

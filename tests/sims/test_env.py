@@ -227,6 +227,6 @@ def test_the_docstring_specifies_every_entry_and_capacity_is_by_hand() -> None:
 def test_the_package_exports_what_it_says() -> None:
     for name in sims.__all__:
         assert getattr(sims, name) is not None
-    assert set(sims.__all__) == set(sims._HOME)
+    assert set(sims.__all__) == set(dir(sims))
     with pytest.raises(AttributeError, match="module 'sims' has no attribute 'nothing'"):
         _ = sims.nothing

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.traces import Trace, recorded, stream
-from sims.traces.reading import _next_multiple
+from sims.traces.files.reading import _next_multiple
 
 
 def files(folder: Path) -> list[Path]:

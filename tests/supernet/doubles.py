@@ -110,6 +110,16 @@ class Raising(Doubling):
         return Plan(run)
 
 
+class Starving(Doubling):
+    """Finds no memory to run in, and says so as torch does."""
+
+    def load(self, artifact: Path, spec: PlanSpec) -> DoublingPlan:
+        def run(inputs: Sequence[Any]) -> list[Any]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to")
+
+        return Plan(run)
+
+
 class Fitting(Doubling):
     """Right up to three times the largest number among the examples it was built on."""
 

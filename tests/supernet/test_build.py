@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_a_good_plan_is_admitted_with_its_evidence(
 ) -> None:
     told: list[tuple[str, float]] = []
     plan = build("Doubling", on_progress=lambda stage, share: told.append((stage, share)))
-    assert (plan.state, plan.error) == (PlanState.ADMITTED, 0.0)
+    assert (plan.state, plan.error) == (PlanState.VERIFIED, 0.0)
     assert plan.reason == "relative_l2 error 0 is within the limit 0.005"
     assert {(shape.rows, shape.length) for shape in plan.costs_ms} == {(1, 1), (2, 1), (4, 1)}
     assert all(cost > 0 for cost in plan.costs_ms.values())
@@ -93,7 +94,7 @@ def test_a_good_plan_is_admitted_with_its_evidence(
     assert told[-1] == ("measuring", 1.0)
     assert not list(cache.root.glob(".tmp*"))
 
-    monkeypatch.setattr("supernet.building.build.run_step", None)  # a second start must not need it
+    monkeypatch.setattr("supernet.building.build.run_job", None)  # a second start must not need it
     assert build("Doubling") == plan
     assert known_plans(cache, LIMITS) == (plan,)
 
@@ -102,7 +103,7 @@ def test_measurements_of_another_device_do_not_count(build: Build) -> None:
     build("Doubling", device="here")
     told: list[str] = []
     plan = build("Doubling", device="there", on_progress=lambda stage, _: told.append(stage))
-    assert plan.state is PlanState.ADMITTED
+    assert plan.state is PlanState.VERIFIED
     assert "measuring" in told
     assert "building" not in told  # the files serve there, too
 
@@ -129,7 +130,7 @@ def test_a_bad_plan_is_quarantined_for_good(
     assert re.search(reason, plan.reason), plan.reason
     assert (plan.artifact, dict(plan.costs_ms)) == (None, {})
     assert leftovers(cache) == []
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     again = build(name)
     assert (again.state, again.reason) == (plan.state, plan.reason)
 
@@ -145,7 +146,7 @@ def test_an_engines_own_mistake_is_tried_once_more_at_the_next_start(
     assert told == ["building"]
     with monkeypatch.context() as patch:
         patch.setattr(
-            "supernet.building.build.run_step", None
+            "supernet.building.build.run_job", None
         )  # the same twice: it would be so again
         assert build("Broken") == first
     assert known_plans(cache, LIMITS) == ()
@@ -165,18 +166,18 @@ def test_mistakes_that_differ_are_tried_on(build: Build, tmp_path: Path) -> None
 
 def test_a_looser_limit_builds_again_what_a_tighter_one_refused(build: Build) -> None:
     assert build("Miscompiling").state is PlanState.QUARANTINED
-    assert build("Miscompiling", replace(LIMITS, max_error=0.1)).state is PlanState.ADMITTED
+    assert build("Miscompiling", replace(LIMITS, max_error=0.1)).state is PlanState.VERIFIED
     assert build("Miscompiling").state is PlanState.QUARANTINED
 
 
 def test_other_metrics_judge_otherwise(build: Build) -> None:
-    assert build("Miscompiling", replace(LIMITS, metric="cosine")).state is PlanState.ADMITTED
+    assert build("Miscompiling", replace(LIMITS, metric="cosine")).state is PlanState.VERIFIED
     assert build("NotANumber", replace(LIMITS, metric="top1")).state is PlanState.QUARANTINED
 
 
 def test_a_killed_build_is_tried_once_more(build: Build, tmp_path: Path) -> None:
     (tmp_path / "kills").write_text("1")
-    assert build("Killed").state is PlanState.ADMITTED
+    assert build("Killed").state is PlanState.VERIFIED
 
 
 def test_a_build_killed_twice_is_quarantined_but_not_for_ever(
@@ -187,7 +188,7 @@ def test_a_build_killed_twice_is_quarantined_but_not_for_ever(
     assert plan.state is PlanState.QUARANTINED
     assert plan.reason == "its process was killed (SIGKILL), 2 times (out of memory?)"
     assert leftovers(cache) == []
-    assert build("Killed").state is PlanState.ADMITTED
+    assert build("Killed").state is PlanState.VERIFIED
 
 
 def test_a_build_that_hangs_is_ended_with_all_it_started(
@@ -207,6 +208,16 @@ def test_a_cancelled_build_ends_at_once(build: Build, cache: ArtifactCache, tmp_
     for pid in (tmp_path / "pids").read_text().split():
         assert _gone(int(pid))
     assert leftovers(cache) == []
+
+
+def test_too_little_memory_is_not_the_plans_fault(build: Build, cache: ArtifactCache) -> None:
+    for _ in range(2):
+        told: list[str] = []
+        plan = build("Starving", on_progress=lambda stage, _, told=told: told.append(stage))
+        assert plan.state is PlanState.QUARANTINED
+        assert plan.reason.startswith("RuntimeError: DefaultCPUAllocator: can't allocate memory")
+        assert "verifying" in told, "it is tried again at every start"
+    assert known_plans(cache, LIMITS) == ()
 
 
 def test_a_full_disk_is_not_the_plans_fault(build: Build, cache: ArtifactCache) -> None:
@@ -249,7 +260,7 @@ def test_a_verdict_holds_for_the_examples_it_was_reached_on(
 ) -> None:
     monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
     few = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
-    assert (few.state, few.error) == (PlanState.ADMITTED, 0.0)
+    assert (few.state, few.error) == (PlanState.VERIFIED, 0.0)
     told: list[str] = []
     wider = build_plan(
         cache, stored_examples(cache, LARGE), spec("Doubling"), LIMITS,
@@ -261,7 +272,7 @@ def test_a_verdict_holds_for_the_examples_it_was_reached_on(
     assert wider.state is PlanState.QUARANTINED
     assert wider.error is not None
     assert wider.error > 1.0, "it answers 2x where the model answers -x"
-    monkeypatch.setattr("supernet.building.build.run_step", None)  # what failed once, failed
+    monkeypatch.setattr("supernet.building.build.run_job", None)  # what failed once, failed
     again = build_plan(cache, stored_examples(cache, SMALL), spec("Doubling"), LIMITS, table=TABLE)
     assert (again.state, again.reason) == (wider.state, wider.reason)
 
@@ -274,12 +285,41 @@ def test_every_set_of_examples_is_judged_once(
     assert folders[0] != folders[1]
     assert len(list((cache.root / "captures").iterdir())) == 1, "one program"
     plans = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
-    assert [plan.state for plan in plans] == 2 * [PlanState.ADMITTED]
+    assert [plan.state for plan in plans] == 2 * [PlanState.VERIFIED]
     assert plans[0].costs_ms == plans[1].costs_ms
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     assert folders == [stored_examples(cache, SMALL), stored_examples(cache, 50 * SMALL)]
     again = [build_plan(cache, one, spec("Doubling"), LIMITS, table=TABLE) for one in folders]
     assert again == [plans[1], plans[1]]
+
+
+def test_of_the_examples_of_a_graph_those_of_late_are_kept(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOUBLES_PLACE", str(tmp_path))
+    learned = capture(Clipped(), (SMALL,), max_rows=4)
+    first = store(cache, learned)
+    plan = build_plan(cache, first, spec("Doubling"), LIMITS, table=TABLE)
+    later = ArtifactCache(cache.root)
+    others = [store(later, capture(Clipped(), (n * SMALL,), max_rows=4)) for n in range(2, 12)]
+    assert set((cache.root / "references").iterdir()) == {first, *others}, "all are in use"
+    del later
+    last = stored_examples(ArtifactCache(cache.root), 20 * SMALL)
+    left = set((cache.root / "references").iterdir())
+    assert left == {first, *others[-7:], last}, "eight, and what is in use"
+
+    again = ArtifactCache(cache.root)
+    shutil.rmtree(first)
+    assert store(again, learned) == first
+    with monkeypatch.context() as patch:
+        patch.setattr("supernet.building.build.run_job", None)  # it was judged on the very same
+        assert build_plan(again, first, spec("Doubling"), LIMITS, table=TABLE) == plan
+
+    shutil.rmtree(first)
+    opposite = tuple(replace(r, outputs=(-r.outputs[0],)) for r in learned.references)
+    assert store(again, replace(learned, references=opposite)) == first
+    judged = build_plan(again, first, spec("Doubling"), LIMITS, table=TABLE)
+    assert judged.state is PlanState.QUARANTINED, "to the same inputs the model says otherwise now"
 
 
 def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
@@ -295,7 +335,7 @@ def test_a_larger_grid_is_timed_and_a_smaller_one_is_known(
     assert build(2) == {1, 2}
     assert build(8) == {1, 2, 4, 8}
     assert build(2) == {1, 2, 4, 8}
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     assert build(8) == build(2) == {1, 2, 4, 8}
 
 
@@ -335,7 +375,7 @@ def test_a_mix_is_chosen_again_where_other_examples_go_over_the_limit(
             cache, stored_examples(cache, examples), mix, LIMITS,
             lambda stage, _, told=told: told.append(stage), table=TABLE,
         )  # fmt: skip
-        assert plan.state is PlanState.ADMITTED, plan.reason
+        assert plan.state is PlanState.VERIFIED, plan.reason
         assert "building" in told
 
 
@@ -345,22 +385,22 @@ def test_a_damaged_artifact_is_built_again(build: Build, cache: ArtifactCache) -
     (plan.artifact / "niceness").write_text("")
     told: list[str] = []
     again = build("Doubling", on_progress=lambda stage, _: told.append(stage))
-    assert again.state is PlanState.ADMITTED
+    assert again.state is PlanState.VERIFIED
     assert "building" in told
 
 
 def test_the_build_process_ends_with_its_parent(
     cache: ArtifactCache, stored: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    job = {
+    request = {
         "step": "build", "cache": str(cache.root), "capture": str(stored[1]),
         "spec": spec("Hanging").to_json(), "table": TABLE,
         "measure_s": 1.0, "up_to_ms": 10.0, "metric": "relative_l2", "max_error": 0.005,
     }  # fmt: skip
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    (tmp_path / "job.json").write_text(json.dumps({"request": request, "keep": None}))
     root = Path(base.__file__).resolve().parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-m", "supernet.building.build", str(tmp_path / "job.json")],
+        [sys.executable, "-m", "supernet.building.build_job", str(tmp_path / "job.json")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(root), "DOUBLES_PLACE": str(tmp_path)},
     )  # fmt: skip

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -198,6 +202,92 @@ def test_work_of_another_container_is_kept_for_a_day(cache: ArtifactCache) -> No
     os.utime(fresh, (0, 0))
     cache.sweep()
     assert fresh.exists()
+
+
+KEYS = ["a-1", "a-2", "a-3", "a-4"]
+
+
+@pytest.fixture
+def four(cache: ArtifactCache) -> list[str]:
+    """Entries that were used in this order, long ago."""
+    for n, key in enumerate([*KEYS, "b-1"]):
+        os.utime(fill(cache, key), (n, n))
+    return KEYS
+
+
+def kept(cache: ArtifactCache) -> list[str]:
+    return sorted(path.name for path in (cache.root / "plans").iterdir())
+
+
+def test_those_used_last_are_kept_and_the_others_pruned(
+    cache: ArtifactCache, four: list[str], discards: Discards
+) -> None:
+    cache.prune("plans", "a-", 4)
+    assert kept(cache) == [*four, "b-1"]
+    user = ArtifactCache(cache.root)
+    assert user.held("plans", "a-1") == cache.root / "plans" / "a-1"
+    del user
+    cache.prune("plans", "a-", 2)
+    assert kept(cache) == ["a-1", "a-4", "b-1"]
+    assert sorted(discards) == [(f"plans/a-{n}", "2 others were used since") for n in (2, 3)]
+    assert not list(cache.root.glob(".tmp-*"))
+    assert cache.held("plans", "a-2") is None
+
+
+def test_what_is_held_is_not_pruned(cache: ArtifactCache, four: list[str]) -> None:
+    user = ArtifactCache(cache.root)
+    for key in four[:2]:
+        assert user.held("plans", key) is not None
+    cache.prune("plans", "a-", 0)
+    assert kept(cache) == ["a-1", "a-2", "b-1"]
+    del user
+    cache.prune("plans", "a-", 0)
+    assert kept(cache) == ["b-1"]
+
+
+def test_what_another_process_holds_is_not_pruned(cache: ArtifactCache, four: list[str]) -> None:
+    holding = (
+        "import sys\n"
+        "from supernet.cache import ArtifactCache\n"
+        "cache = ArtifactCache(sys.argv[1])\n"
+        "print(cache.held('plans', 'a-1'), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", holding, str(cache.root)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{cache.root / 'plans' / 'a-1'}\n"
+        cache.prune("plans", "a-", 0)
+        assert kept(cache) == ["a-1", "b-1"]
+        process.kill()
+    cache.prune("plans", "a-", 0)
+    assert kept(cache) == ["b-1"]
+
+
+def test_a_folder_that_goes_while_it_is_asked_for_is_gone(
+    cache: ArtifactCache, tmp_path: Path
+) -> None:
+    folder = fill(cache)
+    taker = os.open(folder, os.O_RDONLY)
+    fcntl.flock(taker, fcntl.LOCK_EX)
+    found: list[Path | None] = []
+    asking = threading.Thread(target=lambda: found.append(cache.held("plans", "plan-1")))
+    asking.start()
+    folder.rename(tmp_path / "taken")
+    os.close(taker)
+    asking.join()
+    assert found == [None]
+
+
+def test_a_link_in_place_of_a_folder_is_not_held(
+    cache: ArtifactCache, discards: Discards, tmp_path: Path
+) -> None:
+    (cache.root / "plans" / "plan-1").symlink_to(tmp_path)
+    assert cache.held("plans", "plan-1") is None
+    assert discards == [("plans/plan-1", "plan-1 is a link")]
 
 
 def test_reports_notice_a_flipped_bit(cache: ArtifactCache, discards: Discards) -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from supernet.backends.eager import EagerPlan
+from supernet.capture.calls.pytree import take_apart
 from supernet.capture.probe import agree
-from supernet.capture.pytree import take_apart
 from supernet.capture.subject import Capture, capture
 from tests.supernet.models import (
     Attention,

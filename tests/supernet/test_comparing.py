@@ -187,7 +187,7 @@ def test_real_plans_are_compared_once_and_that_is_remembered(
     for plan, before in zip(found, plans, strict=True):
         assert plan == replace(before, costs_ms=plan.costs_ms, artifact=plan.artifact)
 
-    monkeypatch.setattr("supernet.building.build.run_step", None)  # not again
+    monkeypatch.setattr("supernet.building.build.run_job", None)  # not again
     assert compare_plans(cache, folder, plans, LIMITS) == found
     assert set(map(str, known_plans(cache, LIMITS))) == set(map(str, found))
     assert [build_plan(cache, folder, plan.spec, LIMITS) for plan in plans] == list(found)
@@ -196,7 +196,7 @@ def test_real_plans_are_compared_once_and_that_is_remembered(
 def test_one_plan_has_nobody_to_meet(
     cache: ArtifactCache, built: tuple[Path, list[Plan]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supernet.building.build.run_step", None)
+    monkeypatch.setattr("supernet.building.build.run_job", None)
     (plan,) = compare_plans(cache, capture_in(cache), built[1][:1], LIMITS)
     assert plan.costs_ms == built[1][0].costs_ms
 

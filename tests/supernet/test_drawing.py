@@ -1,31 +1,28 @@
-"""A layer in a picture: which one, what is told of its regions, and where boxes and lines go."""
+"""A layer in a picture: which one, what is told of its regions, and the graph that is written."""
 
 from __future__ import annotations
 
 import json
-import sys
+import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import networkx as nx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from profiler.shapes import Shape
 from supernet.backends.base import backend
 from supernet.capture.subject import Capture, capture
+from supernet.fusion.graph.matching import is_size
 from supernet.fusion.graph.op_graph import OpGraph
 from supernet.fusion.graph.regions import Regions
 from supernet.fusion.kernels import onednn
 from supernet.fusion.kernels.quantization import Rounding
 from supernet.fusion.lowering.lowering import functional, lower
 from supernet.fusion.report.drawing import draw
-from supernet.fusion.report.layout import layered
 from supernet.fusion.report.region_report import (
     Account,
     accounts,
@@ -41,7 +38,6 @@ from tests.supernet.contract import MemorySource, make_spec
 from tests.supernet.models import Wrapped, noise, seeded
 
 RULES = FusionChoice(("qkv", "attention", "activation", "conv", "norm"))
-PNG = b"\x89PNG\r\n\x1a\n"
 needs_onednn = pytest.mark.skipif(
     onednn.unavailable() is not None, reason=str(onednn.unavailable())
 )
@@ -219,84 +215,81 @@ def test_what_comes_from_outside_and_goes_there_is_in_the_flow(found: Regions) -
     assert set(flow.succ[outside[0]]) == {qkv, str(chosen[3])}
 
 
-# -- where things go ----------------------------------------------------------------------------
-
-
-@st.composite
-def flows(draw: st.DrawFn) -> nx.DiGraph:
-    count = draw(st.integers(1, 12))
-    pairs = list(combinations(range(count), 2)) or [(0, 0)]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=3 * count))
-    graph = nx.DiGraph()
-    graph.add_nodes_from(f"n{i}" for i in range(count))
-    graph.add_edges_from((f"n{a}", f"n{b}") for a, b in edges if a != b)
-    return graph
-
-
-@given(flows(), st.lists(st.floats(0.2, 3.0), min_size=12, max_size=12))
-@settings(max_examples=60, deadline=None)
-def test_boxes_never_overlap_and_lines_go_down_between_them(
-    flow: nx.DiGraph, widths: list[float]
-) -> None:
-    sizes = {name: (width, 0.3) for name, width in zip(flow, widths, strict=False)}
-    laid = layered(flow, sizes)
-    half = {name: (w / 2, h / 2) for name, (w, h) in sizes.items()}
-    for a, b in combinations(flow, 2):
-        (ax, ay), (bx, by) = laid.places[a], laid.places[b]
-        apart_x = abs(ax - bx) - half[a][0] - half[b][0]
-        assert max(apart_x, abs(ay - by) - half[a][1] - half[b][1]) > 0.1
-    for name, (x, y) in laid.places.items():
-        assert -1e-6 <= x - half[name][0] <= x + half[name][0] <= laid.width + 1e-6
-        assert -1e-6 <= y - half[name][1] <= y + half[name][1] <= laid.height + 1e-6
-    assert all(laid.places[a][1] < laid.places[b][1] for a, b in flow.edges)
-    for (x, top), (same, bottom) in laid.bends.values():
-        assert x == same
-        for name, (at, y) in laid.places.items():
-            beside = abs(at - x) >= half[name][0] + 0.1
-            assert beside or y < top or y > bottom
-    assert laid.stretched(99.0).height == pytest.approx(99.0)
-
-
-def test_a_shortcut_passes_beside_and_the_trunk_stays_straight() -> None:
-    flow = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
-    laid = layered(flow, dict.fromkeys(flow, (1.0, 0.3)))
-    assert len({x for x, _ in laid.places.values()}) == 1
-    assert list(laid.bends) == [("a", "d")]
-
-
-def test_nothing_is_laid_out_of_nothing() -> None:
-    assert layered(nx.DiGraph(), {}).stretched(3.0).height == 0.0
-
-
 # -- the picture --------------------------------------------------------------------------------
 
-
-def test_the_picture_is_a_png_of_some_size(found: Regions, tmp_path: Path) -> None:
-    out = draw(found, {0: "oneDNN"}, tmp_path / "layer.png", title="a plan")
-    data = out.read_bytes()
-    assert data.startswith(PNG)
-    assert len(data) > 30_000
-    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
-    assert width > 800
-    assert height > 1200
+DRAWINGS = ("x.mmd", "x.dot", "x.gv")
 
 
-def test_names_are_drawn_as_they_are(found: Regions, tmp_path: Path) -> None:
-    odd = relabelled(found, lambda layer: layer.replace("layers", "$\\frac{\x1b[31m 層"))
-    assert draw(odd, {}, tmp_path / "odd.png", title="$x").stat().st_size > 30_000
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_drawing_shows_every_op_and_every_region(
+    found: Regions, tmp_path: Path, name: str
+) -> None:
+    out = draw(found, {0: "nothing of this layer", 2: "oneDNN"}, tmp_path / name, title="a plan")
+    told = out.read_text(encoding="utf-8")
+    _, chosen = layer_to_draw(found)
+    ops = [n for i in chosen for n in found.regions[i].ops if not is_size(found.graph.op(n))]
+    boxes = re.findall(r"^ +n(\d)_\d+ ?\[", told, re.MULTILINE)
+    outside = 2  # the value it takes, and whoever takes its own
+    assert (boxes.count("0"), boxes.count("1")) == (len(ops) + outside, len(chosen) + outside)
+    arrows = re.findall(r"(n\d_\d+) --?>(?:\|.*\|)? (n\d_\d+)", told)
+    assert len(arrows) == sum(
+        flow_of(found, chosen, place).number_of_edges()
+        for place in (str, {n: str(i) for i in chosen for n in found.regions[i].ops}.__getitem__)
+    )
+    assert "Layer layers.0 (a plan, at 2 × 6)" in told
+    assert "oneDNN" in told
+    assert "nothing of this layer" not in told
+    assert told.count("scaled_dot_product_attention") == 2
+    assert told.count("qkv") == 1
 
 
-def test_a_picture_needs_a_place_it_can_write(found: Regions, tmp_path: Path) -> None:
-    for name in ("missing/x.png", "x.unknown"):
-        with pytest.raises(ValueError, match="plot file must be one that can be written, got"):
-            draw(found, {}, tmp_path / name, title="x")
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_what_a_model_calls_its_modules_stays_text(
+    found: Regions, tmp_path: Path, name: str
+) -> None:
+    odd = relabelled(found, lambda layer: layer.replace("layers", '"];\x1b[31m\\n<b>#`$层'))
+    told = draw(odd, {}, tmp_path / name, title="x").read_text(encoding="utf-8")
+    kept = {
+        ".mmd": "#34;#93;#59;#63;#91;31m#92;n#60;b#62;#35;#96;#36;层.0",
+        ".dot": '\\"];?[31m\\\\n<b>#`$层.0',
+    }
+    assert kept.get(Path(name).suffix, kept[".dot"]) in told
+    assert "\x1b" not in told
 
 
-def test_without_matplotlib_the_remedy_is_named(
+def graphviz(folder: Path, script: str) -> str:
+    """A search path with a `dot` of this shell script alone."""
+    dot = folder / "bin" / "dot"
+    dot.parent.mkdir()
+    dot.write_text(f"#!/bin/sh\n{script}\n")
+    dot.chmod(0o700)
+    return str(dot.parent)
+
+
+def test_graphviz_draws_what_is_no_text(
     found: Regions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install 'evolve-runtime\[plot\]'"):
-        draw(found, {}, tmp_path / "x.png", title="x")
+    monkeypatch.setenv("PATH", graphviz(tmp_path, 'echo "$@"; while read l; do echo "$l"; done'))
+    kind, *lines = draw(found, {}, tmp_path / "x.svg", title="x").read_text().splitlines()
+    assert (kind, lines[0], lines[-1]) == ("-Tsvg", "digraph {", "}")
+
+
+def test_without_graphviz_the_remedy_is_named(
+    found: Regions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("x.png", "x"):
+        with pytest.raises(ValueError, match=r"install graphviz, or write a \.mmd, which GitHub"):
+            draw(found, {}, tmp_path / name, title="x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_needs_a_place_it_can_write(
+    found: Regions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = 'read l; echo "no format\nof that name" >&2; exit 1'
+    monkeypatch.setenv("PATH", graphviz(tmp_path, script))
+    for name, why in (("missing/x.dot", "No such file"), ("x.unknown", "no format of that name")):
+        told = f"plot file must be one that can be written, got .*{name} .*{why}"
+        with pytest.raises(ValueError, match=told):
+            draw(found, {}, tmp_path / name, title="x")

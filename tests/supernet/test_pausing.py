@@ -142,7 +142,7 @@ def test_followers_are_held_with_those_that_they_follow_and_are_free_at_the_end(
 def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
     inner = (
         "import time\n"
-        "from supernet.building.build_job import follow_parent\n"
+        "from supernet.jobs.child import follow_parent\n"
         "follow_parent()\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"
@@ -171,7 +171,7 @@ def test_a_stopped_process_ends_when_its_parent_is_killed() -> None:
 def test_a_process_ends_with_its_parent_though_a_fork_of_that_lives() -> None:
     inner = (
         "import time\n"
-        "from supernet.building.build_job import follow_parent\n"
+        "from supernet.jobs.child import follow_parent\n"
         "follow_parent()\n"
         "print('ready', flush=True)\n"
         "time.sleep(600)\n"

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState
+from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState, moved
 
 SPEC = PlanSpec("ab" * 32, "onnxruntime", "fp32", 1, "cd" * 32, "2.13.0", "1.31.1", "x86_64-avx2")
-VERIFIED = Plan(SPEC, PlanState.VERIFIED, error=1e-6)
+BUILT = Plan(SPEC, PlanState.BUILT, error=1e-6)
+VERIFIED = replace(BUILT, state=PlanState.VERIFIED)
+WALK = (PlanState.BUILT, PlanState.VERIFIED, PlanState.ADMITTED, PlanState.RESIDENT)
 
 
 def test_keys_are_short_and_tell_plans_apart() -> None:
@@ -43,55 +45,136 @@ def test_threads_must_be_positive() -> None:
         replace(SPEC, threads=0)
 
 
-def test_only_admitted_plans_serve() -> None:
+def library_with(state: PlanState) -> PlanLibrary:
+    """A library whose only plan walked to `state`."""
     library = PlanLibrary()
-    library.put(VERIFIED)
+    library.put(BUILT)
+    for step in WALK[: WALK.index(state)]:
+        library.move(SPEC.key, WALK[WALK.index(step) + 1], "next")
+    return library
+
+
+def test_a_plan_walks_from_built_to_resident_and_back_to_admitted() -> None:
+    library = library_with(PlanState.RESIDENT)
+    assert library.move(SPEC.key, PlanState.ADMITTED, "superfluous").happened
+    assert library.move(SPEC.key, PlanState.RESIDENT, "worth it again").happened
+    found = library.get(SPEC.key)
+    assert found is not None
+    assert (found.state, found.reason) == (PlanState.RESIDENT, "worth it again")
+
+
+LEGAL = {
+    (PlanState.BUILT, PlanState.VERIFIED), (PlanState.BUILT, PlanState.QUARANTINED),
+    (PlanState.VERIFIED, PlanState.ADMITTED), (PlanState.VERIFIED, PlanState.QUARANTINED),
+    (PlanState.ADMITTED, PlanState.RESIDENT), (PlanState.ADMITTED, PlanState.QUARANTINED),
+    (PlanState.RESIDENT, PlanState.ADMITTED), (PlanState.RESIDENT, PlanState.QUARANTINED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", PlanState)
+@pytest.mark.parametrize("to", PlanState)
+def test_only_the_next_state_follows_and_others_are_refused_by_name(
+    before: PlanState, to: PlanState
+) -> None:
+    plan = replace(BUILT, state=before)
+    if (before, to) in LEGAL:
+        assert moved(plan, to, "why") == replace(plan, state=to, reason="why")
+        return
+    with pytest.raises(ValueError, match=rf"state of plan .* after {before.value}, got {to.value}"):
+        moved(plan, to, "why")
+
+
+@pytest.mark.parametrize("before", WALK)
+@pytest.mark.parametrize("to", WALK)
+def test_a_library_refuses_what_the_table_does_and_keeps_what_it_has(
+    before: PlanState, to: PlanState
+) -> None:
+    library = library_with(before)
+    held = library.plans()
+    if (before, to) in LEGAL:
+        assert library.move(SPEC.key, to, "why").before is before
+    elif before is to:
+        assert not library.move(SPEC.key, to, "again").happened
+        assert library.plans() == held
+    else:
+        with pytest.raises(ValueError, match=f"after {before.value}, got {to.value}"):
+            library.move(SPEC.key, to, "why")
+        assert library.plans() == held
+
+
+@pytest.mark.parametrize("state", [PlanState.ADMITTED, PlanState.RESIDENT])
+def test_no_plan_enters_a_library_beyond_verified(state: PlanState) -> None:
+    with pytest.raises(ValueError, match=f"verified or quarantined at first, got {state.value}"):
+        PlanLibrary().put(replace(BUILT, state=state))
+
+
+def test_only_admitted_plans_serve_resident_or_not() -> None:
+    library = library_with(PlanState.VERIFIED)
     assert library.admitted() == ()
-    library.admit(SPEC.key, "error and cost known")
+    library.move(SPEC.key, PlanState.ADMITTED, "its price is known")
     assert [plan.state for plan in library.admitted()] == [PlanState.ADMITTED]
-    library.quarantine(SPEC.key, "it returned a NaN")
+    library.move(SPEC.key, PlanState.RESIDENT, "loaded")
+    assert [plan.state for plan in library.admitted()] == [PlanState.RESIDENT]
+    assert library.quarantined() == frozenset()
+    library.move(SPEC.key, PlanState.QUARANTINED, "it returned a NaN")
     assert library.admitted() == ()
+    assert library.quarantined() == {SPEC.key}
     assert library.plans()[0].reason == "it returned a NaN"
 
 
-def test_what_was_never_judged_is_not_admitted() -> None:
+def test_what_was_never_judged_is_not_verified_or_admitted() -> None:
+    with pytest.raises(
+        ValueError, match=r"error of plan .* must be known to be verified, got None"
+    ):
+        moved(replace(BUILT, error=None), PlanState.VERIFIED, "hopeful")
     library = PlanLibrary()
-    library.put(Plan(SPEC, PlanState.BUILT))
-    with pytest.raises(ValueError, match="must be verified before it is admitted"):
-        library.admit(SPEC.key, "hopeful")
-    library.put(Plan(SPEC, PlanState.VERIFIED, error=None))
-    with pytest.raises(ValueError, match="must be verified before it is admitted"):
-        library.admit(SPEC.key, "hopeful")
+    library.put(replace(VERIFIED, error=None))
+    with pytest.raises(
+        ValueError, match=r"error of plan .* must be known to be admitted, got None"
+    ):
+        library.move(SPEC.key, PlanState.ADMITTED, "hopeful")
 
 
 def test_a_quarantine_is_final() -> None:
-    library = PlanLibrary()
-    library.put(VERIFIED)
-    library.quarantine(SPEC.key, "it crashed")
+    library = library_with(PlanState.RESIDENT)
+    assert library.move(SPEC.key, PlanState.QUARANTINED, "it crashed").happened
+    for state in PlanState:
+        late = library.move(SPEC.key, state, "another reason")
+        assert (late.happened, late.plan.reason) == (False, "it crashed")
     assert library.put(VERIFIED).state is PlanState.QUARANTINED
-    assert library.admit(SPEC.key, "again").reason == "it crashed"
-    assert library.quarantine(SPEC.key, "another reason").reason == "it crashed"
+    assert library.learn(VERIFIED).state is PlanState.QUARANTINED
+
+
+def test_of_two_who_take_a_plan_out_one_is_told_that_it_did() -> None:
+    library, ready = library_with(PlanState.RESIDENT), threading.Barrier(8)
+    told: list[bool] = []
+
+    def take_out() -> None:
+        ready.wait(60)
+        told.append(library.move(SPEC.key, PlanState.QUARANTINED, "it crashed").happened)
+
+    threads = [threading.Thread(target=take_out) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(told) == [False] * 7 + [True]
+
+
+def test_what_is_learnt_of_a_plan_changes_neither_its_state_nor_why() -> None:
+    library = library_with(PlanState.RESIDENT)
+    before = library.get(SPEC.key)
+    assert before is not None
+    known = library.learn(replace(VERIFIED, memory_mib=7.0, reason="compared"))
+    assert known == replace(before, memory_mib=7.0)
+    assert library.admitted() == (known,)
 
 
 def test_unknown_plans_are_named() -> None:
-    for change in (PlanLibrary().admit, PlanLibrary().quarantine):
-        with pytest.raises(KeyError, match="plan must be in the library, got 'nobody'"):
-            change("nobody", "why")
-
-
-def test_changes_are_told_once_with_before_and_after() -> None:
-    told: list[tuple[PlanState | None, PlanState, str]] = []
-    library = PlanLibrary(lambda a, b, why: told.append((a and a.state, b.state, why)))
-    library.put(VERIFIED)
-    library.put(VERIFIED)
-    library.admit(SPEC.key, "good")
-    library.quarantine(SPEC.key, "bad")
-    library.put(VERIFIED)
-    assert told == [
-        (None, PlanState.VERIFIED, ""),
-        (PlanState.VERIFIED, PlanState.ADMITTED, "good"),
-        (PlanState.ADMITTED, PlanState.QUARANTINED, "bad"),
-    ]
+    with pytest.raises(KeyError, match="plan must be in the library, got 'nobody'"):
+        PlanLibrary().move("nobody", PlanState.QUARANTINED, "why")
+    with pytest.raises(KeyError, match="plan must be in the library"):
+        PlanLibrary().learn(VERIFIED)
 
 
 def test_readers_see_whole_values_while_others_write() -> None:
@@ -102,7 +185,7 @@ def test_readers_see_whole_values_while_others_write() -> None:
     def write(own: list[PlanSpec]) -> None:
         for spec in own:
             library.put(Plan(spec, PlanState.VERIFIED, error=0.0))
-            library.admit(spec.key, "good")
+            library.move(spec.key, PlanState.ADMITTED, "good")
 
     def read() -> None:
         for _ in range(500):

@@ -129,7 +129,7 @@ def test_a_search_ends_in_specs_that_can_be_built(block: Capture, tmp_path: Path
     assert any(spec.precision == "mixed" for spec in found)
     for spec in found:
         plan = build_plan(cache, stored, spec, limits)
-        assert plan.state is PlanState.ADMITTED, plan.reason
+        assert plan.state is PlanState.VERIFIED, plan.reason
     # A second time nothing is searched.
     assert find_fusions(cache, stored, base, limits, stages.clear) == found  # type: ignore[arg-type]
     assert stages

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.capture.pytree import take_apart
+from supernet.capture.calls.pytree import take_apart
 from supernet.errors import OutsideCapture, Uncapturable
 from tests.supernet.models import Pair, Scores
 

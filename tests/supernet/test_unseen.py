@@ -244,10 +244,10 @@ def test_a_verdict_counts_unseen_rows_and_bounds_the_plan(tmp_path: Path) -> Non
     spec, cache = make_spec(learned, "fused", "mixed"), ArtifactCache(tmp_path)
     usual = looked([0.01] * 40, [1.0 + i / 40 for i in range(40)])
     exact = judged(cache, spec, LIMIT, report(None))
-    assert (exact.state, exact.bounds) == (PlanState.ADMITTED, None)
+    assert (exact.state, exact.bounds) == (PlanState.VERIFIED, None)
     far = RowErrors([(0, 0)], usual, looked([0.01, 0.3, 0.01], [5.0, 50.0, 0.1]))
     bounded = judged(cache, spec, LIMIT, report(far))
-    assert bounded.state is PlanState.ADMITTED
+    assert bounded.state is PlanState.VERIFIED
     assert bounded.bounds == Bounds((Bound(0, 0, (0.1, 5.0), (0.2, 100.0), True),))
     near = RowErrors([(0, 0)], usual, looked([0.3], [1.5]))
     refused = judged(cache, spec, LIMIT, report(near))
@@ -255,7 +255,7 @@ def test_a_verdict_counts_unseen_rows_and_bounds_the_plan(tmp_path: Path) -> Non
     assert "error 0.3 is over" in refused.reason
     heavy = looked([0.01 * (i / 40) ** -0.6 for i in range(1, 41)], [1.0] * 40)
     assert judged(cache, spec, LIMIT, report(RowErrors([(0, 0)], heavy))).error > 0.1
-    assert judged(cache, spec, Limit("relative_l2", 0.5), report(near)).state is PlanState.ADMITTED
+    assert judged(cache, spec, Limit("relative_l2", 0.5), report(near)).state is PlanState.VERIFIED
     both = joined(report(far), report(near), stored(tmp_path, learned), 1.0)
     assert judged(cache, spec, LIMIT, both).state is PlanState.QUARANTINED
 

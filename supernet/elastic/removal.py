@@ -1,0 +1,115 @@
+"""What is left of a graph where a product has nothing to sum over, and the clearing up after."""
+
+from __future__ import annotations
+
+import operator as python
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from supernet.elastic.axes import size_of
+from supernet.elastic.tracing import arguments, operator
+
+__all__ = ["put_bias", "simplify"]
+
+aten = torch.ops.aten
+
+_ZEROS = "elastic_zeros"  # of a node's meta: all its entries are zero
+_MOVES = frozenset(
+    {"view", "reshape", "_unsafe_view", "flatten", "unflatten", "transpose", "permute", "squeeze",
+     "unsqueeze", "expand", "contiguous", "clone", "to", "_to_copy", "dropout", "detach", "alias",
+     "slice", "select", "neg"}
+)  # fmt: skip
+
+
+def put_bias(graph: fx.Graph, product: fx.Node) -> None:
+    """Put a product's bias, or zeros, in its place: what it gives where it sums over nothing."""
+    given = arguments(product)
+    bias = given.get("bias") if "bias" in given else given.get("self")
+    if operator(product) in ("matmul", "mm", "bmm", "einsum"):
+        bias = None
+    value = product.meta["val"]
+    with graph.inserting_before(product):
+        if isinstance(bias, fx.Node):
+            if operator(product).startswith("conv"):
+                places = value.dim() - given["weight"].meta["val"].dim() + 1
+                shape = [-1] + [1] * (value.dim() - 1 - places)
+                bias = graph.call_function(aten.reshape.default, (bias, shape))
+                bias.meta["val"] = product.args[2].meta["val"].reshape(shape)  # type: ignore[union-attr]
+        else:
+            kind = {"dtype": value.dtype, "device": value.device}
+            bias = graph.call_function(aten.zeros.default, ([1] * value.dim(),), kind)
+        sizes = [_size_node(graph, product, size) for size in value.shape]
+        put = graph.call_function(aten.expand.default, (bias, sizes))
+    put.meta = dict(product.meta)
+    put.meta[_ZEROS] = bias.target is aten.zeros.default
+    product.replace_all_uses_with(put)
+    for node in graph.nodes:  # an expanded tensor cannot always be viewed
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+
+
+def _size_node(graph: fx.Graph, product: fx.Node, size: Any) -> Any:
+    """A node, or an int, that gives a traced size and depends on no more than the inputs."""
+    expression = size_of(size)
+    return expression if isinstance(expression, int) else _computed(graph, product, expression)
+
+
+def _computed(graph: fx.Graph, product: fx.Node, expression: Any) -> Any:
+    if expression.is_Integer:
+        return int(expression)
+    for node in graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if not isinstance(size, int) and size.node.expr == expression:
+                return graph.call_function(aten.sym_size.int, (node, dim))
+    if expression.is_Mul or expression.is_Add:
+        join = python.mul if expression.is_Mul else python.add
+        parts = [_computed(graph, product, part) for part in expression.args]
+        whole = parts[0]
+        for part in parts[1:]:
+            whole = graph.call_function(join, (whole, part))
+        return whole
+    for source in product.all_input_nodes:  # a size of another form: asked of what came in
+        value = source.meta.get("val")
+        for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
+            if not isinstance(size, int) and size.node.expr == expression:
+                return graph.call_function(aten.sym_size.int, (source, dim))
+    raise ValueError(f"the size {expression} of {product.name} cannot be computed from the inputs")
+
+
+def simplify(graph: fx.Graph) -> None:
+    """Leave out sums with zeros, checks that the trace has made, and what nobody uses."""
+    for node in list(graph.nodes):
+        if operator(node) == "_assert_tensor_metadata":
+            graph.erase_node(node)
+            continue
+        if operator(node) == "dropout" and arguments(node)["train"] is False:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            continue
+        if node.op != "call_function":
+            continue
+        taken = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
+        zeros = [n for n in taken if n.meta.get(_ZEROS)]
+        if not zeros:
+            continue
+        name = operator(node)
+        if (name in _MOVES and zeros[0] is node.args[0]) or name in ("mul", "div"):
+            node.meta[_ZEROS] = name != "div" or zeros[0] is node.args[0]
+        elif name == "add" and len(taken) == 2:
+            other = taken[0] if taken[1] is zeros[0] else taken[1]
+            same = other.meta["val"].shape == node.meta["val"].shape
+            plain = arguments(node).get("alpha", 1) == 1 or other is node.args[0]
+            if same and plain and other.meta["val"].dtype == node.meta["val"].dtype:
+                node.replace_all_uses_with(other)
+    graph.eliminate_dead_code(is_impure_node=_is_needed)
+
+
+def _is_needed(node: fx.Node) -> bool:
+    """Whether a node counts though nobody uses its result. What is random has been excluded: torch
+    takes a dropout that does nothing for random."""
+    if node.op in ("placeholder", "output"):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and (bool(schema.is_mutable) or not schema.returns)

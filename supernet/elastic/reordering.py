@@ -1,0 +1,45 @@
+"""The same model with its units in another order, the best first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from supernet.elastic.anatomy import Anatomy
+from supernet.elastic.axes import Axis, units
+
+__all__ = ["reorder"]
+
+
+def reorder(
+    anatomy: Anatomy, weights: Mapping[str, Tensor], orders: Sequence[npt.NDArray[np.int64]]
+) -> dict[str, Tensor]:
+    """Weights that compute the same, the units of every place in the order given for it.
+
+    Of each place's weights the rows that make a unit and the columns that sum over it move
+    together. What is not moved is not copied.
+    """
+    moved = dict(weights)
+    for place, order in zip(anatomy.places, orders, strict=True):
+        if sorted(order.tolist()) != list(range(place.size)):
+            raise ValueError(f"the order of {place.name!r} must name each of its units once")
+        for name, dim in place.weights:
+            axes = anatomy.trace.of(anatomy.trace.weights[name])[dim]
+            entries = torch.from_numpy(_entries(axes, place.axis, order))
+            moved[name] = moved[name].index_select(dim, entries.to(moved[name].device))
+    return moved
+
+
+def _entries(
+    axes: Sequence[Axis], axis: Axis, order: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Which entry of a dim comes to each place of it."""
+    own = units(axes, axis.root())
+    entries = np.arange(len(own), dtype=np.int64)
+    for place, unit in enumerate(order):
+        entries[own == place] = np.flatnonzero(own == unit)
+    return entries

@@ -1,0 +1,229 @@
+"""The sub-networks that a search may choose among: genes, and what each may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, TypeAlias
+
+from supernet.elastic.anatomy import Anatomy, Layer, Place
+from supernet.elastic.subnet import AttentionKind, AttentionSpec, LayerSpec, SubnetSpec
+
+__all__ = ["Choice", "Gene", "Space", "SpaceConfig"]
+
+Choice: TypeAlias = int | str | bool
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceConfig:
+    """Which parts of a width are on offer, and what they are rounded to.
+
+    Shares of heads are rounded to whole groups of keys and values, of channels to multiples of
+    ``multiple`` (of ``fine_multiple`` where a width is below 16 of those): measured kernels like
+    those, and a narrower layer of an odd width can take longer than the whole.
+    `attention`: kinds on offer beside those that are always there, softmax and none.
+    """
+
+    heads: tuple[Fraction, ...] = (Fraction(1, 3), Fraction(2, 3), Fraction(1))
+    ffn: tuple[Fraction, ...] = tuple(Fraction(part, 4) for part in range(5))
+    channels: tuple[Fraction, ...] = tuple(Fraction(part, 4) for part in range(1, 5))
+    multiple: int = 16
+    fine_multiple: int = 8
+    attention: tuple[AttentionKind, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "ffn", "channels"):
+            shares = getattr(self, name)
+            if not shares or any(not 0 <= share <= 1 for share in shares) or 1 not in shares:
+                raise ValueError(f"{name} must be shares from 0 to 1, 1 among them, got {shares}")
+        if not 1 <= self.fine_multiple <= self.multiple:
+            raise ValueError(f"fine_multiple must be from 1 to multiple, got {self.fine_multiple}")
+
+    def to_json(self) -> dict[str, Any]:
+        shares = {n: [str(s) for s in getattr(self, n)] for n in ("heads", "ffn", "channels")}
+        plain = {n: getattr(self, n) for n in ("multiple", "fine_multiple")}
+        return {**shares, **plain, "attention": list(self.attention)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> SpaceConfig:
+        shares = {n: tuple(map(Fraction, data[n])) for n in ("heads", "ffn", "channels")}
+        return SpaceConfig(
+            **shares,
+            multiple=int(data["multiple"]),
+            fine_multiple=int(data["fine_multiple"]),
+            attention=tuple(data["attention"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One decision. `name` says of what: ``"encoder.layer.0.attention.heads"``. The last of its
+    choices is the original's."""
+
+    name: str
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Of:
+    """Where a gene's choice goes in a spec."""
+
+    layer: int
+    field: str
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Space:
+    """All sub-networks that can be told apart by the genes' choices. `full` is the original."""
+
+    genes: tuple[Gene, ...]
+    full: SubnetSpec
+    config: SpaceConfig
+    _places: tuple[_Of, ...] = field(repr=False)
+    _groups: Mapping[tuple[int, int], int] = field(repr=False)
+
+    @staticmethod
+    def of(anatomy: Anatomy, config: SpaceConfig | None = None) -> Space:
+        config = config or SpaceConfig()
+        genes: list[tuple[Gene, _Of]] = []
+        layers: list[LayerSpec] = []
+        groups: dict[tuple[int, int], int] = {}
+        for number, layer in enumerate(anatomy.layers):
+            layers.append(full_layer(layer))
+            for index, place in enumerate(p for p in layer.places if p.kind == "heads"):
+                groups[number, index] = place.group
+            genes.extend(_genes(layer, number, config))
+        found = [pair for pair in genes if len(pair[0].choices) > 1]
+        return Space(
+            tuple(gene for gene, _ in found),
+            SubnetSpec(tuple(layers)),
+            config,
+            tuple(place for _, place in found),
+            groups,
+        )
+
+    @property
+    def size(self) -> int:
+        """How many combinations of choices there are; fewer sub-networks differ."""
+        return math.prod(len(gene.choices) for gene in self.genes)
+
+    def spec(self, choices: Mapping[str, Choice]) -> SubnetSpec:
+        """The sub-network with these choices, by gene; what is not named is the original's."""
+        known = {gene.name: gene for gene in self.genes}
+        for name, choice in choices.items():
+            if name not in known:
+                raise ValueError(f"choices must be of genes of this space, got {name!r}")
+            if choice not in known[name].choices or type(choice) is not type(
+                known[name].choices[0]
+            ):
+                raise ValueError(
+                    f"the choice of {name!r} must be one of {known[name].choices}, got {choice!r}"
+                )
+        layers = list(self.full.layers)
+        for gene, place in zip(self.genes, self._places, strict=True):
+            if gene.name in choices:
+                layers[place.layer] = _with(layers[place.layer], place, choices[gene.name])
+        return SubnetSpec(tuple(layers)).canonical()
+
+    def specs(self) -> Iterator[SubnetSpec]:
+        """Every sub-network of the space, each once."""
+        seen = set()
+        for combination in itertools.product(*(gene.choices for gene in self.genes)):
+            names = (gene.name for gene in self.genes)
+            spec = self.spec(dict(zip(names, combination, strict=True)))
+            if spec not in seen:
+                seen.add(spec)
+                yield spec
+
+    def check(self, spec: SubnetSpec) -> SubnetSpec:
+        """The canonical form of a spec for this model; a `ValueError` says what does not fit.
+
+        Widths need not be among the choices.
+        """
+        names = [layer.name for layer in self.full.layers]
+        if [layer.name for layer in spec.layers] != names:
+            raise ValueError(f"the layers of a spec must be {names}, in this order")
+        for number, (own, full) in enumerate(zip(spec.layers, self.full.layers, strict=True)):
+            if len(own.attention) != len(full.attention) or len(own.widths) != len(full.widths):
+                raise ValueError(
+                    f"layer {own.name!r} must have {len(full.attention)} attentions and "
+                    f"{len(full.widths)} widths, got {len(own.attention)} and {len(own.widths)}"
+                )
+            for index, (attention, most) in enumerate(
+                zip(own.attention, full.attention, strict=True)
+            ):
+                group = self._groups[number, index]
+                if attention.heads > most.heads or attention.heads % group:
+                    raise ValueError(
+                        f"heads of {own.name!r} must be at most {most.heads} and whole groups of "
+                        f"{group}, got {attention.heads}"
+                    )
+            for width, widest in zip(own.widths, full.widths, strict=True):
+                if width > widest:
+                    raise ValueError(
+                        f"widths of {own.name!r} must be at most {widest}, got {width}"
+                    )
+        return spec.canonical()
+
+
+def full_layer(layer: Layer) -> LayerSpec:
+    """The layer with nothing left out."""
+    return LayerSpec(
+        layer.name,
+        attention=tuple(
+            AttentionSpec("softmax", p.size * p.group) for p in layer.places if p.kind == "heads"
+        ),
+        widths=tuple(place.size for place in layer.places if place.kind != "heads"),
+    )
+
+
+def _genes(layer: Layer, number: int, config: SpaceConfig) -> Iterator[tuple[Gene, _Of]]:
+    if layer.stream is not None:
+        yield Gene(f"{layer.name}.skipped", (True, False)), _Of(number, "skipped")
+    heads = [place for place in layer.places if place.kind == "heads"]
+    for index, place in enumerate(heads):
+        kinds: tuple[Choice, ...] = ("none", *config.attention, "softmax")
+        yield Gene(f"{place.name}.kind", kinds), _Of(number, "kind", index)
+        counts = _rounded(place.size, config.heads, 1, place.group)
+        yield Gene(f"{place.name}.heads", counts), _Of(number, "heads", index)
+    widths = [place for place in layer.places if place.kind != "heads"]
+    for index, place in enumerate(widths):
+        yield Gene(f"{place.name}.width", _widths(place, config)), _Of(number, "width", index)
+
+
+def _widths(place: Place, config: SpaceConfig) -> tuple[Choice, ...]:
+    shares = config.ffn if place.kind == "ffn" else config.channels
+    wide = place.size >= 16 * config.multiple
+    return _rounded(place.size, shares, config.multiple if wide else config.fine_multiple, 1)
+
+
+def _rounded(
+    size: int, shares: Sequence[Fraction], multiple: int, group: int
+) -> tuple[Choice, ...]:
+    """So many units, each once, ascending; at least one multiple unless the share is 0."""
+    counts = set()
+    for share in shares:
+        count = round(size * share / multiple) * multiple
+        counts.add(size if share == 1 else 0 if share == 0 else min(size, max(count, multiple)))
+    return tuple(count * group for count in sorted(counts))
+
+
+def _with(layer: LayerSpec, place: _Of, choice: Choice) -> LayerSpec:
+    if place.field == "skipped":
+        return dataclasses.replace(layer, skipped=bool(choice))
+    if place.field == "width":
+        widths = list(layer.widths)
+        widths[place.index] = int(choice)
+        return dataclasses.replace(layer, widths=tuple(widths))
+    attention = list(layer.attention)
+    old = attention[place.index]
+    if place.field == "heads":
+        attention[place.index] = dataclasses.replace(old, heads=int(choice))
+    else:
+        attention[place.index] = AttentionSpec(str(choice), old.heads)  # type: ignore[arg-type]
+    return dataclasses.replace(layer, attention=tuple(attention))
