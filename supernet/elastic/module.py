@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from supernet.elastic.anatomy import Anatomy
-from supernet.elastic.narrowing import narrow, select
+from supernet.elastic.attention import Attentions
+from supernet.elastic.narrowing import SOFTMAX, narrow, select
 from supernet.elastic.space import Space
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import copied, parameters_of, weight_name
+from supernet.elastic.tracing import copied, parameters_of
 
 __all__ = ["Elastic"]
 
@@ -27,13 +28,17 @@ class Elastic(nn.Module):
     the statistics that they have.
     """
 
-    def __init__(self, anatomy: Anatomy, space: Space, weights: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        space: Space,
+        weights: Mapping[str, Tensor],
+        attentions: Attentions = SOFTMAX,
+    ) -> None:
         super().__init__()
-        self._anatomy, self._space = anatomy, space
+        self._anatomy, self._space, self._attentions = anatomy, space, attentions
         self._graphs: dict[SubnetSpec, tuple[fx.GraphModule, list[Any]]] = {}
-        specs = anatomy.trace.program.graph_signature.input_specs
-        self._names = {spec.arg.name: weight_name(spec) for spec in specs}
-        parameters = parameters_of(anatomy.trace.program)
+        parameters = parameters_of(anatomy.trace.program) | set(attentions.maps(anatomy.trace))
         for name, weight in copied(weights, parameters).items():
             _place(self, name, weight)
         self.eval()
@@ -63,8 +68,10 @@ class Elastic(nn.Module):
         if spec not in self._graphs:
             if len(self._graphs) >= _KEPT_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
-            narrowed = narrow(self._anatomy, self._space.check(spec))
-            names = [self._names[n.name] for n in narrowed.graph.find_nodes(op="placeholder")]
+            narrowed = narrow(self._anatomy, self._space.check(spec), self._attentions)
+            names = [
+                narrowed.names.get(n.name) for n in narrowed.graph.find_nodes(op="placeholder")
+            ]
             wanted = [(name, narrowed.selections.get(name or "", ())) for name in names]
             root = self._anatomy.trace.program.graph_module
             self._graphs[spec] = fx.GraphModule(root, narrowed.graph), wanted

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import operator as python
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -20,6 +21,8 @@ import torch
 from torch import Tensor, fx
 
 from supernet.elastic.anatomy import Anatomy
+from supernet.elastic.attention import Attentions, Core, map_names
+from supernet.elastic.attention_kinds import put_linear, put_window
 from supernet.elastic.axes import Axes, Axis, Size, factors, leaves, quotient, regroup, units
 from supernet.elastic.removal import put_bias, simplify
 from supernet.elastic.subnet import SubnetSpec
@@ -30,6 +33,7 @@ __all__ = ["Narrowed", "Selection", "cuts_of", "narrow", "select", "set_argument
 aten = torch.ops.aten
 
 Cuts = Mapping[Axis, int]
+SOFTMAX = Attentions()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,13 +46,14 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Narrowed:
-    """A graph whose placeholders are its weights, in the original's order, then the inputs.
+    """A graph whose placeholders are the weights that it still uses, then the inputs.
 
-    `weights`: the names of those that it still uses; `selections`: what it takes of each.
+    `names`: of the placeholders that are weights, what those are called. `selections`: what it
+    takes of each.
     """
 
     graph: fx.Graph
-    weights: tuple[str, ...]
+    names: Mapping[str, str]
     selections: Mapping[str, tuple[Selection, ...]]
 
 
@@ -65,8 +70,8 @@ def cuts_of(anatomy: Anatomy, spec: SubnetSpec) -> dict[Axis, int]:
     return cuts
 
 
-def narrow(anatomy: Anatomy, spec: SubnetSpec) -> Narrowed:
-    """The graph of a canonical spec."""
+def narrow(anatomy: Anatomy, spec: SubnetSpec, attentions: Attentions = SOFTMAX) -> Narrowed:
+    """The graph of a canonical spec, other kinds of attention as ``attentions`` has them."""
     trace = anatomy.trace
     graph = copy.deepcopy(trace.program.graph)
     nodes = {node.name: node for node in graph.nodes}
@@ -76,6 +81,20 @@ def narrow(anatomy: Anatomy, spec: SubnetSpec) -> Narrowed:
     for node in trace.program.graph.nodes:
         if node.op == "call_function":
             _resize(trace, node, nodes[node.name], cuts)
+    names = {node.name: name for name, node in trace.weights.items()}
+    dims = {name: trace.of(node) for name, node in trace.weights.items()}
+    for core, kind in _other_kinds(anatomy, spec, attentions):
+        query, key, value = (nodes[name] for name in (core.query, core.key, core.value))
+        heads = {
+            node.name: int(_size(trace.dims[_original(trace, node)][1], cuts))
+            for node in (query, key, value)
+        }
+        if kind == "linear":
+            maps = [_new_weight(graph, name) for name in map_names(core.place)]
+            names.update(zip((node.name for node in maps), map_names(core.place), strict=True))
+            put_linear(graph, core, heads, (maps[0], maps[1]))
+        else:
+            put_window(graph, core, heads, attentions.window, attentions.sinks)
     for layer, own in reversed(list(zip(anatomy.layers, spec.layers, strict=True))):
         if own.skipped and layer.stream is not None:
             last, entry = nodes[layer.stream.exit], nodes[layer.stream.entry]
@@ -85,21 +104,51 @@ def narrow(anatomy: Anatomy, spec: SubnetSpec) -> Narrowed:
             for name in place.sums:
                 put_bias(graph, nodes[name])
     simplify(graph)
-    return _finished(trace, graph, cuts)
+    dims.update({name: [axes] for name, axes in attentions.maps(trace).items()})
+    return _finished(graph, names, dims, cuts)
 
 
-def _finished(trace: Trace, graph: fx.Graph, cuts: Cuts) -> Narrowed:
-    names = {node.name: name for name, node in trace.weights.items()}
-    kept = []
+def _original(trace: Trace, node: fx.Node) -> fx.Node:
+    return next(one for one in trace.dims if one.name == node.name)
+
+
+def _other_kinds(
+    anatomy: Anatomy, spec: SubnetSpec, attentions: Attentions
+) -> list[tuple[Core, str]]:
+    found: list[tuple[Core, str]] = []
+    for layer, own in zip(anatomy.layers, spec.layers, strict=True):
+        heads = [place for place in layer.places if place.kind == "heads"]
+        for place, chosen in zip(heads, own.attention, strict=True):
+            if chosen.kind in ("linear", "window"):
+                if place.name not in attentions.cores:
+                    why = attentions.refused.get(place.name, "the space does not offer it")
+                    raise ValueError(
+                        f"the attention of {place.name!r} must be softmax or none, got "
+                        f"{chosen.kind!r}: {why}"
+                    )
+                found.append((attentions.cores[place.name], chosen.kind))
+    return found
+
+
+def _new_weight(graph: fx.Graph, name: str) -> fx.Node:
+    """A placeholder for a weight that the original does not have."""
+    first = next(iter(graph.find_nodes(op="placeholder")))
+    with graph.inserting_before(first):
+        return graph.placeholder("p_" + re.sub(r"\W", "_", name))
+
+
+def _finished(
+    graph: fx.Graph, names: Mapping[str, str], dims: Mapping[str, Sequence[Axes]], cuts: Cuts
+) -> Narrowed:
+    kept: dict[str, str] = {}
     for node in graph.find_nodes(op="placeholder"):
-        name = names.get(node.name)
-        if name is not None and node.users:
-            kept.append(name)
-        elif name is not None:
+        if node.name in names and node.users:
+            kept[node.name] = names[node.name]
+        elif node.name in names:
             graph.erase_node(node)
     graph.lint()
-    found = {name: _selections(trace.of(trace.weights[name]), cuts) for name in kept}
-    return Narrowed(graph, tuple(kept), {n: s for n, s in found.items() if s})
+    found = {name: _selections(dims[name], cuts) for name in kept.values()}
+    return Narrowed(graph, kept, {n: s for n, s in found.items() if s})
 
 
 def _selections(dims: Sequence[Axes], cuts: Cuts) -> tuple[Selection, ...]:

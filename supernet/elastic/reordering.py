@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 
 from supernet.elastic.anatomy import Anatomy
+from supernet.elastic.attention import Attentions, map_names
 from supernet.elastic.axes import Axis, units
 
 __all__ = ["reorder"]
 
+SOFTMAX = Attentions()
+
 
 def reorder(
-    anatomy: Anatomy, weights: Mapping[str, Tensor], orders: Sequence[npt.NDArray[np.int64]]
+    anatomy: Anatomy,
+    weights: Mapping[str, Tensor],
+    orders: Sequence[npt.NDArray[np.int64]],
+    attentions: Attentions = SOFTMAX,
 ) -> dict[str, Tensor]:
     """Weights that compute the same, the units of every place in the order given for it.
 
@@ -24,11 +30,14 @@ def reorder(
     together. What is not moved is not copied.
     """
     moved = dict(weights)
+    trace = anatomy.trace
+    maps = attentions.maps(trace)
     for place, order in zip(anatomy.places, orders, strict=True):
         if sorted(order.tolist()) != list(range(place.size)):
             raise ValueError(f"the order of {place.name!r} must name each of its units once")
-        for name, dim in place.weights:
-            axes = anatomy.trace.of(anatomy.trace.weights[name])[dim]
+        along = [(name, dim, trace.of(trace.weights[name])[dim]) for name, dim in place.weights]
+        along += [(n, 0, axes) for n, axes in maps.items() if n in map_names(place.name)]
+        for name, dim, axes in along:
             entries = torch.from_numpy(_entries(axes, place.axis, order))
             moved[name] = moved[name].index_select(dim, entries.to(moved[name].device))
     return moved

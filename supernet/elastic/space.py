@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -25,7 +25,8 @@ class SpaceConfig:
     Shares of heads are rounded to whole groups of keys and values, of channels to multiples of
     ``multiple`` (of ``fine_multiple`` where a width is below 16 of those): measured kernels like
     those, and a narrower layer of an odd width can take longer than the whole.
-    `attention`: kinds on offer beside those that are always there, softmax and none.
+    `attention`: kinds on offer beside those that are always there, softmax and none. `window` is
+    how far a query of the kind ``"window"`` looks, `sinks` the first keys that it sees besides.
     """
 
     heads: tuple[Fraction, ...] = (Fraction(1, 3), Fraction(2, 3), Fraction(1))
@@ -34,6 +35,8 @@ class SpaceConfig:
     multiple: int = 16
     fine_multiple: int = 8
     attention: tuple[AttentionKind, ...] = ()
+    window: int = 64
+    sinks: int = 4
 
     def __post_init__(self) -> None:
         for name in ("heads", "ffn", "channels"):
@@ -42,10 +45,16 @@ class SpaceConfig:
                 raise ValueError(f"{name} must be shares from 0 to 1, 1 among them, got {shares}")
         if not 1 <= self.fine_multiple <= self.multiple:
             raise ValueError(f"fine_multiple must be from 1 to multiple, got {self.fine_multiple}")
+        if not set(self.attention) <= {"linear", "window"}:
+            raise ValueError(f"attention must be of linear and window, got {self.attention}")
+        if not 0 <= self.sinks <= self.window or self.window < 1:
+            raise ValueError(
+                f"sinks must be from 0 to window, got {self.sinks} and a window of {self.window}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         shares = {n: [str(s) for s in getattr(self, n)] for n in ("heads", "ffn", "channels")}
-        plain = {n: getattr(self, n) for n in ("multiple", "fine_multiple")}
+        plain = {n: getattr(self, n) for n in ("multiple", "fine_multiple", "window", "sinks")}
         return {**shares, **plain, "attention": list(self.attention)}
 
     @staticmethod
@@ -55,6 +64,8 @@ class SpaceConfig:
             **shares,
             multiple=int(data["multiple"]),
             fine_multiple=int(data["fine_multiple"]),
+            window=int(data["window"]),
+            sinks=int(data["sinks"]),
             attention=tuple(data["attention"]),
         )
 
@@ -88,7 +99,10 @@ class Space:
     _groups: Mapping[tuple[int, int], int] = field(repr=False)
 
     @staticmethod
-    def of(anatomy: Anatomy, config: SpaceConfig | None = None) -> Space:
+    def of(
+        anatomy: Anatomy, config: SpaceConfig | None = None, kinds: Collection[str] = ()
+    ) -> Space:
+        """`kinds`: the names of the places whose attention may be of the kinds in `config`."""
         config = config or SpaceConfig()
         genes: list[tuple[Gene, _Of]] = []
         layers: list[LayerSpec] = []
@@ -97,7 +111,7 @@ class Space:
             layers.append(full_layer(layer))
             for index, place in enumerate(p for p in layer.places if p.kind == "heads"):
                 groups[number, index] = place.group
-            genes.extend(_genes(layer, number, config))
+            genes.extend(_genes(layer, number, config, kinds))
         found = [pair for pair in genes if len(pair[0].choices) > 1]
         return Space(
             tuple(gene for gene, _ in found),
@@ -182,12 +196,15 @@ def full_layer(layer: Layer) -> LayerSpec:
     )
 
 
-def _genes(layer: Layer, number: int, config: SpaceConfig) -> Iterator[tuple[Gene, _Of]]:
+def _genes(
+    layer: Layer, number: int, config: SpaceConfig, offered: Collection[str]
+) -> Iterator[tuple[Gene, _Of]]:
     if layer.stream is not None:
         yield Gene(f"{layer.name}.skipped", (True, False)), _Of(number, "skipped")
     heads = [place for place in layer.places if place.kind == "heads"]
     for index, place in enumerate(heads):
-        kinds: tuple[Choice, ...] = ("none", *config.attention, "softmax")
+        others = config.attention if place.name in offered else ()
+        kinds: tuple[Choice, ...] = ("none", *others, "softmax")
         yield Gene(f"{place.name}.kind", kinds), _Of(number, "kind", index)
         counts = _rounded(place.size, config.heads, 1, place.group)
         yield Gene(f"{place.name}.heads", counts), _Of(number, "heads", index)

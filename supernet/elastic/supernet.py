@@ -16,17 +16,17 @@ from supernet.capture.captured import Capture
 from supernet.capture.functional import functional
 from supernet.capture.probe import agree
 from supernet.elastic.anatomy import Anatomy, Refusal, find
+from supernet.elastic.attention import Attentions, Core, find_cores
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.importance import Importance, measure
 from supernet.elastic.module import Elastic
-from supernet.elastic.narrowing import Narrowed, narrow, select
-from supernet.elastic.programs import assemble, module_of
+from supernet.elastic.narrowing import SOFTMAX, Narrowed, narrow, select
+from supernet.elastic.programs import assemble, module_of, products
 from supernet.elastic.reordering import reorder
 from supernet.elastic.space import Space, SpaceConfig
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.tracing import held, identity
 from supernet.errors import Uncapturable
-from supernet.fusion.graph.op_graph import OpGraph
 from supernet.operators import custom_operators, define
 from supernet.signature import Signature
 
@@ -39,7 +39,7 @@ _SCHEMA = 1
 @dataclass(frozen=True, slots=True)
 class Cost:
     """Of a sub-network: numbers in its parameters and buffers, their bytes, and the arithmetic of
-    one batch, a multiply and an add counted apart."""
+    one batch in products and convolutions, a multiply and an add counted apart."""
 
     parameters: int
     weight_bytes: int
@@ -70,6 +70,7 @@ class Supernet:
     signature: Signature
     space: Space
     weights: Mapping[str, Tensor]
+    attentions: Attentions = SOFTMAX
 
     @staticmethod
     def of(capture: Capture, config: SpaceConfig | None = None) -> Supernet:
@@ -80,7 +81,14 @@ class Supernet:
         """
         if capture.program is None:
             raise Uncapturable(f"there is no program to cut: {capture.reason or 'not exported'}")
-        return _make(functional(capture.program), capture.signature, config)
+        anatomy = find(functional(capture.program))
+        config = config or SpaceConfig()
+        attentions = Attentions()
+        if config.attention:
+            batches = [reference.inputs for reference in capture.references]
+            found = find_cores(anatomy, batches)
+            attentions = Attentions(*found, config.window, config.sinks)
+        return _make(anatomy, capture.signature, config, attentions)
 
     @property
     def full(self) -> SubnetSpec:
@@ -90,7 +98,9 @@ class Supernet:
     @property
     def refused(self) -> tuple[Refusal, ...]:
         """What stays as it is, and why."""
-        return self.anatomy.refused
+        kinds = self.attentions.refused.items()
+        more = (Refusal(place, f"its attention stays softmax: {why}") for place, why in kinds)
+        return (*self.anatomy.refused, *more)
 
     @property
     def original(self) -> dict[str, Tensor]:
@@ -108,7 +118,7 @@ class Supernet:
         them as before.
         """
         orders = self.importance(batches).orders()
-        changed = self.with_weights(reorder(self.anatomy, self.weights, orders))
+        changed = self.with_weights(reorder(self.anatomy, self.weights, orders, self.attentions))
         before, after = self._whole(self.weights), self._whole(changed.weights)
         for batch in batches[:1]:
             if not agree(after(*batch), before(*batch)):
@@ -125,7 +135,7 @@ class Supernet:
 
     def elastic(self) -> Elastic:
         """A module that trains all sub-networks in one set of weights, a copy of these."""
-        return Elastic(self.anatomy, self.space, self.weights)
+        return Elastic(self.anatomy, self.space, self.weights, self.attentions)
 
     def program(self, spec: SubnetSpec) -> ExportedProgram:
         """A sub-network as an exported program: called as the original's is."""
@@ -145,13 +155,12 @@ class Supernet:
     def cost(self, spec: SubnetSpec, shape: Shape) -> Cost:
         """What a sub-network holds, and computes for one batch of this shape."""
         narrowed, weights = self._taken(spec)
-        own = {identity(weights[name]): weights[name] for name in narrowed.weights}.values()
-        program = assemble(self.anatomy.trace.program, narrowed, weights, shapes=False)
-        graph = OpGraph.of(program, self.signature, shape)
+        own = {identity(weights[name]): weights[name] for name in narrowed.names.values()}.values()
+        program = self.anatomy.trace.program
         return Cost(
             sum(weight.numel() for weight in own),
             sum(weight.numel() * weight.element_size() for weight in own),
-            sum(op.flops for op in graph.ops()),
+            products(program, narrowed, weights, self.signature.inputs, shape),
         )
 
     def save(self, folder: Path) -> None:
@@ -162,14 +171,19 @@ class Supernet:
         program = self.anatomy.trace.program
         save_program(program, folder / _PROGRAM)
         original = self.original
-        moved = {n: w for n, w in self.weights.items() if w is not original.get(n)}
-        moved = {n: w for n, w in moved.items() if not _equal(w, original[n])}
+        moved = {
+            name: weight
+            for name, weight in self.weights.items()
+            if name not in original or not _equal(weight, original[name])
+        }
         save_file({n: w.cpu().contiguous().clone() for n, w in moved.items()}, folder / _WEIGHTS)
         record = {
             "v": _SCHEMA,
             "signature": self.signature.to_json(),
             "config": self.space.config.to_json(),
             "operators": custom_operators(program),
+            "cores": [core.to_json() for core in self.attentions.cores.values()],
+            "refused": dict(self.attentions.refused),
         }
         (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -182,28 +196,33 @@ class Supernet:
         if record.get("v") != _SCHEMA:
             raise ValueError(f"the schema of {_RECORD} must be {_SCHEMA}, got {record.get('v')!r}")
         define(record["operators"])
-        net = _make(
-            load_program(folder / _PROGRAM),
-            Signature.from_json(record["signature"]),
-            SpaceConfig.from_json(record["config"]),
-        )
+        config = SpaceConfig.from_json(record["config"])
+        cores = {core["place"]: Core(**core) for core in record["cores"]}
+        attentions = Attentions(cores, record["refused"], config.window, config.sinks)
+        anatomy = find(load_program(folder / _PROGRAM))
+        signature = Signature.from_json(record["signature"])
+        net = _make(anatomy, signature, config, attentions)
         return net.with_weights({**net.weights, **load_file(folder / _WEIGHTS)})
 
     def _taken(self, spec: SubnetSpec) -> tuple[Narrowed, dict[str, Tensor]]:
         """The graph of a sub-network, and its parts of the weights."""
         spec = self.space.check(spec)
-        narrowed = narrow(self.anatomy, spec)
+        narrowed = narrow(self.anatomy, spec, self.attentions)
         weights = self.original if spec == self.full else self.weights
         chosen = narrowed.selections
-        return narrowed, {n: select(weights[n], chosen.get(n, ())) for n in narrowed.weights}
+        used = narrowed.names.values()
+        return narrowed, {name: select(weights[name], chosen.get(name, ())) for name in used}
 
     def _whole(self, weights: Mapping[str, Tensor]) -> fx.GraphModule:
         return module_of(self.anatomy.trace.program, narrow(self.anatomy, self.full), weights)
 
 
-def _make(program: ExportedProgram, signature: Signature, config: SpaceConfig | None) -> Supernet:
-    anatomy = find(program)
-    return Supernet(anatomy, signature, Space.of(anatomy, config), held(program))
+def _make(
+    anatomy: Anatomy, signature: Signature, config: SpaceConfig, attentions: Attentions
+) -> Supernet:
+    space = Space.of(anatomy, config, attentions.cores)
+    weights = held(anatomy.trace.program) | attentions.identity_maps(anatomy.trace)
+    return Supernet(anatomy, signature, space, weights, attentions)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
