@@ -44,7 +44,7 @@ class Serving:
     """What every lane shares. Each plan fault is noted in `faults`, after the answers left;
     `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
     users hung on their futures, `computing` says which thread computes on which lane now; both are
-    the same for all revisions of a runtime."""
+    the same for all revisions of a runtime. All times are by `clock`, in seconds."""
 
     scheduler: Scheduler
     original: Original
@@ -109,21 +109,28 @@ class Lane:
             return True
 
     def _run(self) -> None:
+        while self.serve_next():
+            pass
+
+    def serve_next(self) -> bool:
+        """Serves one batch, once there is one; False where the scheduler is closed."""
         scheduler = self._serving.scheduler
-        while (batch := scheduler.take(self.index, self.resident)) is not None:
-            self._serving.computing[threading.get_ident()] = self
-            try:
-                self._serve(batch)
-            except BaseException as error:  # a fault of our own loses no request, nor the lane
-                for request in (*batch.requests, *batch.refused):
-                    if not request.future.done():
-                        self._settle(request, error=error)
-            finally:
-                del self._serving.computing[threading.get_ident()]
-                due, self._due = self._due, []
-                scheduler.release(self.index)
-                if due:
-                    self._serving.callbacks.run(due)
+        if (batch := scheduler.take(self.index, self.resident)) is None:
+            return False
+        self._serving.computing[threading.get_ident()] = self
+        try:
+            self._serve(batch)
+        except BaseException as error:  # a fault of our own loses no request, nor the lane
+            for request in (*batch.requests, *batch.refused):
+                if not request.future.done():
+                    self._settle(request, error=error)
+        finally:
+            del self._serving.computing[threading.get_ident()]
+            due, self._due = self._due, []
+            scheduler.release(self.index)
+            if due:
+                self._serving.callbacks.run(due)
+        return True
 
     def _settle(self, request: Request, answer: Any = None, error: Any = None) -> None:
         self._due += request.future.settle(answer, error)
@@ -153,7 +160,7 @@ class Lane:
         beside = self._serving.scheduler.beside
         price = tables.price(plan, request.rows, request.cell, beside)
         if request.outside is None:
-            began_s = time.perf_counter()
+            began_s = self._serving.clock()
             try:
                 if self._within(plan, (request,))[1]:
                     raise PlanDeclined(f"plan {plan} {_BEYOND}")
@@ -189,7 +196,7 @@ class Lane:
     def _serve_part(
         self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
-        began_s = time.perf_counter()
+        began_s = self._serving.clock()
         within, beyond = self._within(plan, requests)
         if within:
             self._serve_within(plan, within, length, price)
@@ -199,7 +206,7 @@ class Lane:
     def _serve_within(
         self, plan: str, requests: Sequence[Request], length: int, price: Price
     ) -> None:
-        began_s = time.perf_counter()
+        began_s = self._serving.clock()
         try:
             answers, samples, odd = self._run_batch(plan, requests, length, price)
         except BaseException as error:
@@ -232,12 +239,12 @@ class Lane:
         gave a NaN or an infinity which the model would not give. Notes what the batch cost this
         lane, from stacking to splitting, the way to the worker and back included."""
         signature, domain = self._serving.capture.signature, self._serving.capture.domain
-        began_s = time.perf_counter()
+        began_s = self._serving.clock()
         inputs = stack(requests, signature, length)
         answer, own = self.compute(plan, inputs)
         held = self._serving.capture.handed_on.held
         answers = split(answer.leaves, requests, signature, length, lent=answer.lent, held=held)
-        elapsed_ms = (time.perf_counter() - began_s) * 1e3
+        elapsed_ms = (self._serving.clock() - began_s) * 1e3
         rows = tokens = 0
         for request in requests:
             rows += request.rows
@@ -275,7 +282,7 @@ class Lane:
         if plan != ORIGINAL:
             self._serving.tally.retried(len(requests))
             if isinstance(error, PlanDeclined):
-                elapsed_ms = (time.perf_counter() - began_s) * 1e3
+                elapsed_ms = (self._serving.clock() - began_s) * 1e3
                 self._serving.tally.declined(
                     plan, sum(r.rows for r in requests), length, elapsed_ms
                 )
