@@ -8,44 +8,21 @@ it, and is named in ``Anatomy.refused``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
-from torch import fx
 from torch.export import ExportedProgram
 
-from supernet.elastic.axes import Axis, factors, leaves
+from supernet.elastic.axes import Axis, leaves
+from supernet.elastic.places import Place, common_path, find_places
 from supernet.elastic.residual import Stream, find_stream, numbered_modules
 from supernet.elastic.rules import trace
-from supernet.elastic.tracing import Trace, operator, path_of
+from supernet.elastic.tracing import Trace
 
 __all__ = ["Anatomy", "Layer", "Place", "Refusal", "find"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """An inner width that can be cut, unit by unit.
-
-    `name`: of the module with the weights that make it; of an attention the module around
-    them. `size`: in units: channels, or heads, of which `group` queries share one key and value.
-    `makes` and `sums`: the nodes of the products that make it and that sum over it. `attends`: of
-    heads, the nodes that compute the attention. `weights`: all with a dim along it. `least`: 0
-    where the products that sum over it sum over nothing else, so that their bias may stand for
-    them.
-    """
-
-    name: str
-    kind: Literal["heads", "ffn", "channels"]
-    axis: Axis
-    size: int
-    makes: tuple[str, ...]
-    sums: tuple[str, ...]
-    weights: tuple[tuple[str, int], ...]
-    attends: tuple[str, ...] = ()
-    group: int = 1
-    least: int = 0
+_IN_ALL = "it is the width of the stream around the layers"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,29 +58,12 @@ class Anatomy:
     def places(self) -> tuple[Place, ...]:
         return tuple(place for layer in self.layers for place in layer.places)
 
-    def layer_of(self, place: Place) -> Layer:
-        return next(layer for layer in self.layers if place in layer.places)
-
 
 def find(program: ExportedProgram) -> Anatomy:
     """The anatomy of a program that writes into no tensor (``functional``)."""
     walk = trace(program)
     order = {node.name: index for index, node in enumerate(program.graph.nodes)}
-    occurrences = _occurrences(walk)
-    places: list[Place] = []
-    fixed: list[tuple[Place, str]] = []
-    for axis, weights in occurrences.items():
-        roles = {role for role, _ in axis.uses}
-        if "made" not in roles or not (roles & {"contracted", "attended"} or _is_lost(axis)):
-            continue
-        place = _place(walk, axis, weights, order)
-        why = _why_fixed(walk, axis, place)
-        if why is None:
-            places.append(place)
-        elif why not in _PARTS:
-            fixed.append((place, why))
-    places = _whole_groups(places)
-    places.sort(key=lambda place: min(order[name] for name in place.makes))
+    places, fixed = find_places(walk, order)
     stream = _streams(walk, _layers(walk, places, order)[0])
     fixed += [(place, _IN_ALL) for place in places if place.axis.root() in stream]
     places = [place for place in places if place.axis.root() not in stream]
@@ -115,124 +75,6 @@ def find(program: ExportedProgram) -> Anatomy:
     if not places and not any(layer.stream for layer in layers):
         refused.append(Refusal("", "no inner width and no residual layer was found"))
     return Anatomy(walk, layers, tuple(dict.fromkeys(refused)))
-
-
-_IN_ALL = "it is the width of the stream around the layers"
-
-# What is said of the parts of a width that nobody would think of as a width of its own.
-_PARTS = frozenset(
-    {
-        "it is the size of an attention head",
-        "attention reads and writes it as a whole",
-        "equal parts lie side by side in it",
-    }
-)
-
-
-def _is_lost(axis: Axis) -> bool:
-    return any(why.endswith("is not understood") for why in axis.fixed)
-
-
-def _occurrences(walk: Trace) -> dict[Axis, list[tuple[str, int]]]:
-    found: dict[Axis, list[tuple[str, int]]] = {}
-    for name, node in walk.weights.items():
-        for index, dim in enumerate(walk.of(node)):
-            for axis in leaves(dim):
-                places = found.setdefault(axis, [])
-                if (name, index) not in places:
-                    places.append((name, index))
-    return found
-
-
-def _place(
-    walk: Trace, axis: Axis, weights: Sequence[tuple[str, int]], order: dict[str, int]
-) -> Place:
-    by_role: dict[str, list[str]] = {}
-    for role, node in sorted(axis.uses, key=lambda use: order[use[1]]):
-        by_role.setdefault(role, []).append(node)
-    nodes = {node.name: node for node in walk.program.graph.nodes}
-    makes, sums = by_role.get("made", []), by_role.get("contracted", [])
-    attends = by_role.get("attended", [])
-    own = {name for name, _ in weights}
-    makers = [w for n in makes for w in walk.weights_of(nodes[n]) if w in own]
-    if attends:
-        users = [w for n in sums for w in walk.weights_of(nodes[n]) if w in own]
-        name = common_path([*makers, *users])
-    else:
-        name = makers[0].rpartition(".")[0] if makers else path_of(nodes[makes[0]])
-    conv = any(operator(nodes[n]).startswith("conv") for n in makes)
-    return Place(
-        name=name,
-        kind="heads" if attends else "channels" if conv else "ffn",
-        axis=axis,
-        size=axis.size,
-        makes=tuple(makes),
-        sums=tuple(sums),
-        weights=tuple(weights),
-        attends=tuple(attends),
-        least=_least(walk, axis, [nodes[n] for n in sums]),
-    )
-
-
-def _least(walk: Trace, axis: Axis, sums: Sequence[fx.Node]) -> int:
-    """1 where one of these products also sums over what lies beside the axis."""
-    for node in sums:
-        for name in walk.weights_of(node):
-            for dim in walk.of(walk.weights[name]):
-                if axis in leaves(dim) and axis not in factors(dim):
-                    return 1
-    return 0
-
-
-def common_path(names: Iterable[str]) -> str:
-    """The module around all of these weights."""
-    split = [name.split(".")[:-1] for name in names]
-    shared: list[str] = []
-    for parts in zip(*split, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)
-
-
-def _why_fixed(walk: Trace, axis: Axis, place: Place) -> str | None:
-    if axis.fixed:
-        return next((why for why in axis.fixed if why in _PARTS), next(iter(axis.fixed)))
-    if not isinstance(axis.size, int):
-        return "its size follows the inputs"
-    if not place.sums:
-        return "no weight sums over it"
-    for name, index in place.weights:
-        dim = walk.of(walk.weights[name])[index]
-        if leaves(dim).count(axis) > len(leaves(dim)) // 2 and len(factors(dim)) > 1:
-            inner = factors(dim)
-            if inner.count(axis) > 1:
-                return f"the weight {name!r} has it twice in one dim"
-        weight = walk.tensor(name)
-        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            return f"the weight {name!r} holds NaN or infinity"
-    return None
-
-
-def _whole_groups(places: Sequence[Place]) -> list[Place]:
-    """Of nested widths of one attention the one with keys and values: groups stay whole."""
-    kept: list[Place] = []
-    for place in places:
-        rivals = [p for p in places if place.attends and p.attends == place.attends]
-        best = max(rivals, key=lambda p: len(p.weights), default=place)
-        if best is place:
-            group = 1
-            for other in rivals:
-                group *= other.size if other is not place else 1
-            kept.append(_with_group(place, group))
-    return kept
-
-
-def _with_group(place: Place, group: int) -> Place:
-    return Place(
-        place.name, place.kind, place.axis, place.size, place.makes, place.sums, place.weights,
-        place.attends, group, place.least,
-    )  # fmt: skip
 
 
 def _layers(
@@ -250,7 +92,7 @@ def _layers(
         found = find_stream(walk, name) if name else "it is the whole model"
         stream = found if isinstance(found, Stream) else None
         why_not = found if isinstance(found, str) else ""
-        if why_not:
+        if why_not and name:
             refused.append(Refusal(name, f"it cannot be left out: {why_not}"))
         layers.append(Layer(name, tuple(own), stream, why_not))
     return tuple(sorted(layers, key=lambda layer: _first(layer, order))), refused

@@ -90,11 +90,10 @@ def window_attention(
     near_k, near_v, near_valid = (
         torch.cat([_shifted(x, side) for side in sides], dim=3) for x in (k, v, is_key)
     )
-    row = torch.arange(window, device=device).unsqueeze(-1)
-    column = torch.arange(len(sides) * window, device=device) - window
-    far = column - row
-    band = (far >= -window) & (far <= (0 if causal else window))
-    near_allowed = band & near_valid.transpose(-2, -1)
+    far = torch.arange(len(sides) * window, device=device) - window
+    far = far - torch.arange(window, device=device).unsqueeze(-1)
+    near_allowed = (far >= -window) & (far <= (0 if causal else window))
+    near_allowed = near_allowed & near_valid.transpose(-2, -1)
     first_k, first_v, first_valid = (x[:, :, :1, :sinks] for x in (k, v, is_key))
     place = torch.arange(q.shape[2] * window, device=device).reshape(-1, window, 1)
     beyond = torch.arange(sinks, device=device) < place - window

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from supernet.elastic import product_rules, view_rules
-from supernet.elastic.axes import Axes, dims_of, fix, size_of, unify
+from supernet.elastic import join_rules, product_rules, view_rules
+from supernet.elastic.axes import Axes, dims_of, fix, size_of
 from supernet.elastic.product_rules import broadcast
 from supernet.elastic.tracing import Dims, Trace, arguments, operator, tensors
+from supernet.elastic.unification import section, unify
 
 __all__ = ["trace"]
 
@@ -25,7 +26,7 @@ _Rule: TypeAlias = Callable[[Trace, fx.Node], Any]
 # Elementwise, but not tagged as such by torch.
 _POINTWISE = frozenset(
     {"hardswish", "prelu", "masked_fill", "where", "true_divide", "floor_divide", "rsub", "pow",
-     "logical_and", "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign", "glu_"}
+     "logical_and", "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign"}
 )  # fmt: skip
 
 
@@ -172,6 +173,19 @@ def _reduce(walk: Trace, node: fx.Node) -> Any:
     return kept if isinstance(found, Tensor) else [kept for _ in found]
 
 
+def _gated(walk: Trace, node: fx.Node) -> Dims:
+    """Of a dim its first half times the sigmoid of its second."""
+    given = arguments(node)
+    dims, dim = list(walk.of(given["self"])), given["dim"]
+    half = node.meta["val"].shape[dim]
+    if not isinstance(half, int):
+        raise NotImplementedError
+    first, second = (section(dims[dim], at, at + half, "glu") for at in (0, half))
+    unify(first, second)
+    dims[dim] = first
+    return dims
+
+
 def _embedding(walk: Trace, node: fx.Node) -> Dims:
     given = arguments(node)
     table = walk.of(given["weight"])
@@ -213,6 +227,7 @@ _POOLS = [
 _RULES: dict[str, _Rule] = {
     **product_rules.RULES,
     **view_rules.RULES,
+    **join_rules.RULES,
     **dict.fromkeys(
         ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _layer_norm),
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
@@ -223,6 +238,7 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(
         ("sum", "mean", "amax", "amin", "any", "all", "var", "std", "logsumexp", "prod", "argmax",
          "argmin", "max", "min", "norm", "linalg_vector_norm"), _reduce),
+    "glu": _gated,
     "embedding": _embedding,
     "index_select": _index_select,
     **dict.fromkeys(

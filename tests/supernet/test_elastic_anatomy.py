@@ -316,7 +316,7 @@ def test_buffers_along_a_width_are_cut_with_it() -> None:
     assert agree(net.module(net.space.spec({"up.width": 8}))(x), [want])
 
 
-@pytest.mark.parametrize("kind", ["chunk", "split", "slice", "narrow", "cat"])
+@pytest.mark.parametrize("kind", ["chunk", "split", "slice", "narrow", "glu", "cat"])
 def test_widths_side_by_side(kind: str) -> None:
     """A gate and a value from one product, taken apart in different words."""
 
@@ -324,6 +324,8 @@ def test_widths_side_by_side(kind: str) -> None:
         y = self.up(x)
         if kind == "cat":
             return self.down(torch.cat([y, torch.relu(self.more(x))], dim=-1))
+        if kind == "glu":
+            return self.down(nn.functional.glu(y))
         if kind == "chunk":
             a, b = y.chunk(2, dim=-1)
         elif kind == "split":
@@ -346,6 +348,7 @@ def test_widths_side_by_side(kind: str) -> None:
     else:
         assert [(p.size, p.least) for p in net.anatomy.places] == [(16, 0)]
         kept = list(range(8))
+        assert (net.anatomy.places[0].makes, len(net.refused)) == (("linear",), 0)
         full = up(x)[..., :16] * torch.sigmoid(up(x)[..., 16:])
         spec = net.space.spec({"up.width": 8})
     want = full[..., kept] @ down.weight[:, kept].T + down.bias

