@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from supernet.capture.pytree import take_apart
 from torch import nn
 
 from supernet.capture.probe import agree
-from supernet.capture.pytree import take_apart
 from supernet.capture.subject import capture
 from supernet.elastic.subnet import AttentionSpec, LayerSpec, SubnetSpec
 from supernet.elastic.supernet import Supernet
