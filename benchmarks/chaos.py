@@ -99,7 +99,7 @@ def kills(model: nn.Module, x: Tensor) -> dict[str, Any]:
         until_s = time.monotonic() + KILLS_S
         while killed < KILLS and time.monotonic() < until_s:
             futures = [runtime.submit(x) for _ in range(20)]
-            lanes = [lane.worker for lane in runtime.parts.fleet.lanes]
+            lanes = [lane.worker for lane in runtime.parts.pool.lanes]
             alive = [worker for worker in lanes if worker is not None and worker.alive]
             if alive:
                 os.kill(rng.choice(alive).pid, signal.SIGKILL)

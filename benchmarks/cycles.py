@@ -179,7 +179,7 @@ def cycle(case: Case, config: evolve.Config) -> tuple[int, bool, int]:
             x = torch.randn(rows, *case.shape)
             wrong += not torch.allclose(runtime(x), _wanted(case.model, x), rtol=1e-2, atol=1e-2)
         rows_by_plan = runtime.status()["rows_by_plan"]
-        return wrong, not runtime.parts.fleet.held(), rows_by_plan.get("original", 0)
+        return wrong, not runtime.parts.pool.held(), rows_by_plan.get("original", 0)
 
 
 def _wanted(model: nn.Module, x: Tensor) -> Any:

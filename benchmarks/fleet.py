@@ -26,7 +26,7 @@ from sims.scenarios.mixed_fleet import (
     service,
 )
 from sims.scenarios.surge import Surge, SurgeResult, drivers, fleet_for, measure, play
-from sims.service import PLACEMENTS, Hidden, noise
+from sims.service import PLACEMENTS, Disturbances, noise
 from sims.simulation import simulate
 from sims.traces import bursty, poisson
 
@@ -75,7 +75,7 @@ def mixed(cv2: float, patience: float) -> dict[str, list[FleetResult]]:
     runs: dict[str, list[FleetResult]] = {}
     presets = [preset for preset in PRESETS if preset.name in SOME]
     for seed in SEEDS:
-        hidden = Hidden(noise(np.random.default_rng(seed), scatter=0.1, spike_share=0.01))
+        hidden = Disturbances(noise(np.random.default_rng(seed), scatter=0.1, spike_share=0.01))
         fleet = service(mixed_fleet(), slo_times=patience, hidden=hidden)
         rate = LOAD * float(own_per_s(fleet).sum())
         trace = bursty(rate, SECONDS, cv2=cv2, seed=seed, lengths=np.ones(1, np.int32))

@@ -9,7 +9,7 @@ import numpy as np
 
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
-from sims.evaluation.evaluate import Episode, contest
+from sims.evaluation.evaluate import Episode, evaluate
 from sims.evaluation.suite import Cell, Suite, mixed_domain
 from sims.gym.domain import LoadDomain, capacity_per_s
 
@@ -81,5 +81,5 @@ def best_fixed(domain: Domain, cells: Mapping[Cell, list[Episode]]) -> RuleParam
     """The preset of the highest mean utility over all these episodes."""
     total = np.zeros(len(domain.presets))
     for episodes in cells.values():
-        total += contest(episodes, domain.presets, domain.presets).utility.mean(axis=1)
+        total += evaluate(episodes, domain.presets, domain.presets).utility.mean(axis=1)
     return domain.presets[int(total.argmax())]

@@ -19,7 +19,7 @@ from policies.bandit import LinUCB
 from policies.table import TablePolicy
 from policies.tactical import TacticalPolicy
 from policies.train import TrainConfig, train
-from sims.evaluation.evaluate import Chooser, Episode, contest
+from sims.evaluation.evaluate import Episode, VectorPolicy, evaluate
 from sims.evaluation.promotion_gate import judge
 from sims.evaluation.statistics import paired
 from sims.evaluation.suite import Cell, Suite
@@ -43,8 +43,8 @@ def weigh(domain: Domain, suite: Suite, say: Console) -> dict[str, Any]:
     policies, seconds = _trained(domain, say)
     gates = [_judged(policy, domain, domain.cells(suite, GATE_SEEDS)) for policy in policies]
     cells = domain.cells(suite, TEST_SEEDS)
-    drivers: list[Any] = [*policies, bandit, table, *domain.presets]
-    utility = np.stack([contest(e, drivers, domain.presets).utility for e in cells.values()])
+    entrants: list[Any] = [*policies, bandit, table, *domain.presets]
+    utility = np.stack([evaluate(e, entrants, domain.presets).utility for e in cells.values()])
     bound = np.array([[clairvoyant_utility(*one) for one in e] for e in cells.values()])
     fixed = len(policies) + 2  # the best fixed one is the first preset
     told = {
@@ -123,7 +123,7 @@ def _trained(domain: Domain, say: Console) -> tuple[list[TacticalPolicy], list[f
     return policies, seconds
 
 
-def _judged(policy: Chooser, domain: Domain, cells: Cells) -> dict[str, Any]:
+def _judged(policy: VectorPolicy, domain: Domain, cells: Cells) -> dict[str, Any]:
     """The gate on seeds of its own; no cell of the suite may fall."""
     regimes: dict[str, list[Episode]] = {"all": [e for es in cells.values() for e in es]}
     regimes |= {f"{cell.regime} at {cell.load:g}": e for cell, e in cells.items()}

@@ -62,7 +62,7 @@ def _serve_evolve() -> dict[str, Any]:
     with wrapped(model, examples[:24], workers={"kind": "process"}) as runtime:
         for request in _requests():
             runtime(**request)
-        held = [plan.spec.title for plan in runtime.parts.fleet.plans()]
+        held = [plan.spec.title for plan in runtime.parts.pool.plans()]
         return {"processes": _mib_by_process(runtime), "plans": held}
 
 

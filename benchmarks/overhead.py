@@ -44,12 +44,12 @@ def added(
         (chosen,) = (key for key in after if after[key] != before.get(key, 0))
         # The very plan that the runtime holds: a second copy of the weights would compete for
         # the caches with the first.
-        worker = runtime.parts.fleet.lanes[0].worker
+        worker = runtime.parts.pool.lanes[0].worker
         assert worker is not None  # thread workers are never replaced
         capture = runtime.parts.serving.capture
         flat = capture.flatten((), call)
-        pads = chosen in runtime.parts.serving.scheduler.tables.cells_only
-        length = runtime.grid.lengths[capture.grid.cell(flat.length)] if pads else flat.length
+        pads = chosen in runtime.parts.serving.scheduler.tables.buckets_only
+        length = runtime.grid.lengths[capture.grid.bucket(flat.length)] if pads else flat.length
 
         def padded() -> list[torch.Tensor]:
             return [

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import Job, Open, Run, engine
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.fidelity import error
 from supernet.jobs import malloc
 
@@ -157,7 +157,7 @@ def _ready(job: Job, make: Open, inputs: Mapping[str, Any]) -> tuple[Run, Readie
         run_s = time.perf_counter() - began
         if run_s > _SLOW_S:
             break
-    flat = outputs if isinstance(outputs, list) else take_apart(outputs)[0]
+    flat = outputs if isinstance(outputs, list) else flatten(outputs)[0]
     if job.peer == "eager":
         for index, output in enumerate(flat):
             np.save(job.answers / f"{index}.npy", output.numpy())

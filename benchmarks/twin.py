@@ -77,7 +77,7 @@ def _percent(ratio: float) -> str:
 def _mirror(runtime: Runtime) -> Twin:
     parts = runtime.parts
     twin = live_twin(
-        runtime.slo, len(parts.fleet.lanes), parts.serving.scheduler, parts.serving.tally,
+        runtime.slo, len(parts.pool.lanes), parts.serving.scheduler, parts.serving.stats,
         parts.library,
     )  # fmt: skip
     assert twin is not None  # it was warmed

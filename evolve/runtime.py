@@ -1,8 +1,8 @@
 """The living system: a wrapped model that answers, and improves how it runs meanwhile.
 
 A request, top to bottom: `Runtime.submit` → `Scheduler` (queue and rule) → `Lane` → `Worker` →
-answer. A plan: `Brain` builds → `PlanLibrary` admits → `Fleet` loads → `Controller` puts it on
-the scheduler's tables. A tick: `Controller.tick`.
+answer. A plan: `PlanBuilder` builds → `PlanLibrary` admits → `LanePool` loads → `Controller` puts
+it on the scheduler's tables. A tick: `Controller.tick`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Runtime:
         """
         revision = self._revisions.open()
         request = self._reception.request(revision.serving, args, kwargs, refusable=False)
-        revision.serving.tally.arrived(request)
+        revision.serving.stats.arrived(request)
         if self._stays(request):
             return self._answer_here(revision, request)
         waits = request.outside is not None and not revision.serving.scheduler.in_order
@@ -113,10 +113,10 @@ class Runtime:
     def _submit(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Promise:
         revision = self._revisions.open()
         if revision.serving.scheduler.is_shut:
-            revision.serving.tally.turned_away()
+            revision.serving.stats.turned_away()
             return _TurnedAway()
         request = self._reception.request(revision.serving, args, kwargs, refusable=True)
-        revision.serving.tally.arrived(request)
+        revision.serving.stats.arrived(request)
         future = request.future
         if self._stays(request):
             self._settle_here(revision, request)
@@ -126,7 +126,7 @@ class Runtime:
         except EvolveError as error:
             if isinstance(error, RuntimeClosed):
                 raise
-            revision.serving.tally.refused(request)
+            revision.serving.stats.refused(request)
             future.set_exception(error)
         return future
 
@@ -206,7 +206,7 @@ class Runtime:
         parts = self.parts
         if parts.pending:
             return Progress(0, 0, "", "capturing the model", 0.0)
-        return parts.brain.progress
+        return parts.builder.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
         """Blocks until the model was captured and every plan tried; False when `timeout_s` ran
@@ -224,7 +224,7 @@ class Runtime:
             if self._upkeep is not None and not self._upkeep.wait(left_s()):
                 return False
             parts = self.parts
-            if not parts.pending and not parts.brain.wait(left_s()):
+            if not parts.pending and not parts.builder.wait(left_s()):
                 return False
             if parts is self.parts:
                 return True
@@ -282,7 +282,7 @@ class Runtime:
 def _answer_on(revision: Revision, lane: int, request: Request) -> Any:
     """On the caller's own thread, which has claimed `lane`."""
     try:
-        return revision.fleet.lanes[lane].answer_here(request)
+        return revision.pool.lanes[lane].answer_here(request)
     finally:
         revision.serving.scheduler.release(lane)
 

@@ -14,8 +14,8 @@ __all__ = ["status_of"]
 def status_of(parts: Revision) -> dict[str, Any]:
     """A snapshot, JSON-able; see `Runtime.status`."""
     queue, _, busy = parts.serving.scheduler.depth()
-    tally = parts.serving.tally
-    computed = tally.counts()
+    stats = parts.serving.stats
+    computed = stats.counts()
     return {
         "capture": parts.serving.capture.describe(),
         "policy": parts.controller.choice.params.name,
@@ -25,13 +25,13 @@ def status_of(parts: Revision) -> dict[str, Any]:
             {"worker": lane.worker.name, "pid": lane.worker.pid}
             if (lane.worker is not None)
             else {"worker": None, "pid": None}
-            for lane in parts.fleet.lanes
+            for lane in parts.pool.lanes
         ],
         "counts": computed,
         "padded_ratio": computed["padded_tokens"] / max(computed["tokens"], 1),
-        "rows_by_plan": tally.plan_rows(),
-        "switch_ms": tally.window.switch_ms,
-        "flops": asdict(tally.flops.reading()) if tally.flops is not None else None,
+        "rows_by_plan": stats.plan_rows(),
+        "switch_ms": stats.window.switch_ms,
+        "flops": asdict(stats.flops.reading()) if stats.flops is not None else None,
         "watch": {
             **parts.serving.watch.status(),
             "withdrawn": dict(parts.serving.licence.withdrawn),

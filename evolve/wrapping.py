@@ -18,7 +18,7 @@ from evolve.lifecycle.capturing import can_be_beside, capture_here
 from evolve.lifecycle.changes import Changes
 from evolve.lifecycle.revisions import Revisions
 from evolve.lifecycle.upkeep import Upkeep
-from evolve.monitoring.tally import Counts
+from evolve.monitoring.stats import Counts
 from evolve.runtime import Runtime
 from evolve.slo import SLO
 from policies.base import Policy
@@ -97,7 +97,7 @@ def wrap(
     changes = Changes(getattr(model, "_orig_mod", model))
     assembly = Assembly(
         model, wishes, device, slo, settings, chosen, journal, Counts(),
-        looks=(changes.look, revisions.look), lost=changes.lost,
+        checks=(changes.check, revisions.check), lost=changes.lost,
         callbacks=revisions.callbacks, computing=revisions.computing,
     )  # fmt: skip
     runtime = Runtime(assembly, revisions, reception)

@@ -22,7 +22,7 @@ REQUEST = np.dtype(
     [
         ("deadline_ms", "f8"),  # same clock as `now_ms`, any order
         ("arrived_ms", "f8"),
-        ("cell", "i8"),  # index into the padded lengths
+        ("bucket", "i8"),  # index into the padded lengths
         ("rows", "i8"),  # 1..R
         ("group", "i8"),  # only equal groups share a batch
         ("refusable", "?"),
@@ -46,14 +46,14 @@ class Prepared(NamedTuple):
     """What of a decision depends only on the plans and the setting; of each of T tiers, and in the
     last row over all of them.
 
-    `fastest` [T + 1, R, L] ms and the `plan` it is; `unit` [T + 1, L]: work per row, in ms; `good`
-    [T + 1, L]: the efficient number of rows; and the padded `lengths` [L].
+    `fastest` [T + 1, R, L] ms and the `plan` it is; `ms_per_row` [T + 1, L]: work per row, in ms;
+    `efficient_rows` [T + 1, L]: the efficient number of rows; and the padded `lengths` [L].
     """
 
     fastest: Floats
     plan: Ints
-    unit: Floats
-    good: Ints
+    ms_per_row: Floats
+    efficient_rows: Ints
     lengths: Floats
 
 

@@ -20,23 +20,23 @@ Flags = NDArray[np.bool_]
 
 
 @jit
-def walk(cell: Ints, state: Ints, cells: int, by_arrival: bool, walk: Ints) -> int:
+def walk(bucket: Ints, state: Ints, buckets: int, by_arrival: bool, walk: Ints) -> int:
     """Who may fill a batch, in order: kept before deferred, longer before shorter, then urgency.
 
     In order of arrival (no grouping) length plays no part. Returns how many there are.
     """
-    n = cell.shape[0]
-    start = np.zeros(2 * cells + 1, np.int64)
+    n = bucket.shape[0]
+    start = np.zeros(2 * buckets + 1, np.int64)
     for i in range(n):
         if state[i] != DROPPED:
-            bin_ = state[i] * cells + (0 if by_arrival else cells - 1 - cell[i])
+            bin_ = state[i] * buckets + (0 if by_arrival else buckets - 1 - bucket[i])
             start[bin_ + 1] += 1
-    for b in range(2 * cells):
+    for b in range(2 * buckets):
         start[b + 1] += start[b]
-    total = int(start[2 * cells])
+    total = int(start[2 * buckets])
     for i in range(n):
         if state[i] != DROPPED:
-            bin_ = state[i] * cells + (0 if by_arrival else cells - 1 - cell[i])
+            bin_ = state[i] * buckets + (0 if by_arrival else buckets - 1 - bucket[i])
             walk[start[bin_]] = i
             start[bin_] += 1
     return total
@@ -60,19 +60,19 @@ def _fill(
     head: int, narrowest: int, widest: int, walk: Ints, queue: Ordered, fastest: Floats,
     terms: Terms, members: Ints,
 ) -> tuple[int, int, int, float]:  # fmt: skip
-    """Fill `members` around `head` from `walk`, its cells narrowest..widest (-1: any).
+    """Fill `members` around `head` from `walk`, its buckets narrowest..widest (-1: any).
 
-    Returns (members, rows, cell, efficiency) of the best: all when greedy, else the prefix of the
+    Returns (members, rows, bucket, efficiency) of the best: all when greedy, else the prefix of the
     highest efficiency.
     """
-    cell, rows, group, work = queue.cell, queue.rows, queue.group, queue.work
+    bucket, rows, group, work = queue.bucket, queue.rows, queue.group, queue.work
     slack, own, lengths = queue.slack, queue.own, terms.lengths
     greedy, spread, margin, cap = terms.greedy, terms.spread, terms.margin, terms.cap
     members[0] = head
     count = 1
     total = rows[head]
-    low = cell[head]
-    high = max(cell[head], widest)
+    low = bucket[head]
+    high = max(bucket[head], widest)
     tightest = slack[head] if slack[head] >= own[head] else np.inf
     done = work[head]
     ms = fastest[total - 1, high]
@@ -83,10 +83,10 @@ def _fill(
             break
         if i == head or group[i] != group[head] or total + rows[i] > cap:
             continue
-        if cell[i] < narrowest or (widest >= 0 and cell[i] > widest):
+        if bucket[i] < narrowest or (widest >= 0 and bucket[i] > widest):
             continue
-        new_low = min(low, cell[i])
-        new_high = max(high, cell[i])
+        new_low = min(low, bucket[i])
+        new_high = max(high, bucket[i])
         if lengths[new_high] > spread * lengths[new_low]:
             continue
         ms = fastest[total + rows[i] - 1, new_high]
@@ -113,12 +113,12 @@ def best_batch(
     """The most efficient batch around `head`, over every padded length it could take."""
     if not terms.grouped:
         return _fill(head, 0, -1, walk, queue, fastest, terms, members)
-    lengths, spread, own_cell = terms.lengths, terms.spread, queue.cell[head]
+    lengths, spread, own_bucket = terms.lengths, terms.spread, queue.bucket[head]
     best = (0, 0, 0, -1.0)
     trial = np.empty_like(members)
     low = 0
-    for u in range(own_cell, lengths.shape[0]):
-        if lengths[u] > spread * lengths[own_cell]:
+    for u in range(own_bucket, lengths.shape[0]):
+        if lengths[u] > spread * lengths[own_bucket]:
             break
         if not present[u]:
             continue

@@ -28,7 +28,7 @@ import numba
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
 
-from profiler.places import keeping_place, obstacle
+from profiler.places import obstacle, storage_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -112,10 +112,10 @@ def _kept(source: str) -> Iterator[None]:
 
 
 def _folder() -> Path:
-    place = keeping_place()
+    place = storage_folder()
     if place.folder is not None:
         place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if keeping_place() == place:  # nobody else was faster: what lies there is executed
+        if storage_folder() == place:  # nobody else was faster: what lies there is executed
             return place.folder / "numba"
     raise OSError(f"no folder to keep compiled functions in: {place.why}")
 

@@ -27,7 +27,7 @@ class Ordered(NamedTuple):
 
     order: Ints
     slack: Floats
-    cell: Ints
+    bucket: Ints
     rows: Ints
     group: Ints
     refusable: Flags
@@ -42,18 +42,24 @@ def by_deadline(now_ms: float, queue: Requests, prepared: Prepared, spread: floa
     n = queue.shape[0]
     order = _order(queue)
     slack, refusable = np.empty(n), np.empty(n, np.bool_)
-    cell, rows, group = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
+    bucket, rows, group = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64)
     for i in range(n):
         request = queue[order[i]]
         slack[i] = request.deadline_ms - now_ms
-        cell[i], rows[i], group[i] = request.cell, request.rows, request.group
+        bucket[i], rows[i], group[i] = request.bucket, request.rows, request.group
         refusable[i] = request.refusable
     within = np.empty(prepared.lengths.shape[0], np.int64)
-    mates(cell, rows, prepared.lengths, spread, within)
+    mates(bucket, rows, prepared.lengths, spread, within)
     own, work, batch_ms = np.zeros(n), np.zeros(n), np.zeros(n)
-    ordered = Ordered(order, slack, cell, rows, group, refusable, own, work, batch_ms)
-    last = prepared.unit.shape[0] - 1
-    _price(ordered, within, prepared.fastest[last], prepared.unit[last], prepared.good[last])
+    ordered = Ordered(order, slack, bucket, rows, group, refusable, own, work, batch_ms)
+    last = prepared.ms_per_row.shape[0] - 1
+    _price(
+        ordered,
+        within,
+        prepared.fastest[last],
+        prepared.ms_per_row[last],
+        prepared.efficient_rows[last],
+    )
     return ordered
 
 
@@ -67,15 +73,17 @@ def _order(queue: Requests) -> Ints:
 
 
 @jit
-def _price(queue: Ordered, within: Ints, fastest: Floats, unit: Floats, good: Ints) -> None:
+def _price(
+    queue: Ordered, within: Ints, fastest: Floats, ms_per_row: Floats, efficient_rows: Ints
+) -> None:
     """Fill `own`, `work` and `batch_ms`. `within` [L]: rows queued of about that length."""
-    cell, rows = queue.cell, queue.rows
+    bucket, rows = queue.bucket, queue.rows
     own, work, batch_ms = queue.own, queue.work, queue.batch_ms
-    for i in range(cell.shape[0]):
-        c = cell[i]
+    for i in range(bucket.shape[0]):
+        c = bucket[i]
         alone = fastest[rows[i] - 1, c]
         if alone < np.inf:
             own[i] = alone
-            work[i] = rows[i] * unit[c] if unit[c] < np.inf else alone
-            together = fastest[max(1, min(good[c], within[c])) - 1, c]
+            work[i] = rows[i] * ms_per_row[c] if ms_per_row[c] < np.inf else alone
+            together = fastest[max(1, min(efficient_rows[c], within[c])) - 1, c]
             batch_ms[i] = max(alone, together) if together < np.inf else alone

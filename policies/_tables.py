@@ -15,8 +15,8 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 EFFICIENT_SHARE = 0.9
-"""A batch is "good" from this share of its cell's best rows/ms on: 0.7 and 0.95 answered 3 % and
-0.5 % fewer requests in time under overload (decision 0005)."""
+"""A batch is efficient from this share of its bucket's best rows/ms on: 0.7 and 0.95 answered 3 %
+and 0.5 % fewer requests in time under overload (decision 0005)."""
 
 
 @jit
@@ -51,13 +51,13 @@ def ranks(tier: Ints, allowed: Flags, only: int, rank: Ints) -> int:
 @jit
 def tables(cost_ms: Floats, rank: Ints, tiers: int, cap: int) -> tuple[Floats, Ints, Floats, Ints]:
     """Per tier and over all of them (last index): fastest cost and plan at each shape, the work
-    per row of each cell, and its efficient number of rows."""
-    plans, max_rows, cells = cost_ms.shape
-    fastest = np.full((tiers + 1, max_rows, cells), np.inf)
-    plan = np.full((tiers + 1, max_rows, cells), -1, np.int64)
-    work = np.full((tiers + 1, cells), np.inf)
-    good = np.ones((tiers + 1, cells), np.int64)
-    for c in range(cells):
+    per row of each bucket, and its efficient number of rows."""
+    plans, max_rows, buckets = cost_ms.shape
+    fastest = np.full((tiers + 1, max_rows, buckets), np.inf)
+    plan = np.full((tiers + 1, max_rows, buckets), -1, np.int64)
+    ms_per_row = np.full((tiers + 1, buckets), np.inf)
+    efficient_rows = np.ones((tiers + 1, buckets), np.int64)
+    for c in range(buckets):
         for p in range(plans):
             if rank[p] < 0:
                 continue
@@ -71,25 +71,26 @@ def tables(cost_ms: Floats, rank: Ints, tiers: int, cap: int) -> tuple[Floats, I
                     plan[tiers, r, c] = p
         for t in range(tiers + 1):
             for r in range(cap):
-                work[t, c] = min(work[t, c], fastest[t, r, c] / (r + 1))
+                ms_per_row[t, c] = min(ms_per_row[t, c], fastest[t, r, c] / (r + 1))
             while (
-                good[t, c] < cap
-                and work[t, c] < EFFICIENT_SHARE * fastest[t, good[t, c] - 1, c] / good[t, c]
+                efficient_rows[t, c] < cap
+                and ms_per_row[t, c]
+                < EFFICIENT_SHARE * fastest[t, efficient_rows[t, c] - 1, c] / efficient_rows[t, c]
             ):
-                good[t, c] += 1
-    return fastest, plan, work, good
+                efficient_rows[t, c] += 1
+    return fastest, plan, ms_per_row, efficient_rows
 
 
 @jit
-def mates(cell: Ints, rows: Ints, lengths: Floats, spread: float, within: Ints) -> None:
-    """within[c]: rows queued whose padded length is within `spread` below or at cell c."""
-    cells = lengths.shape[0]
-    count = np.zeros(cells, np.int64)
-    for i in range(cell.shape[0]):
-        count[cell[i]] += rows[i]
+def mates(bucket: Ints, rows: Ints, lengths: Floats, spread: float, within: Ints) -> None:
+    """within[c]: rows queued whose padded length is within `spread` below or at bucket c."""
+    buckets = lengths.shape[0]
+    count = np.zeros(buckets, np.int64)
+    for i in range(bucket.shape[0]):
+        count[bucket[i]] += rows[i]
     low = 0
     running = 0
-    for c in range(cells):
+    for c in range(buckets):
         running += count[c]
         while lengths[c] > spread * lengths[low]:
             running -= count[low]

@@ -13,7 +13,7 @@ or a tuple of arrays: no objects, no clock, no randomness.
 
     3 · beta · (work kept before it) / workers + delta · latency(its batch) <= slack(i)
 
-where *work* is the cheapest cost per row of the request's cell (what it costs in a good batch)
+where *work* is the cheapest cost per row of the request's bucket (what it costs in a good batch)
 and *its batch* the smallest batch that reaches `EFFICIENT_SHARE` of the best rows/ms, no larger
 than the queue can fill. When i does not fit, the dearest kept request is deferred instead: for
 one machine this yields the largest possible number of answers in time (J. M. Moore, "An n job,
@@ -59,8 +59,8 @@ def prepare(plans: Plans, params: Floats) -> Prepared:
     rank = np.empty(cost_ms.shape[0], np.int64)
     tiers = ranks(plans.tier, plans.allowed, int(params[PLANS]), rank)
     cap = max(1, min(int(params[MAX_ROWS]), cost_ms.shape[1]))
-    fastest, plan, unit, good = tables(cost_ms, rank, tiers, cap)
-    return Prepared(fastest, plan, unit, good, plans.lengths)
+    fastest, plan, ms_per_row, efficient_rows = tables(cost_ms, rank, tiers, cap)
+    return Prepared(fastest, plan, ms_per_row, efficient_rows, plans.lengths)
 
 
 @jit
@@ -82,7 +82,7 @@ def decide_prepared(
     head, n_dropped = _head(ordered.order, state, dropped)
     if head < 0:
         return -1, 0, n_dropped, np.inf
-    if prepared.unit.shape[0] == 1:  # no tier: no plan may run
+    if prepared.ms_per_row.shape[0] == 1:  # no tier: no plan may run
         members[0] = ordered.order[head]
         return 0, 1, n_dropped, np.inf
     batch, total, high, tier = _batch(
@@ -146,22 +146,22 @@ def _batch(
     rate_per_ms: float, params: Floats,
 ) -> tuple[Ints, int, int, int]:  # fmt: skip
     """The batch of the most accurate tier whose batch carries what is required, else of the fastest
-    to drain: (members, rows, cell, tier)."""
-    n, cells = queue.cell.shape[0], prepared.lengths.shape[0]
-    cell, rows, work, slack = queue.cell, queue.rows, queue.work, queue.slack[head]
-    present = np.zeros(cells, np.bool_)
+    to drain: (members, rows, bucket, tier)."""
+    n, buckets = queue.bucket.shape[0], prepared.lengths.shape[0]
+    bucket, rows, work, slack = queue.bucket, queue.rows, queue.work, queue.slack[head]
+    present = np.zeros(buckets, np.bool_)
     for i in range(n):
-        present[cell[i]] = True
+        present[bucket[i]] = True
     filling = np.empty(n, np.int64)
-    filling = filling[: walk(cell, state, cells, not terms.grouped, filling)]
+    filling = filling[: walk(bucket, state, buckets, not terms.grouped, filling)]
     best = np.empty(prepared.fastest.shape[1], np.int64)
     trial = np.empty_like(best)
     count, total, high, chosen = 0, 0, 0, 0
     late, least = True, np.inf
-    for t in range(prepared.unit.shape[0] - 1):
-        unit, fastest = prepared.unit[t], prepared.fastest[t]
+    for t in range(prepared.ms_per_row.shape[0] - 1):
+        ms_per_row, fastest = prepared.ms_per_row[t], prepared.fastest[t]
         for i in range(n):
-            work[i] = rows[i] * unit[cell[i]] if unit[cell[i]] < np.inf else 0.0
+            work[i] = rows[i] * ms_per_row[bucket[i]] if ms_per_row[bucket[i]] < np.inf else 0.0
         found, found_rows, found_high, efficiency = best_batch(
             head, filling, queue, fastest, present, terms, trial
         )
@@ -196,11 +196,11 @@ def _hold(
     head: int, ordered: Ordered, queue: Requests, prepared: Prepared, terms: Terms,
     wait_ms: float, batch: tuple[int, int, int],
 ) -> float:  # fmt: skip
-    """Until when a batch of (rows, cell, tier) is held for company: as long as neither the wait
+    """Until when a batch of (rows, bucket, tier) is held for company: as long as neither the wait
     nor the head's slack runs out; -inf where it is not."""
     total, high, tier = batch
     max_rows = prepared.fastest.shape[1]
-    full = min(terms.cap if terms.greedy else prepared.good[tier, high], max_rows)
+    full = min(terms.cap if terms.greedy else prepared.efficient_rows[tier, high], max_rows)
     if not (wait_ms > 0.0 and total < full and ordered.slack[head] >= ordered.own[head]):
         return -np.inf
     ms = prepared.fastest[tier, full - 1, high]

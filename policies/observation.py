@@ -1,6 +1,6 @@
 """The observation of a tactical policy: one encoding for the live window and for the simulator.
 
-    Signals ──▶ raw values [SEEN] ──▶ encode ──▶ float32 [ENTRIES + presets]
+    Signals ──▶ raw values [SIGNALS] ──▶ encode ──▶ float32 [ENTRIES + presets]
 
 The simulator fills the raw values itself, thousands of environments at a time.
 """
@@ -20,14 +20,14 @@ from policies.presets import PRESETS
 if TYPE_CHECKING:
     from profiler.signals import Signals
 
-__all__ = ["ENTRIES", "SEEN", "Signal", "encode", "observation_names", "observe"]
+__all__ = ["ENTRIES", "SIGNALS", "Signal", "encode", "observation_names", "observe"]
 
 Floats = NDArray[np.float64]
 Array = NDArray[np.float32]
 
 
 class Signal(IntEnum):
-    """Places of the raw values [SEEN], named as the fields of `profiler.signals.Signals`.
+    """Places of the raw values [SIGNALS], named as the fields of `profiler.signals.Signals`.
 
     Before them are the arrivals, at 0 to 9 in slots of 100 ms, at 10 to 19 in slots of 10 ms.
     """
@@ -62,7 +62,7 @@ class Signal(IntEnum):
     FUSED = auto()
 
 
-SEEN = len(Signal) + 20
+SIGNALS = len(Signal) + 20
 
 _NAMES = {
     Signal.ARRIVAL_PER_S: "log_arrival_per_s",
@@ -95,7 +95,7 @@ _NAMES = {
     Signal.FUSED: "fused",
 }
 """What `encode` makes of each."""
-ENTRIES = SEEN
+ENTRIES = SIGNALS
 _COUNTS = int(Signal.HEAD_SLACK_MS)
 """How many come first that are encoded as log(1 + x): arrivals, rate, burstiness, queue."""
 _fields = attrgetter(*(signal.name.lower() for signal in Signal))
@@ -113,7 +113,7 @@ def observation_names(presets: int = len(PRESETS)) -> tuple[str, ...]:
 
 @jit
 def encode(raw: Floats, active: int, seen: Array) -> None:
-    """Fill `seen` [ENTRIES + presets] from raw values [SEEN] and the preset in force."""
+    """Fill `seen` [ENTRIES + presets] from raw values [SIGNALS] and the preset in force."""
     slo_ms = raw[Signal.SLO_MS]
     for k in range(ENTRIES):
         seen[k] = raw[k]

@@ -44,7 +44,7 @@ class Waiting:
         self,
         deadline_ms: float,
         arrived_ms: float,
-        cell: int,
+        bucket: int,
         *,
         rows: int = 1,
         group: int = 0,
@@ -54,7 +54,7 @@ class Waiting:
         i = self._size
         if i == self._requests.shape[0]:
             self._requests = np.concatenate([self._requests, np.empty_like(self._requests)])
-        self._requests[i] = (deadline_ms, arrived_ms, cell, rows, group, refusable)
+        self._requests[i] = (deadline_ms, arrived_ms, bucket, rows, group, refusable)
         self._size = i + 1
         return i
 
@@ -126,11 +126,11 @@ class DispatchRule:
             raise ValueError(f"cost_ms must be [plans, rows, lengths], got shape {cost.shape}")
         if (cost <= 0.0).any():
             raise ValueError(f"cost_ms must be greater than 0, got {float(np.nanmin(cost))}")
-        plans, max_rows, cells = cost.shape
+        plans, max_rows, buckets = cost.shape
         sizes = np.array(lengths, np.float64)
-        if sizes.shape != (cells,) or not (np.diff(sizes) > 0).all() or not sizes[0] > 0:
+        if sizes.shape != (buckets,) or not (np.diff(sizes) > 0).all() or not sizes[0] > 0:
             raise ValueError(
-                f"lengths must be {cells} ascending positive lengths, got {sizes.tolist()}"
+                f"lengths must be {buckets} ascending positive lengths, got {sizes.tolist()}"
             )
         tiers = np.zeros(plans, np.int64) if tier is None else np.array(tier, np.int64)
         flags = np.ones(plans, np.bool_) if allowed is None else np.array(allowed, np.bool_)
@@ -183,8 +183,8 @@ class DispatchRule:
             self._dropped = np.empty(2 * len(waiting), np.int64)
         prepared = self._prepared
         if slowdown != 1.0:
-            fastest, plans, unit, good, lengths = prepared
-            prepared = (fastest * slowdown, plans, unit * slowdown, good, lengths)
+            fastest, plans, ms_per_row, efficient_rows, lengths = prepared
+            prepared = (fastest * slowdown, plans, ms_per_row * slowdown, efficient_rows, lengths)
         plan, count, refused, wake_ms = decide_prepared(
             now_ms,
             waiting.view(),

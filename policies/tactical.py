@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from policies.base import Choice
 from policies.network import Array, Network
-from policies.observation import SEEN, Signal, encode, observation_names, observe
+from policies.observation import SIGNALS, Signal, encode, observation_names, observe
 from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 
@@ -75,7 +75,9 @@ class TacticalPolicy:
         self._sane = network.sane
         known = (network.low != 0) | (network.high != 0)
         self._blind = [entries for entries in _LEARNT if not known[entries].any()]
-        encode(np.ones(SEEN), 0, np.empty(expected, np.float32))  # compiled before the first tick
+        encode(
+            np.ones(SIGNALS), 0, np.empty(expected, np.float32)
+        )  # compiled before the first tick
         self.card: Mapping[str, Any] = card or {}
 
     @property

@@ -166,7 +166,7 @@ def _watch(
 ) -> Any:
     from stable_baselines3.common.callbacks import BaseCallback
 
-    class Watch(BaseCallback):
+    class TrainingMonitor(BaseCallback):
         """Notes the range of raw observations, the mean reward of each rollout, and the policy
         that did best on the validation suite; ends training when that no longer gets better."""
 
@@ -207,7 +207,7 @@ def _watch(
                 self.best, self._since_best = policy, 0
             self.validated.append((self.num_timesteps, figure))
 
-    return Watch()
+    return TrainingMonitor()
 
 
 def _export(model: PPO, envs: VecNormalize, low: Array, high: Array) -> Network:

@@ -27,17 +27,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Tables(NamedTuple):
-    """What `prepare` made of the only cell, of T `tiers` in room for P, and what follows from it.
+class UniformTables(NamedTuple):
+    """What `prepare` made of the only bucket, of T `tiers` in room for P, and what follows from it.
 
-    `fastest` [P + 1, R] ms and `plan` [P + 1, R]; `unit`, `good` [P + 1]; row T is over all tiers.
-    `top` [P + 1, R]: the most efficient of 1..r + 1 rows; `efficiency` [P + 1, R]: its efficiency.
+    `fastest` [P + 1, R] ms and `plan` [P + 1, R]; `ms_per_row`, `efficient_rows` [P + 1]; row T is
+    over all tiers. `top` [P + 1, R]: the most efficient of 1..r + 1 rows; `efficiency` [P + 1, R]:
+    its efficiency.
     """
 
     fastest: Floats
     plan: Ints
-    unit: Floats
-    good: Ints
+    ms_per_row: Floats
+    efficient_rows: Ints
     top: Ints
     efficiency: Floats
     tiers: int
@@ -53,12 +54,18 @@ class _Kept(NamedTuple):
 
 @jit
 def tables_of(
-    fastest: Floats, plan: Ints, unit: Floats, good: Ints, greedy: bool, top: Ints, best: Floats
+    fastest: Floats,
+    plan: Ints,
+    ms_per_row: Floats,
+    efficient_rows: Ints,
+    greedy: bool,
+    top: Ints,
+    best: Floats,
 ) -> None:
-    """Fill `top` and `best` (`Tables.efficiency`); greedy takes as many as it can."""
+    """Fill `top` and `best` (`UniformTables.efficiency`); greedy takes as many as it can."""
     for t in range(fastest.shape[0]):
         for r in range(fastest.shape[1]):
-            efficiency = (r + 1) * unit[t] / fastest[t, r]
+            efficiency = (r + 1) * ms_per_row[t] / fastest[t, r]
             if r == 0 or greedy or efficiency > best[t, r - 1]:
                 top[t, r], best[t, r] = r + 1, efficiency
             else:
@@ -118,7 +125,7 @@ def _rows(
 
 @jit
 def decide_uniform(
-    now_ms: float, line: Line, asker: Asker, params: Floats, tables: Tables, members: Ints
+    now_ms: float, line: Line, asker: Asker, params: Floats, tables: UniformTables, members: Ints
 ) -> tuple[int, int, int, float]:  # fmt: skip
     """What `decide_prepared` would do with a queue of equal requests, all refusable, and costs
     that are all known.
@@ -126,7 +133,12 @@ def decide_uniform(
     Fills `members` with positions counted from `head`; returns `(plan, n_members, n_dropped,
     wake_ms)`, the dropped being the first ones.
     """
-    fastest, unit, good, tiers = tables.fastest, tables.unit, tables.good, tables.tiers
+    fastest, ms_per_row, efficient_rows, tiers = (
+        tables.fastest,
+        tables.ms_per_row,
+        tables.efficient_rows,
+        tables.tiers,
+    )
     queue_ms, head, tail, slo_ms = line
     _, workers, pace, rate_per_ms = asker
     cap = max(1, min(int(params[MAX_ROWS]), fastest.shape[1]))
@@ -134,9 +146,9 @@ def decide_uniform(
     greedy = margin == np.inf
     slack_from = slo_ms - now_ms
     own = pace * fastest[tiers, 0]
-    together = pace * fastest[tiers, max(1, min(good[tiers], tail - head)) - 1]
+    together = pace * fastest[tiers, max(1, min(efficient_rows[tiers], tail - head)) - 1]
     need = params[DELTA] * max(own, together)
-    step = CAUTION * params[BETA] / workers * pace * unit[tiers]
+    step = CAUTION * params[BETA] / workers * pace * ms_per_row[tiers]
     lost, first = _keep(slack_from, queue_ms, head, tail, own, need, step)
     if lost == tail:
         return -1, 0, tail - head, np.inf
@@ -150,7 +162,7 @@ def decide_uniform(
     late, least = True, np.inf
     for t in range(tiers):
         rows = _rows(fastest[t], pace, margin, cap, slack_from, queue_ms, places)
-        drain = pace * unit[t] * waiting / tables.efficiency[t, rows - 1]
+        drain = pace * ms_per_row[t] * waiting / tables.efficiency[t, rows - 1]
         rows = tables.top[t, rows - 1]
         misses = not pace * fastest[t, rows - 1] <= slack
         if total == 0 or (late and not misses) or (late == misses and drain < least):
@@ -159,7 +171,7 @@ def decide_uniform(
         if not late and least <= workers * slack:
             break
 
-    full = min(cap if greedy else good[chosen], fastest.shape[1])
+    full = min(cap if greedy else efficient_rows[chosen], fastest.shape[1])
     if params[WAIT_MS] > 0.0 and total < full and slack >= own:
         start_by = queue_ms[first] + slo_ms - pace * fastest[chosen, full - 1]
         until = min(queue_ms[first] + params[WAIT_MS], start_by)

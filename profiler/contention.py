@@ -30,7 +30,7 @@ class Contention:
 
     >>> contention = Contention(lanes=2, expected=(1.0, 1.5))
     >>> for _ in range(200):
-    ...     contention.ran(beside=1, took_over_predicted=1.7 / contention.slowdowns[1])
+    ...     contention.record_batch(beside=1, took_over_predicted=1.7 / contention.slowdowns[1])
     >>> round(contention.slowdowns[1], 1)
     1.7
     """
@@ -48,7 +48,7 @@ class Contention:
         """Of a batch that began while `beside` other lanes computed."""
         return self.slowdowns[min(beside, len(self.slowdowns) - 1)]
 
-    def ran(self, beside: int, took_over_predicted: float) -> None:
+    def record_batch(self, beside: int, took_over_predicted: float) -> None:
         """A batch ran that began while `beside` other lanes computed; its prediction held
         ``slowdowns[beside]``."""
         if not (0 < beside < len(self.slowdowns) and took_over_predicted > 0):

@@ -26,7 +26,7 @@ class Cost:
     """The price of one batch.
 
     `p50_ms`, `p99_ms`: median and tail of its duration, inf when nothing is known.
-    `samples`: recent live batches of the same length cell behind the correction.
+    `samples`: recent live batches of the same length bucket behind the correction.
     `source`: "measured" (this very shape was timed), "interpolated" (its neighbours were),
     "roofline" (nobody timed the plan) or "unknown".
     """
@@ -108,21 +108,21 @@ class CostTable:
             known.record(shape, elapsed_ms, now_s)
 
     def estimate(self, plan: str, shape: Shape) -> Cost:
-        """The price of `shape`, padded to its cell. Agrees with `matrix`, entry by entry."""
+        """The price of `shape`, padded to its bucket. Agrees with `matrix`, entry by entry."""
         if shape.rows > self.grid.max_rows:
             raise ValueError(f"rows must be at most {self.grid.max_rows}, got {shape.rows}")
-        cell = self.grid.cell(shape.length)
+        bucket = self.grid.bucket(shape.length)
         now_s = self._clock()
         with self._lock:
             known = self._evidence.get(plan)
             if known is None:
                 return Cost(float("inf"), float("inf"), 0, "unknown")
-            p50, p99 = (known.surface(q, now_s)[shape.rows - 1, cell] for q in (0.5, 0.99))
-            padded = Shape(shape.rows, self.grid.lengths[cell])
-            return Cost(float(p50), float(p99), known.samples_in(cell), known.source(padded))
+            p50, p99 = (known.surface(q, now_s)[shape.rows - 1, bucket] for q in (0.5, 0.99))
+            padded = Shape(shape.rows, self.grid.lengths[bucket])
+            return Cost(float(p50), float(p99), known.samples_in(bucket), known.source(padded))
 
     def matrix(self, plans: Sequence[str], quantile: float = 0.5) -> Floats:
-        """Milliseconds `[plans, max_rows, cells]`, C-contiguous, entry `[p, rows - 1, cell]`.
+        """Milliseconds `[plans, max_rows, buckets]`, C-contiguous, entry `[p, rows - 1, bucket]`.
 
         Never decreasing in rows nor in length. A plan nothing is known of is all inf.
         """

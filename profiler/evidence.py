@@ -1,12 +1,13 @@
 """Evidence on the cost of one plan: timings taken when it was built, then live batches.
 
 The price of a shape is its *base* (interpolated timings, or a roofline) times a correction learnt
-from live batches. In logarithms, an observed ratio is `level + offset of its length cell + noise`:
+from live batches. In logarithms, an observed ratio is `level + offset of its length bucket +
+noise`:
 
 - the level follows the plan as a whole (a noisy neighbour, a clock that throttles) within about
-  ten batches, and is all that is known of a cell that has not run;
-- the offset keeps what is peculiar to a cell, more slowly;
-- the tail comes from windows of the noise, of the cell and of the plan, shrunk towards an
+  ten batches, and is all that is known of a bucket that has not run;
+- the offset keeps what is peculiar to a bucket, more slowly;
+- the tail comes from windows of the noise, of the bucket and of the plan, shrunk towards an
   assumed tail by how few batches lie in it.
 """
 
@@ -25,11 +26,11 @@ from profiler.shapes import Shape, ShapeGrid
 from profiler.surface import Floats, RooflinePrior, interpolated, monotone
 
 # Constants below: docs/decisions/0002-cost-table.md.
-_CELL_WINDOW = 64
+_BUCKET_WINDOW = 64
 _PLAN_WINDOW = 512
 _LEVEL_GAIN = 0.1  # share of each surprise that moves the level, once warm
-_OFFSET_GAIN = 0.05  # the same for the offset of a cell
-_GAUGE_EVERY = 16  # batches between moving what all cells share from offsets to level
+_OFFSET_GAIN = 0.05  # the same for the offset of a bucket
+_GAUGE_EVERY = 16  # batches between moving what all buckets share from offsets to level
 _WARM_SAMPLES = 8  # until then surprises are taken whole and are not called noise
 _CLIP = log(2.0)  # a single batch never says more than "twice" once warm
 _TRUST = 8.0  # this many telling batches weigh as much as the assumed tail
@@ -40,15 +41,15 @@ _DRIFT_THRESHOLD = 3.0  # about 6 batches at twice the timed cost
 _SIGMA = log(_UNSEEN_TAIL) / NormalDist().inv_cdf(0.99)
 
 
-class _Cell:
-    """What one length cell adds to the level of its plan."""
+class _Bucket:
+    """What one length bucket adds to the level of its plan."""
 
     __slots__ = ("noise", "offset", "samples")
 
     def __init__(self, offset: float = 0.0, samples: int = 0, noise: Iterable[float] = ()) -> None:
         self.offset = offset
         self.samples = samples
-        self.noise = RunningQuantiles(_CELL_WINDOW, noise)
+        self.noise = RunningQuantiles(_BUCKET_WINDOW, noise)
 
 
 class Evidence:
@@ -68,7 +69,7 @@ class Evidence:
         self._recent = 0.0
         self._last_s = 0.0
         self._gauge = 0.0
-        self._cells: dict[int, _Cell] = {}
+        self._buckets: dict[int, _Bucket] = {}
         self._noise = RunningQuantiles(_PLAN_WINDOW)
         self._cusum = Cusum(_BAND, _DRIFT_THRESHOLD)
 
@@ -91,8 +92,8 @@ class Evidence:
     def recent_ratio(self) -> float:
         return exp(self._recent)
 
-    def samples_in(self, cell: int) -> int:
-        return min(_CELL_WINDOW, self._cells[cell].samples) if cell in self._cells else 0
+    def samples_in(self, bucket: int) -> int:
+        return min(_BUCKET_WINDOW, self._buckets[bucket].samples) if bucket in self._buckets else 0
 
     def source(self, shape: Shape) -> Literal["measured", "interpolated", "roofline"]:
         if shape in self._points_ms:
@@ -100,16 +101,16 @@ class Evidence:
         return "interpolated" if self._points_ms else "roofline"
 
     def record(self, shape: Shape, elapsed_ms: float, now_s: float) -> None:
-        cell = self.grid.cell(shape.length)
-        if self.origin == "live" and not self._knows(shape, cell, elapsed_ms):
+        bucket = self.grid.bucket(shape.length)
+        if self.origin == "live" and not self._knows(shape, bucket, elapsed_ms):
             return
-        ratio = log(elapsed_ms / self._base_rows[shape.rows - 1][cell])
+        ratio = log(elapsed_ms / self._base_rows[shape.rows - 1][bucket])
         self._drop_stale(now_s)
         self._last_s = now_s
         self.samples += 1
-        here = self._cells.get(cell)
+        here = self._buckets.get(bucket)
         if here is None:
-            here = self._cells[cell] = _Cell()
+            here = self._buckets[bucket] = _Bucket()
         here.samples += 1
         gain = self._learn(here, ratio - self._level - here.offset)
         self._gauge += here.offset
@@ -119,7 +120,7 @@ class Evidence:
             self._watch(ratio, gain, now_s)
 
     def surface(self, quantile: float, now_s: float) -> Floats:
-        """Milliseconds `[max_rows, cells]` at `quantile`, corrected, monotone; read only.
+        """Milliseconds `[max_rows, buckets]` at `quantile`, corrected, monotone; read only.
 
         Kept until something is learnt or fades: most plans of a table rest at any one tick.
         """
@@ -134,13 +135,13 @@ class Evidence:
     def _corrected(self, base: Floats, quantile: float, freshness: float) -> Floats:
         spread = _shrunk(self._noise, quantile, _SIGMA * NormalDist().inv_cdf(quantile))
         log_ratio = np.full(len(self.grid.lengths), freshness * self._level + spread)
-        for index, cell in self._cells.items():
-            log_ratio[index] = freshness * (self._level + cell.offset) + _shrunk(
-                cell.noise, quantile, spread
+        for index, bucket in self._buckets.items():
+            log_ratio[index] = freshness * (self._level + bucket.offset) + _shrunk(
+                bucket.noise, quantile, spread
             )
         return monotone(base * np.exp(log_ratio))
 
-    def _learn(self, here: _Cell, surprise: float) -> float:
+    def _learn(self, here: _Bucket, surprise: float) -> float:
         """Split one surprise between level, offset and noise; returns the level's gain."""
         # A timing counts as a few batches; a roofline or a first cold batch as none.
         known = 4 if self.origin == "timed" else 0
@@ -155,7 +156,7 @@ class Evidence:
         return gain
 
     def _regauge(self) -> None:
-        """Move the mean offset of recent batches into the level; no cell that ran changes price.
+        """Move the mean offset of recent batches into the level; no bucket that ran changes price.
 
         Level and offsets are only determined up to such a shift. Cells that have not run are
         priced by the level alone, so it should carry all that the others have in common.
@@ -163,12 +164,12 @@ class Evidence:
         shift = self._gauge / _GAUGE_EVERY
         self._gauge = 0.0
         self._level += shift
-        for cell in self._cells.values():
-            cell.offset -= shift
+        for bucket in self._buckets.values():
+            bucket.offset -= shift
 
-    def _knows(self, shape: Shape, cell: int, elapsed_ms: float) -> bool:
+    def _knows(self, shape: Shape, bucket: int, elapsed_ms: float) -> bool:
         """Whether a plan learnt live has a point at `shape`; if not, this batch becomes it."""
-        padded = Shape(shape.rows, self.grid.lengths[cell])
+        padded = Shape(shape.rows, self.grid.lengths[bucket])
         if padded in self._points_ms:
             return True
         # Later batches corrected earlier points; a new point must not be corrected with them.
@@ -200,7 +201,7 @@ class Evidence:
         if freshness < 0.5:
             self._level *= freshness
             self._recent *= freshness
-            self._cells.clear()
+            self._buckets.clear()
             self._gauge = 0.0
 
     def _set_base(self, base: Floats) -> None:
@@ -218,8 +219,8 @@ class Evidence:
             "recent": self._recent,
             "gauge": self._gauge,
             "cells": {
-                str(index): [cell.offset, cell.samples, list(cell.noise.values())]
-                for index, cell in self._cells.items()
+                str(index): [bucket.offset, bucket.samples, list(bucket.noise.values())]
+                for index, bucket in self._buckets.items()
             },
             "noise": list(self._noise.values()),
         }
@@ -236,7 +237,7 @@ class Evidence:
         known.samples = int(data["samples"])
         known._level, known._recent = float(data["level"]), float(data["recent"])
         known._gauge = float(data["gauge"])
-        known._cells = {int(index): _Cell(*cell) for index, cell in data["cells"].items()}
+        known._buckets = {int(index): _Bucket(*bucket) for index, bucket in data["cells"].items()}
         known._noise = RunningQuantiles(_PLAN_WINDOW, data["noise"])
         known._last_s = now_s
         return known

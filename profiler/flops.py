@@ -119,7 +119,7 @@ class DynamicFlops:
     has one.
 
     >>> flops = DynamicFlops({Shape(1, 10): 1e9}, peak_gflop_per_s=100.0)
-    >>> flops.ran(Shape(2, 10), elapsed_ms=40.0, tokens=15)
+    >>> flops.record_batch(Shape(2, 10), elapsed_ms=40.0, real_tokens=15)
     >>> reading = flops.reading()
     >>> reading.per_request, reading.useful_per_request, reading.share_of_peak
     (1000000000.0, 750000000.0, 0.5)
@@ -140,14 +140,14 @@ class DynamicFlops:
             self._requests = self._batches = 0
             self._executed = self._useful = self._busy_ms = 0.0
 
-    def ran(self, shape: Shape, elapsed_ms: float, tokens: int) -> None:
-        """A batch ran as `shape`; `tokens` of its positions were real."""
+    def record_batch(self, shape: Shape, elapsed_ms: float, real_tokens: int) -> None:
+        """A batch ran as `shape`; `real_tokens` of its positions were real."""
         flops = self.model.flops(shape)
         with self._lock:
             self._requests += shape.rows
             self._batches += 1
             self._executed += flops
-            self._useful += flops * min(1.0, tokens / shape.tokens)
+            self._useful += flops * min(1.0, real_tokens / shape.tokens)
             self._busy_ms += max(0.0, elapsed_ms)
 
     def reading(self) -> FlopsReading:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from profiler.shapes import Shape, ShapeGrid
 
-__all__ = ["Demand", "Pattern", "PatternTable", "knots", "moved_table", "with_fusion"]
+__all__ = ["MemoryDemand", "Pattern", "PatternTable", "knots", "moved_table", "with_fusion"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,7 +26,7 @@ MIB = 2.0**20
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class MemoryDemand:
     """What one batch of the unfused program asks of one machine, MiB.
 
     `work_mib`: what its memory could move in the time that the arithmetic takes. `read_mib`,
@@ -79,8 +79,8 @@ class PatternTable:
         `sims.engine.observe` does the same in compiled code.
         """
         row = min(len(self.values), max(1, int(rows + 0.5))) - 1
-        cell = min(len(self.lengths) - 1, bisect_left(self.lengths, length))
-        return Pattern(*self.values[row, cell].tolist())
+        bucket = min(len(self.lengths) - 1, bisect_left(self.lengths, length))
+        return Pattern(*self.values[row, bucket].tolist())
 
 
 def knots(grid: ShapeGrid) -> tuple[Shape, ...]:
@@ -94,7 +94,7 @@ def knots(grid: ShapeGrid) -> tuple[Shape, ...]:
     return tuple(Shape(r, n) for r in sorted(rows) for n in sorted(lengths))
 
 
-def moved_table(points: Mapping[Shape, Demand], grid: ShapeGrid) -> Floats:
+def moved_table(points: Mapping[Shape, MemoryDemand], grid: ShapeGrid) -> Floats:
     """[R, L, 3] without `fused` from the demand at the knots, bilinear in rows and length.
 
     Amounts are interpolated, not their ratios: those are not linear in anything.

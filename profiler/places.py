@@ -8,18 +8,18 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Place", "keeping_place", "obstacle"]
+__all__ = ["StorageFolder", "obstacle", "storage_folder"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StorageFolder:
     """A folder that may have to be made yet. `why`: it is not the usual one, or there is none."""
 
     folder: Path | None
     why: str | None = None
 
 
-def keeping_place() -> Place:
+def storage_folder() -> StorageFolder:
     """`evolve` in the user's cache folder where that can be written, else among temporary files.
 
     A home that is missing, read-only, a file or another user's stops nothing. The folder among
@@ -31,13 +31,13 @@ def keeping_place() -> Place:
     usual = Path(platformdirs.user_cache_dir("evolve", appauthor=False))
     why = obstacle(usual)
     if why is None:
-        return Place(usual)
+        return StorageFolder(usual)
     try:
         spare = Path(tempfile.gettempdir()) / f"evolve-{_user()}"
     except FileNotFoundError as error:
-        return Place(None, f"{why}; {error.strerror}")
+        return StorageFolder(None, f"{why}; {error.strerror}")
     unsafe = obstacle(spare) or _unsafe(spare)
-    return Place(spare, why) if unsafe is None else Place(None, f"{why}; {unsafe}")
+    return StorageFolder(spare, why) if unsafe is None else StorageFolder(None, f"{why}; {unsafe}")
 
 
 def obstacle(folder: Path) -> str | None:

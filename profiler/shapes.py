@@ -1,8 +1,8 @@
 """The grid of padded shapes that work is grouped, timed and priced on.
 
 A batch is `rows` requests, each padded to one common `length`. Lengths are rounded up to a few
-*cells*, so that like lengths share a batch and a cost table stays small. A model without a length
-axis has the single cell 1.
+*buckets*, so that like lengths share a batch and a cost table stays small. A model without a length
+axis has the single bucket 1.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Shape:
 class ShapeGrid:
     """All padded shapes a plan may be asked to run.
 
-    `max_rows`: largest batch. `lengths`: the padding targets ("cells"), strictly ascending; a
+    `max_rows`: largest batch. `lengths`: the padding targets ("buckets"), strictly ascending; a
     request is padded to the smallest one that holds it.
 
     >>> grid = ShapeGrid.covering(max_rows=16, min_length=3, max_length=40)
     >>> grid.lengths
     (4, 8, 12, 16, 20, 24, 28, 32, 40)
-    >>> grid.pad(33), grid.cell(33)
+    >>> grid.pad(33), grid.bucket(33)
     (40, 8)
     """
 
@@ -79,7 +79,7 @@ class ShapeGrid:
     def covering(cls, max_rows: int, min_length: int = 1, max_length: int = 1) -> ShapeGrid:
         """A grid for lengths in [`min_length`, `max_length`].
 
-        Cells step by 4 up to 32, 8 up to 64, 16 up to 128, 32 up to 256, 64 up to 512 and then
+        Buckets step by 4 up to 32, 8 up to 64, 16 up to 128, 32 up to 256, 64 up to 512 and then
         grow by a quarter; the last one is `max_length` itself, so nothing is padded past it.
         """
         if not 1 <= min_length <= max_length:
@@ -87,16 +87,16 @@ class ShapeGrid:
                 "min_length must be at least 1 and at most max_length, "
                 f"got min_length {min_length} and max_length {max_length}"
             )
-        cells = []
+        buckets = []
         for edge in _edges():
             if edge >= max_length:
                 break
             if edge >= min_length:
-                cells.append(edge)
-        return cls(max_rows, (*cells, max_length))
+                buckets.append(edge)
+        return cls(max_rows, (*buckets, max_length))
 
-    def cell(self, length: int) -> int:
-        """Index of the smallest cell that holds `length`."""
+    def bucket(self, length: int) -> int:
+        """Index of the smallest bucket that holds `length`."""
         index = bisect_left(self.lengths, length)
         if index == len(self.lengths) or length < 1:
             raise ValueError(
@@ -105,12 +105,15 @@ class ShapeGrid:
             )
         return index
 
+    cell = bucket
+    """The name that it had before."""
+
     def pad(self, length: int) -> int:
         """The length that a row of `length` is padded to."""
-        return self.lengths[self.cell(length)]
+        return self.lengths[self.bucket(length)]
 
     def holds(self, shape: Shape) -> bool:
-        """Whether `shape` fits the grid, on a cell or between two."""
+        """Whether `shape` fits the grid, on a bucket or between two."""
         return shape.rows <= self.max_rows and shape.length <= self.lengths[-1]
 
     def probe_shapes(self) -> tuple[Shape, ...]:
@@ -123,8 +126,8 @@ class ShapeGrid:
         rows = sorted({*_doublings(self.max_rows), self.max_rows})
         targets = np.geomspace(self.lengths[0], self.lengths[-1], _PROBE_LENGTHS)
         # geomspace may land a hair beside its own end points.
-        cells = {self.cell(min(round(float(t)), self.lengths[-1])) for t in targets}
-        lengths = sorted({self.lengths[c] for c in cells})
+        buckets = {self.bucket(min(round(float(t)), self.lengths[-1])) for t in targets}
+        lengths = sorted({self.lengths[c] for c in buckets})
         shapes = (Shape(r, n) for r in rows for n in lengths)
         return tuple(sorted(shapes, key=lambda s: (s.tokens, s.rows)))
 
@@ -140,7 +143,7 @@ class ShapeGrid:
 
 
 def _edges() -> Iterator[int]:
-    """Cell boundaries for every length, ascending and without end."""
+    """Bucket boundaries for every length, ascending and without end."""
     edge = 0
     for limit, step in _STEPS:
         while edge < limit:

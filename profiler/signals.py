@@ -138,7 +138,7 @@ class Window:
         self._arrivals = EventRing(2, horizon_s)  # time, length
         self._answers = EventRing(3, horizon_s)  # time, latency_ms, met
         self._refusals = EventRing(1, horizon_s)  # time
-        self._batches = EventRing(5, horizon_s)  # time, ratio, tokens, padded tokens, rows
+        self._batches = EventRing(5, horizon_s)  # time, ratio, real tokens, padded tokens, rows
 
     def arrived(self, length: int) -> None:
         """A request of `length` (unpadded) was offered, whether or not it will be admitted."""
@@ -176,19 +176,19 @@ class Window:
         with self._lock:
             self._refusals.append((self._clock(),))
 
-    def ran(
-        self, plan: str, shape: Shape, elapsed_ms: float, predicted_ms: float, tokens: int
+    def record_batch(
+        self, plan: str, shape: Shape, elapsed_ms: float, predicted_ms: float, real_tokens: int
     ) -> None:
-        """A batch ran as `shape` under `plan`; `tokens` of its positions were real.
+        """A batch ran as `shape` under `plan`; `real_tokens` of its positions were real.
 
         Without a usable prediction (0, NaN, inf: a plan never priced) the ratio counts as 1.
         """
         ratio = elapsed_ms / predicted_ms if predicted_ms > 0 else 1.0
         if not 0.0 < ratio < float("inf"):
             ratio = 1.0
-        padded = max(0, shape.tokens - tokens)
+        padded = max(0, shape.tokens - real_tokens)
         with self._lock:
-            self._batches.append((self._clock(), ratio, tokens, padded, shape.rows))
+            self._batches.append((self._clock(), ratio, real_tokens, padded, shape.rows))
 
     def snapshot(self, queue: int, head_slack_ms: float, busy: int) -> Signals:
         """The last `horizon_s` seconds, with the caller's own view of its queue and workers."""

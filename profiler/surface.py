@@ -1,6 +1,6 @@
 """A price for every shape of the grid, from a few timed shapes.
 
-Pure functions on arrays `[max_rows, cells]` of milliseconds; entry `[rows - 1, cell]`.
+Pure functions on arrays `[max_rows, buckets]` of milliseconds; entry `[rows - 1, bucket]`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RooflinePrior:
         )
 
     def surface(self, grid: ShapeGrid) -> Floats:
-        """Milliseconds `[max_rows, cells]`."""
+        """Milliseconds `[max_rows, buckets]`."""
         tokens = _tokens(grid)
         compute_ms = tokens * self.flops_per_token / (self.gflop_per_s * 1e6)
         moved = self.weight_bytes + tokens * self.activation_bytes_per_token
@@ -82,7 +82,7 @@ class RooflinePrior:
 
 
 def interpolated(points_ms: Mapping[Shape, float], grid: ShapeGrid) -> Floats:
-    """A price for every shape from the timed `points_ms` (at least one), `[max_rows, cells]`.
+    """A price for every shape from the timed `points_ms` (at least one), `[max_rows, buckets]`.
 
     Bilinear in (rows, length) between timed points, linear in rows × length beyond them. Points
     need not form a full grid: a missing knot is carried over from the nearest timed one.
@@ -111,7 +111,7 @@ def interpolated(points_ms: Mapping[Shape, float], grid: ShapeGrid) -> Floats:
 
 
 def monotone(surface: Floats) -> Floats:
-    """The nearest surface on which a bigger batch is never cheaper, `[..., rows, cells]`.
+    """The nearest surface on which a bigger batch is never cheaper, `[..., rows, buckets]`.
 
     Halfway (in the logarithm) between the running maximum from below and the running minimum
     from above: the isotonic fit with the least worst relative error, for any partial order

@@ -18,8 +18,8 @@ class SwitchCost:
 
     >>> switching = SwitchCost()
     >>> for _ in range(16):
-    ...     switching.ran(5.25, predicted_ms=5.0, changed=False)
-    ...     switching.ran(6.0, predicted_ms=5.0, changed=True)
+    ...     switching.record_batch(5.25, predicted_ms=5.0, changed=False)
+    ...     switching.record_batch(6.0, predicted_ms=5.0, changed=True)
     >>> switching.ms
     0.75
     """
@@ -28,7 +28,7 @@ class SwitchCost:
         self._after_a_change = RunningQuantiles(_WINDOW)
         self._others = RunningQuantiles(_WINDOW)
 
-    def ran(self, elapsed_ms: float, *, predicted_ms: float, changed: bool) -> None:
+    def record_batch(self, elapsed_ms: float, *, predicted_ms: float, changed: bool) -> None:
         """One batch; `changed`: its worker had run another plan before."""
         more_ms = elapsed_ms - predicted_ms
         if predicted_ms > 0.0 and isfinite(more_ms):

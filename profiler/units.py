@@ -15,7 +15,7 @@ from typing import Any
 
 from profiler.devices import DeviceProfiler, profilers
 from profiler.fingerprint import DeviceFingerprint
-from profiler.places import keeping_place
+from profiler.places import storage_folder
 
 _SCHEMA = 1
 
@@ -168,8 +168,8 @@ class FingerprintDatabase:
 
 @cache
 def host_database() -> FingerprintDatabase:
-    """The database of this host, where `keeping_place` says, else in memory; one per process."""
-    folder = keeping_place().folder
+    """The database of this host, where `storage_folder` says, else in memory; one per process."""
+    folder = storage_folder().folder
     return FingerprintDatabase(None if folder is None else folder / "fingerprints.json")
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sims.reference import reference_service
     from sims.scenarios.topology import LINKS, Fleet, Link, Topology
     from sims.simulate import (
+        Disturbances,
         Hidden,
         Result,
         Service,
@@ -66,7 +67,9 @@ else:
             "gym.load_gym": "LoadGym",
             "reference": "reference_service",
             "scenarios.topology": "Fleet LINKS Link Topology",
-            "simulate": "Hidden Result Service Simulation Switching Units noise sweep_static",
+            "simulate": (
+                "Disturbances Hidden Result Service Simulation Switching Units noise sweep_static"
+            ),
             "streaming": "simulate_stream",
             "traces": (
                 "Intensity NoArrivals Regime Trace bursty diurnal flash_crowd inhomogeneous "
@@ -80,6 +83,7 @@ __all__ = [
     "DEVICES",
     "LINKS",
     "DeviceModel",
+    "Disturbances",
     "Fleet",
     "Hidden",
     "Intensity",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler.shapes import ShapeGrid
-from sims.service import Hidden, Service, noise
+from sims.service import Disturbances, Service, noise
 
 __all__ = ["REFERENCE_PLANS", "reference_cost_ms", "reference_service"]
 
@@ -50,5 +50,5 @@ def reference_service(
         slo_ms,
         workers,
         overhead_ms=0.15,
-        hidden=Hidden(factor),
+        hidden=Disturbances(factor),
     )

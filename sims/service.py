@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from profiler.patterns import Pattern
 
-__all__ = ["Hidden", "Result", "Service", "Switching", "Units", "drifting", "noise"]
+__all__ = ["Disturbances", "Hidden", "Result", "Service", "Switching", "Units", "drifting", "noise"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -19,7 +19,7 @@ PLACEMENTS = ("speed", "use", "order")
 
 
 @dataclass(frozen=True)
-class Hidden:
+class Disturbances:
     """What really happens and no table knows.
 
     `factor` [F]: multipliers of the batches' costs, used in turn (see `noise`). `drift` [K]:
@@ -101,6 +101,10 @@ class Units:
             raise ValueError(f"placement must be one of {PLACEMENTS}, got {self.placement!r}")
 
 
+Hidden = Disturbances
+"""The name that it had before."""
+
+
 @dataclass(frozen=True)
 class Service:
     """What serves: plans with their costs, workers, and the promise made to every request.
@@ -125,7 +129,7 @@ class Service:
     overhead_ms: float = 0.0
     delay_ms: float = 0.0
     learning: float = 0.0
-    hidden: Hidden = field(default_factory=Hidden)
+    hidden: Disturbances = field(default_factory=Disturbances)
     switching: Switching = field(default_factory=Switching)
     units: Units | None = None
     pattern: Floats | None = None
@@ -139,9 +143,9 @@ class Service:
                 "cost_ms must be [plans, rows, lengths] or [kinds, plans, rows, lengths], "
                 f"got shape {self.cost_ms.shape}"
             )
-        cells = self.cost_ms.shape[-1]
-        if self.lengths.shape != (cells,) or (np.diff(self.lengths) <= 0).any():
-            raise ValueError(f"lengths must be {cells} ascending lengths, got {self.lengths}")
+        buckets = self.cost_ms.shape[-1]
+        if self.lengths.shape != (buckets,) or (np.diff(self.lengths) <= 0).any():
+            raise ValueError(f"lengths must be {buckets} ascending lengths, got {self.lengths}")
         if (self.cost_ms <= 0).any():
             raise ValueError(
                 f"cost_ms must be greater than 0, got {self.cost_ms[self.cost_ms <= 0][0]}; "
@@ -264,7 +268,8 @@ def noise(
 
 
 def drifting(rng: np.random.Generator, levels: tuple[float, float], count: int = 32) -> Floats:
-    """Levels of a slow drift, float64 [count], log-uniform within `levels`; see `Hidden.drift`."""
+    """Levels of a slow drift, float64 [count], log-uniform within `levels`; see
+    `Disturbances.drift`."""
     low, high = levels
     if not (0 < low <= high and math.isfinite(high)):
         raise ValueError(f"levels must be (low, high) with 0 < low <= high, got {levels}")

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.base import Choice, Policy
-from policies.observation import SEEN
+from policies.observation import SIGNALS
 from policies.params import RuleParams
 from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
 from sims.engine.episodes import Piece, begin
-from sims.engine.inputs import make_bank, tables_for
-from sims.engine.observe import look
+from sims.engine.inputs import make_inputs, tables_for
+from sims.engine.observe import fill_signals
 from sims.engine.signals import signals_of
-from sims.engine.state import DROPPED, SERVED, Bank, Records, State, full_log, make_state
+from sims.engine.state import DROPPED, SERVED, EngineInputs, Records, State, full_log, make_state
 from sims.service import Result, Service
 from sims.traces import Trace
 
@@ -49,12 +49,12 @@ class Simulation:
     def __init__(self, service: Service, trace: Trace) -> None:
         self.service, self.trace = service, trace
         n = len(trace)
-        self._bank = make_bank([service], [trace], [DEFAULT])
-        self._banks: dict[Setting, Bank] = {DEFAULT: self._bank}
-        self._state = make_state(1, self._bank, room=max(16, n))
+        self._inputs = make_inputs([service], [trace], [DEFAULT])
+        self._banks: dict[Setting, EngineInputs] = {DEFAULT: self._inputs}
+        self._state = make_state(1, self._inputs, room=max(16, n))
         self._log = full_log(n)
         self.end_ms, self.outcome, self.ran = self._log.end_ms, self._log.outcome, self._log.ran
-        begin(self._bank, self._state, 0, Piece(0, 0, 0, n))
+        begin(self._inputs, self._state, 0, Piece(0, 0, 0, n))
 
     @property
     def _env(self) -> Any:
@@ -76,9 +76,9 @@ class Simulation:
         return self.offered < len(self.trace)
 
     @property
-    def worth(self) -> float:
+    def utility_sum(self) -> float:
         """Summed accuracy of the answers in time among the batches started so far."""
-        return float(self._env["worth"])
+        return float(self._env["utility_sum"])
 
     @property
     def done(self) -> bool:
@@ -107,15 +107,15 @@ class Simulation:
         """Play on to `until_ms` under one setting of the rule, or another discipline."""
         if not until_ms >= self.now_ms:
             raise ValueError(f"until_ms must be at least now_ms ({self.now_ms}), got {until_ms}")
-        bank = self._banks.get(setting)
-        if bank is None:
-            bank = self._bank._replace(**tables_for(self.service, [setting]))
-            self._banks[setting] = bank
-        advance(bank, self._state, self._log, 0, until_ms)
+        inputs = self._banks.get(setting)
+        if inputs is None:
+            inputs = self._inputs._replace(**tables_for(self.service, [setting]))
+            self._banks[setting] = inputs
+        advance(inputs, self._state, self._log, 0, until_ms)
 
     def signals(self) -> Signals:
         """What the live window would show at this moment, on the ticks' grid of 100 ms."""
-        return signals_now(self._bank, self._state)
+        return signals_now(self._inputs, self._state)
 
     def batches(self) -> Records:
         """What ran so far, in order of start: records of `sims.engine.state.BATCH`."""
@@ -128,7 +128,7 @@ class Simulation:
         served = self.outcome[:n] == SERVED
         latency = (self.end_ms[:n] - arrived_ms)[served]
         batch = self.batches()
-        computed = float((batch["rows"] * self.service.lengths[batch["cell"]]).sum())
+        computed = float((batch["rows"] * self.service.lengths[batch["bucket"]]).sum())
         p50, p99 = np.quantile(latency, (0.5, 0.99)) if latency.size else (0.0, 0.0)
         return Result(
             offered=n,
@@ -136,7 +136,7 @@ class Simulation:
             refused=int((self.outcome[:n] == DROPPED).sum()),
             met=int(self._env["met"]),
             seconds=max(float(arrived_ms[-1]) / 1e3, 1e-3) if n else 1e-3,
-            utility=self.worth / max(n, 1),
+            utility=self.utility_sum / max(n, 1),
             p50_ms=float(p50),
             p99_ms=float(p99),
             mean_rows=float(batch["rows"].mean()) if batch.size else 0.0,
@@ -145,28 +145,28 @@ class Simulation:
 
 
 def simulate(
-    service: Service, trace: Trace, driver: Setting | Policy, *, tick_ms: float = 100.0
+    service: Service, trace: Trace, policy: Setting | Policy, *, tick_ms: float = 100.0
 ) -> Result:
     """Run `trace` to its end under a fixed setting, or under a policy asked every `tick_ms`.
 
     Arrivals are open loop: they come when the trace says, however the service does.
     """
-    return played(service, trace, driver, tick_ms=tick_ms).result()
+    return played(service, trace, policy, tick_ms=tick_ms).result()
 
 
 def played(
-    service: Service, trace: Trace, driver: Setting | Policy, *, tick_ms: float = 100.0
+    service: Service, trace: Trace, policy: Setting | Policy, *, tick_ms: float = 100.0
 ) -> Simulation:
     """As `simulate`, but the simulation itself at its end: what became of each request."""
     simulation = Simulation(service, trace)
-    drive(simulation, driver, tick_ms=tick_ms)
+    drive(simulation, policy, tick_ms=tick_ms)
     return simulation
 
 
-def signals_now(bank: Bank, state: State) -> Signals:
+def signals_now(inputs: EngineInputs, state: State) -> Signals:
     """What the live window would show of the only environment of `state`."""
-    raw = np.empty(SEEN)
-    look(bank, state, 0, raw)
+    raw = np.empty(SIGNALS)
+    fill_signals(inputs, state, 0, raw)
     return signals_of(raw, float(state.env["now_ms"][0]) / 1e3)
 
 
@@ -184,19 +184,19 @@ class Steps(Protocol):
     def advance(self, until_ms: float, setting: Setting) -> None: ...
 
 
-def drive(simulation: Steps, driver: Setting | Policy, *, tick_ms: float = 100.0) -> None:
+def drive(simulation: Steps, policy: Setting | Policy, *, tick_ms: float = 100.0) -> None:
     """Play a simulation to its end under a fixed setting, or a policy asked every `tick_ms`.
 
     Raises ValueError for a `tick_ms` that is not above 0 and for a policy that returns no `Choice`.
     """
     if not (math.isfinite(tick_ms) and tick_ms > 0):
         raise ValueError(f"tick_ms must be finite and greater than 0, got {tick_ms}")
-    if not isinstance(driver, Policy):
-        simulation.advance(math.inf, driver)
+    if not isinstance(policy, Policy):
+        simulation.advance(math.inf, policy)
         return
     choice = Choice(DEFAULT, "start")
     while simulation.arriving:
-        choice = _chosen(driver, simulation.signals(), choice)
+        choice = _chosen(policy, simulation.signals(), choice)
         simulation.advance(simulation.now_ms + tick_ms, choice.params)
     simulation.advance(math.inf, choice.params)
 

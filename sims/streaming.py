@@ -23,8 +23,8 @@ from policies.presets import DEFAULT
 from profiler.signals import Signals
 from sims.engine.advance import advance
 from sims.engine.episodes import Piece, begin
-from sims.engine.inputs import arrivals_for, make_bank, tables_for
-from sims.engine.state import SERVED, SLOT_MS, WINDOW, Bank, full_log, make_state
+from sims.engine.inputs import arrivals_for, make_inputs, tables_for
+from sims.engine.state import SERVED, SLOT_MS, WINDOW, EngineInputs, full_log, make_state
 from sims.latencies import BINS, counted, quantile
 from sims.service import Result, Service
 from sims.simulation import drive, signals_now
@@ -45,7 +45,7 @@ _MOST_KNOWN = 256
 
 
 def simulate_stream(
-    service: Service, pieces: Iterable[Trace], driver: Setting | Policy, *, tick_ms: float = 100.0
+    service: Service, pieces: Iterable[Trace], policy: Setting | Policy, *, tick_ms: float = 100.0
 ) -> Result:
     """As `simulate`, of one trace given in consecutive pieces, such as `sims.traces.stream` gives.
 
@@ -67,7 +67,7 @@ def simulate_stream(
     True
     """
     simulation = StreamedSimulation(service, pieces)
-    drive(simulation, driver, tick_ms=tick_ms)
+    drive(simulation, policy, tick_ms=tick_ms)
     return simulation.result()
 
 
@@ -85,16 +85,16 @@ class StreamedSimulation:
             raise NoArrivals("pieces must hold at least one trace, got none")
         n = len(first)
         # Of full size even if all are equal: the next piece's need not be.
-        self._bank = make_bank([service], [first], [DEFAULT])._replace(
+        self._inputs = make_inputs([service], [first], [DEFAULT])._replace(
             length=first.lengths.copy(), tokens=np.cumsum(first.lengths, dtype=np.float64)
         )
         self._tables: dict[Setting, dict[str, Any]] = {}
-        self._state = make_state(1, self._bank, room=max(16, n))
+        self._state = make_state(1, self._inputs, room=max(16, n))
         self._log = full_log(n)
         self._last_s, self._pieces_seen, self._arrivals = first.seconds, 1, n
         self._batches = 0  # up to the last border
         self._latencies = np.zeros(BINS, np.int64)
-        begin(self._bank, self._state, 0, Piece(0, 0, 0, n))
+        begin(self._inputs, self._state, 0, Piece(0, 0, 0, n))
 
     @property
     def _env(self) -> Any:
@@ -118,13 +118,13 @@ class StreamedSimulation:
     @property
     def held(self) -> int:
         """Requests in memory now."""
-        return int(self._bank.at_ms.size)
+        return int(self._inputs.at_ms.size)
 
     def advance(self, until_ms: float, setting: Setting) -> None:
         """Play on to `until_ms` under one setting of the rule, or another discipline."""
         if not until_ms >= self.now_ms:
             raise ValueError(f"until_ms must be at least now_ms ({self.now_ms}), got {until_ms}")
-        while until_ms >= (known_ms := float(self._bank.at_ms[-1])):
+        while until_ms >= (known_ms := float(self._inputs.at_ms[-1])):
             # The next piece may begin with more arrivals of that very moment.
             self._play(float(np.nextafter(known_ms, -math.inf)), setting)
             piece = next(self._pieces, None)
@@ -140,26 +140,26 @@ class StreamedSimulation:
             if len(self._tables) == _MOST_KNOWN:
                 self._tables.clear()
             self._tables[setting] = tables_for(self.service, [setting])
-        bank = self._bank._replace(**self._tables[setting])
-        advance(bank, self._state, self._log, 0, until_ms)
+        inputs = self._inputs._replace(**self._tables[setting])
+        advance(inputs, self._state, self._log, 0, until_ms)
 
     def signals(self) -> Signals:
         """What the live window would show at this moment, on the ticks' grid of 100 ms."""
-        return signals_now(self._bank, self._state)
+        return signals_now(self._inputs, self._state)
 
     def result(self) -> Result:
         """Figures over all requests offered so far; those still waiting count as not met."""
         env, n = self._env, self.offered
         latencies = self._latencies + self._answered()
         served, batches = int(env["answered"]), self._batches + int(env["batches"])
-        last_ms = self._bank.at_ms[env["next"] - 1] if n else 0.0
+        last_ms = self._inputs.at_ms[env["next"] - 1] if n else 0.0
         return Result(
             offered=n,
             served=served,
             refused=int(env["refused"]),
             met=int(env["met"]),
             seconds=max(float(last_ms) / 1e3, 1e-3),
-            utility=float(env["worth"]) / max(n, 1),
+            utility=float(env["utility_sum"]) / max(n, 1),
             p50_ms=quantile(latencies, 0.5),
             p99_ms=quantile(latencies, 0.99),
             mean_rows=served / batches if batches else 0.0,
@@ -168,7 +168,7 @@ class StreamedSimulation:
 
     def _answered(self) -> Ints:
         """Latencies of the answers since the last border."""
-        at_ms = self._bank.at_ms
+        at_ms = self._inputs.at_ms
         served = self._log.outcome[: at_ms.size] == SERVED
         return counted((self._log.end_ms[: at_ms.size] - at_ms)[served])
 
@@ -183,7 +183,7 @@ class StreamedSimulation:
         dropped = self._dropped()
         grown = self._grown(piece, dropped)
         self._latencies += self._answered()
-        self._bank = grown
+        self._inputs = grown
         self._env["next"] -= dropped
         self._env["last"] = self.held
         self._queue_again(dropped)
@@ -194,14 +194,14 @@ class StreamedSimulation:
     def _dropped(self) -> int:
         """How many of the first arrivals nobody will ask for: they are over, and left the window.
         One before the window stays, from which its running sums are counted."""
-        env, at_ms = self._env, self._bank.at_ms
+        env, at_ms = self._env, self._inputs.at_ms
         shown = np.searchsorted(at_ms[: env["next"]], self.now_ms - _SEEN_MS, side="right")
         waiting = self._state.queue_id[0, env["head"] : env["tail"]]
         return max(0, int(min(shown - 1, waiting.min(initial=env["next"]))))
 
-    def _grown(self, piece: Trace, dropped: int) -> Bank:
-        """The bank with `piece` behind its arrivals; sums run on, so that not a bit differs."""
-        old, more = self._bank, arrivals_for([piece], self.service.lengths)
+    def _grown(self, piece: Trace, dropped: int) -> EngineInputs:
+        """The inputs with `piece` behind its arrivals; sums run on, so that not a bit differs."""
+        old, more = self._inputs, arrivals_for([piece], self.service.lengths)
         gaps = np.diff(more["at_ms"], prepend=old.at_ms[-1])
         several = old.lengths.shape[0] > 1
         return old._replace(
@@ -209,7 +209,7 @@ class StreamedSimulation:
             gaps2=np.append(old.gaps2[dropped:], _running(old.gaps2[-1], gaps**2)),
             length=np.append(old.length[dropped:], piece.lengths),
             tokens=np.append(old.tokens[dropped:], _running(old.tokens[-1], piece.lengths)),
-            cell=np.append(old.cell[dropped:], more["cell"]) if several else old.cell,
+            bucket=np.append(old.bucket[dropped:], more["bucket"]) if several else old.bucket,
             size=np.array([old.at_ms.size - dropped + len(piece)]),
         )
 
@@ -227,7 +227,7 @@ class StreamedSimulation:
     def _log_again(self) -> None:
         """A new log. A batch's place in it and its hidden factor follow from its number, which
         begins anew after a full turn of the factors."""
-        number, turn = int(self._env["batches"]), self._bank.factor.shape[1]
+        number, turn = int(self._env["batches"]), self._inputs.factor.shape[1]
         self._env["batches"] = number % turn
         self._batches += number - number % turn
         self._log = full_log(self.held + turn)

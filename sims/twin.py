@@ -16,7 +16,7 @@ from sims.engine.inputs import Setting
 from sims.engine.state import SERVED
 from sims.evaluation.evaluate import Episode
 from sims.gym.domain import LoadDomain, capacity_per_s
-from sims.service import Hidden, Result, Service, Switching
+from sims.service import Disturbances, Result, Service, Switching
 from sims.simulation import Simulation, simulate
 from sims.traces import NoArrivals, Regime, Trace, bursty, flash_crowd, poisson
 
@@ -81,7 +81,7 @@ class Twin:
         factor = rng.choice(ratios, NOISE_BATCHES) if ratios.size else np.ones(1)
         service = Service(
             costs, lengths, measured.slo_ms, measured.workers, tier=measured.tier,
-            accuracy=measured.accuracy, hidden=Hidden(factor),
+            accuracy=measured.accuracy, hidden=Disturbances(factor),
             switching=Switching(measured.switch_ms), pattern=measured.pattern,
         )  # fmt: skip
         clipped = traffic.lengths.clip(1, int(lengths[-1])).astype(np.int32)
@@ -116,9 +116,9 @@ class Twin:
                 found, least = replace(service, delay_ms=delay_ms), off
         return replace(self, service=found)
 
-    def replay(self, driver: Setting | Policy) -> Result:
-        """What that driver would have made of the very same requests."""
-        return simulate(self.service, self.traffic, driver)
+    def replay(self, policy: Setting | Policy) -> Result:
+        """What that policy would have made of the very same requests."""
+        return simulate(self.service, self.traffic, policy)
 
     def split(self, share: float) -> tuple[Twin, Twin]:
         """The first `share` of the traffic's time, and the rest."""
@@ -207,7 +207,7 @@ class Twin:
                 file["cost_ms"], file["lengths"], about["slo_ms"], about["workers"],
                 tier=file["tier"], accuracy=file["accuracy"], delay_ms=about["delay_ms"],
                 overhead_ms=about["overhead_ms"],
-                hidden=Hidden(file["factor"]), switching=Switching(about["switch_ms"]),
+                hidden=Disturbances(file["factor"]), switching=Switching(about["switch_ms"]),
                 pattern=file["pattern"] if file["pattern"].size else None,
             )  # fmt: skip
             return cls(service, Trace(file["arrivals_s"], file["request_lengths"], "traffic"))

@@ -11,9 +11,9 @@ def cache_folder(given: Path | None) -> Path:
     """`given`, or where a runtime keeps its plans with `plans.cache_dir` unset."""
     if given is not None:
         return given.expanduser()
-    from profiler.places import keeping_place
+    from profiler.places import storage_folder
 
-    place = keeping_place()
+    place = storage_folder()
     if place.folder is None:
         raise OSError(f"{place.why}; name a folder by --cache")
     return place.folder

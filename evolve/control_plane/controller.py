@@ -21,7 +21,7 @@ from supernet.plans import ORIGINAL
 if TYPE_CHECKING:
     from evolve.journal.journal import Journal
     from evolve.monitoring.memory_patterns import Patterns
-    from evolve.monitoring.tally import Tally
+    from evolve.monitoring.stats import Stats
     from profiler.costs import CostTable
     from profiler.signals import Signals
     from supernet.plans import Plan, PlanLibrary
@@ -40,7 +40,7 @@ class _Held:
     admitted: tuple[Plan, ...]
     plans: tuple[str, ...]
     tier: npt.NDArray[np.int64]
-    cells_only: frozenset[str]
+    buckets_only: frozenset[str]
     fused: tuple[bool, ...]
 
     @classmethod
@@ -66,7 +66,7 @@ class Controlled:
     scheduler: Scheduler
     library: PlanLibrary
     costs: CostTable
-    tally: Tally
+    stats: Stats
     journal: Journal
     patterns: Patterns
     pads: bool
@@ -97,7 +97,7 @@ class Controller:
         self._scheduler = controlled.scheduler
         self._library = controlled.library
         self._costs = controlled.costs
-        self._tally = controlled.tally
+        self._stats = controlled.stats
         self._journal = controlled.journal
         self._patterns = controlled.patterns
         self._pads = controlled.pads
@@ -111,7 +111,7 @@ class Controller:
         self._stop = threading.Event()
         self._recorded_at_s = -math.inf
         self._accounted_at_s = clock()
-        self._plan_rows = self._tally.plan_rows()  # of what served before
+        self._plan_rows = self._stats.plan_rows()  # of what served before
         self._drifting: frozenset[str] = frozenset()
         self._troubles: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
@@ -140,7 +140,7 @@ class Controller:
         self._patterns.stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
-            self._tally.settle()
+            self._stats.settle()
             self._say_savings()
 
     def _run(self) -> None:
@@ -173,16 +173,16 @@ class Controller:
         self._record(signals, before, choice, veto)
 
     def _see(self) -> Signals:
-        self._tally.settle()
-        self._tally.reserve.fade(self._period_s)
+        self._stats.settle()
+        self._stats.reserve.fade(self._period_s)
         queue, head_slack_ms, busy = self._scheduler.depth()
-        return self._tally.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
+        return self._stats.window.snapshot(queue=queue, head_slack_ms=head_slack_ms, busy=busy)
 
     def _veto(self, choice: Choice) -> str | None:
         numbers = choice.params.to_array()
         if np.isnan(numbers).any():
             return "the proposed parameters hold a NaN"
-        longest_ms = MOST_HELD * self._tally.window.slo_ms
+        longest_ms = MOST_HELD * self._stats.window.slo_ms
         if choice.params.wait_ms > longest_ms:
             held_ms = choice.params.wait_ms
             return f"wait_ms must be at most {longest_ms:g}, half the SLO, got {held_ms:g}"
@@ -202,15 +202,15 @@ class Controller:
             cost_ms=self._costs.matrix(held.plans),
             lengths=old.lengths,
             tier=held.tier,
-            cells_only=held.cells_only,
+            buckets_only=held.buckets_only,
             params=self._choice.params,
             lanes=old.lanes,
-            slowdowns=self._tally.contention.slowdowns,
+            slowdowns=self._stats.contention.slowdowns,
             version=version,
         )
         if self._scheduler.use(self._scheduler.prepare(tables)):
             pattern = self._patterns.table(tables.cost_ms, held.tier, held.fused)
-            self._tally.window.pattern = pattern
+            self._stats.window.pattern = pattern
 
     def _say_trouble(self, what: str) -> None:
         """The same trouble once a minute: ticks come ten times a second."""
@@ -238,7 +238,7 @@ class Controller:
     def _say_savings(self) -> None:
         """What each plan saved since it was last said, beside what was expected of it."""
         self._accounted_at_s = self._clock()
-        for saved in self._tally.savings.report():
+        for saved in self._stats.savings.report():
             plan = self._library.get(saved.plan)
             fusion = plan.spec.fusion if plan is not None else ""
             self._journal.append(
@@ -270,7 +270,7 @@ class Controller:
 
     def _plan_shares(self) -> dict[str, float]:
         """Share of the rows that each plan answered since the last record, as `plan:<key>`."""
-        rows = self._tally.plan_rows()
+        rows = self._stats.plan_rows()
         delta = {plan: n - self._plan_rows.get(plan, 0) for plan, n in rows.items()}
         self._plan_rows = rows
         total = sum(delta.values())

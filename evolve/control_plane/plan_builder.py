@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler.places import Place, keeping_place
+from profiler.places import StorageFolder, storage_folder
 from supernet.backends.base import BACKENDS
 from supernet.building.build import BuildLimits, build_plan, compare_plans, find_fusions
 from supernet.cache import ArtifactCache
@@ -25,14 +25,14 @@ from supernet.proposals import propose, unavailable
 
 if TYPE_CHECKING:
     from evolve.config import PlansConfig
-    from evolve.control_plane.plan_loading import Admission
+    from evolve.control_plane.plan_loading import PlanLoading
     from evolve.slo import SLO
     from profiler.fingerprint import DeviceFingerprint
     from supernet.capture.subject import Capture
     from supernet.jobs.pausing import Pauses
     from supernet.plans import PlanLibrary, PlanSpec
 
-__all__ = ["Brain", "Progress", "Workshop"]
+__all__ = ["BuildSetup", "PlanBuilder", "Progress"]
 
 _TIMED_PER_SLO = 2.0  # batches that take longer than so many SLOs are never formed: not timed
 
@@ -49,7 +49,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class BuildSetup:
     """What is built for whom, and where it is kept.
 
     `stored` gives the folder of the captured program in the cache; None: it is written from here.
@@ -96,9 +96,9 @@ class Workshop:
             raise CacheError(f"{place.why}; name a folder by plans.cache_dir")
         return ArtifactCache(place.folder, on_discard)
 
-    def place(self) -> Place:
+    def place(self) -> StorageFolder:
         """Where the cache is: as the settings say, else with what is kept for this user."""
-        return Place(self.config.cache_dir) if self.config.cache_dir else keeping_place()
+        return StorageFolder(self.config.cache_dir) if self.config.cache_dir else storage_folder()
 
     def store(self, cache: ArtifactCache) -> Path:
         """The folder of the captured program, written there unless it already is."""
@@ -113,37 +113,37 @@ class Workshop:
         )
 
 
-class Brain:
+class PlanBuilder:
     """Builds each proposed plan once, best first, then those that a search finds, and hands each
     verified one over.
 
     Args:
-        workshop: What to build and how.
+        setup: What to build and how.
         library: Every outcome is put here.
-        admission: Makes verified plans serve.
-        said: Told, for the journal, (subject, before, after, reason).
+        loading: Makes verified plans serve.
+        on_event: Told, for the journal, (subject, before, after, reason).
         pauses: Hold up what only improves a service that plans already serve.
         afterwards: Called once the usual plans were tried.
     """
 
     def __init__(
         self,
-        workshop: Workshop,
+        setup: BuildSetup,
         library: PlanLibrary,
-        admission: Admission,
-        said: Callable[[str, str, str, str], None],
+        loading: PlanLoading,
+        on_event: Callable[[str, str, str, str], None],
         pauses: Pauses,
         afterwards: Callable[[], None],
     ) -> None:
-        self._workshop = workshop
+        self._setup = setup
         self._library = library
-        self._admission = admission
-        self._said = said
+        self._loading = loading
+        self._on_event = on_event
         self._pauses = pauses
         self._afterwards = afterwards
         self._stop = threading.Event()
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="brain", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="plan-builder", daemon=True)
         self.progress = Progress(0, 0, "", "starting", 0.0)
         self._built = 0
 
@@ -164,31 +164,31 @@ class Brain:
 
     def _run(self) -> None:
         try:
-            if (obstacle := self._workshop.obstacle()) is not None:
-                self._said("plans", "", "none", f"the original model serves: {obstacle}")
+            if (obstacle := self._setup.obstacle()) is not None:
+                self._on_event("plans", "", "none", f"the original model serves: {obstacle}")
                 return
             self._build_all()
         except BuildInterrupted:  # what the builds start from was taken away: this revision ends
             return
         except Exception as error:
             # A full disk, an unusable cache: the service goes on with what it has.
-            self._said("plans", "", "none", f"no more plans are built: {_line(error)}")
+            self._on_event("plans", "", "none", f"no more plans are built: {_line(error)}")
         finally:
             self.progress = Progress(self.progress.total, self.progress.total, "", "done", 0.0)
             self._done.set()
 
     def _build_all(self) -> None:
-        for backend, reason in self._workshop.left_out().items():
-            self._said(backend, "", "left out", reason)
-        specs = self._workshop.specs()
+        for backend, reason in self._setup.left_out().items():
+            self._on_event(backend, "", "left out", reason)
+        specs = self._setup.specs()
         self.progress = Progress(0, len(specs), "", "storing the capture", 0.0)
-        place = self._workshop.place()
+        place = self._setup.place()
         if place.folder is not None and place.why is not None:
-            self._said("plans", "", "kept elsewhere", f"in {place.folder}: {place.why}")
-        cache = self._workshop.open_cache(
-            lambda entry, why: self._said(entry, "cached", "discarded", why)
+            self._on_event("plans", "", "kept elsewhere", f"in {place.folder}: {place.why}")
+        cache = self._setup.open_cache(
+            lambda entry, why: self._on_event(entry, "cached", "discarded", why)
         )
-        folder = self._workshop.store(cache)
+        folder = self._setup.store(cache)
         self._build_each(cache, folder, specs)
         if self._stop.is_set():
             return
@@ -201,9 +201,11 @@ class Brain:
             self._build(cache, folder, len(specs) + len(found), spec, self._later())
         if found:
             self._compare(cache, folder)
-        for key in self._workshop.config.only or ():
+        for key in self._setup.config.only or ():
             if self._library.get(key) is None:
-                self._said(key, "", "left out", "no plan to build here has the key in plans.only")
+                self._on_event(
+                    key, "", "left out", "no plan to build here has the key in plans.only"
+                )
 
     def _build_each(self, cache: ArtifactCache, folder: Path, specs: Sequence[PlanSpec]) -> None:
         """One after the other; where there is room two at a time, of which one stands still while
@@ -218,7 +220,7 @@ class Brain:
                     return
                 self._build(cache, folder, len(specs), spec, pauses)
 
-        if not self._workshop.has_room or self._later() is None:
+        if not self._setup.has_room or self._later() is None:
             return build(None)
         failed: list[BaseException] = []
 
@@ -231,7 +233,7 @@ class Brain:
         with self._pauses.follower() as pauses:
             # A daemon, and no pool's: nothing waits for it at the end of the interpreter.
             beside = threading.Thread(
-                target=build_beside, args=(pauses,), name="brain-beside", daemon=True
+                target=build_beside, args=(pauses,), name="plan-builder-beside", daemon=True
             )
             beside.start()
             try:
@@ -247,7 +249,7 @@ class Brain:
     ) -> tuple[PlanSpec, ...]:
         """Fused plans beyond those tried; none where a search is not wanted or makes no sense."""
         base = next((s for s in tried if s.backend == "fused" and s.precision == "fp32"), None)
-        if base is None or not self._workshop.config.search or self._stop.is_set():
+        if base is None or not self._setup.config.search or self._stop.is_set():
             return ()
 
         def on_progress(stage: str, share: float) -> None:
@@ -256,18 +258,18 @@ class Brain:
         on_progress("searching fusions", 0.0)
         try:
             found = find_fusions(
-                cache, folder, base, self._workshop.limits(), on_progress,
-                device=self._workshop.device.key, cancelled=self._stop.is_set,
+                cache, folder, base, self._setup.limits(), on_progress,
+                device=self._setup.device.key, cancelled=self._stop.is_set,
                 pauses=self._later(),
             )  # fmt: skip
         except BuildInterrupted:
             return ()
         except BuildFailed as error:
-            self._said("fused", "", "not searched", str(error))
+            self._on_event("fused", "", "not searched", str(error))
             return ()
-        more = tuple(spec for spec in self._workshop.wanted(found) if spec not in tried)
+        more = tuple(spec for spec in self._setup.wanted(found) if spec not in tried)
         told = f"{len(found)} fused plans that nothing beats in time, memory and error"
-        self._said("fused", "", "searched", f"{told}, {len(more)} of them new")
+        self._on_event("fused", "", "searched", f"{told}, {len(more)} of them new")
         return more
 
     def _compare(self, cache: ArtifactCache, folder: Path) -> None:
@@ -281,14 +283,14 @@ class Brain:
 
         try:
             found = compare_plans(
-                cache, folder, plans, self._workshop.limits(), on_progress,
-                device=self._workshop.device.key, cancelled=self._stop.is_set,
+                cache, folder, plans, self._setup.limits(), on_progress,
+                device=self._setup.device.key, cancelled=self._stop.is_set,
                 pauses=self._later(),
             )  # fmt: skip
         except BuildInterrupted:
             return
         except BuildFailed as error:
-            self._said("plans", "", "not compared", str(error))
+            self._on_event("plans", "", "not compared", str(error))
             return
         changed = [
             now
@@ -299,13 +301,13 @@ class Brain:
             return
         for plan in changed:
             self._library.learn(plan)
-        self._admission.reprice(changed)
+        self._loading.reprice(changed)
         told = f"{len(changed)} of {len(plans)} were close in time and took turns side by side"
-        self._said("plans", "", "compared", told)
+        self._on_event("plans", "", "compared", told)
 
     def _later(self) -> Pauses | None:
         """For work that can wait; what several threads take is timed on the wall, and can't."""
-        return self._pauses if self._workshop.threads == 1 else None
+        return self._pauses if self._setup.threads == 1 else None
 
     def _build(
         self,
@@ -321,17 +323,17 @@ class Brain:
         on_progress("starting", 0.0)
         try:
             plan = build_plan(
-                cache, folder, spec, self._workshop.limits(), on_progress,
-                device=self._workshop.device.key, cancelled=self._stop.is_set, pauses=pauses,
+                cache, folder, spec, self._setup.limits(), on_progress,
+                device=self._setup.device.key, cancelled=self._stop.is_set, pauses=pauses,
             )  # fmt: skip
         except BuildInterrupted:
             return
         self._built += 1
         self._library.put(plan)
-        self._said(spec.key, "proposed", plan.state.value, plan.reason)
+        self._on_event(spec.key, "proposed", plan.state.value, plan.reason)
         if plan.state is PlanState.VERIFIED:
             on_progress("loading", 1.0)
-            self._admission.admit(plan)
+            self._loading.admit(plan)
 
 
 def _line(error: Exception) -> str:

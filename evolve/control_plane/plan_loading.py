@@ -16,7 +16,7 @@ from supernet.guards import Within
 from supernet.plans import ORIGINAL, PlanState
 
 if TYPE_CHECKING:
-    from evolve.data_plane.fleet import Fleet
+    from evolve.data_plane.lane_pool import LanePool
     from evolve.monitoring.savings import Savings
     from evolve.workers.base import Inputs
     from profiler.costs import CostTable
@@ -24,45 +24,45 @@ if TYPE_CHECKING:
     from supernet.plans import Plan, PlanLibrary
     from supernet.signature import Signature
 
-__all__ = ["Admission", "warm_batches"]
+__all__ = ["PlanLoading", "warm_batches"]
 
 _SUPERFLUOUS = "not resident: others are as fast or nearly, at every shape"
 WARM_BUDGET_MS = 500.0  # only OpenVINO's first run of a shape is much slower than the next
 
 
-class Admission:
-    """Called by the brain for each verified plan, and when prices change.
+class PlanLoading:
+    """Called by the plan builder for each verified plan, and when prices change.
 
     Args:
-        library, costs, fleet, savings: Where plans are known, priced, held and accounted for.
+        library, costs, pool, savings: Where plans are known, priced, held and accounted for.
         slo_ms: Shapes that cost more count for nothing.
         limit: Plans held at once.
         refresh: Puts the change on the scheduler's tables.
-        said: Told, for the journal, (plan key, before, after, reason).
+        on_event: Told, for the journal, (plan key, before, after, reason).
     """
 
     def __init__(
         self,
         library: PlanLibrary,
         costs: CostTable,
-        fleet: Fleet,
+        pool: LanePool,
         savings: Savings,
         *,
         slo_ms: float,
         limit: int,
         refresh: Callable[[], None],
-        said: Callable[[str, str, str, str], None],
+        on_event: Callable[[str, str, str, str], None],
     ) -> None:
         self._library = library
         self._costs = costs
-        self._fleet = fleet
+        self._pool = pool
         self._savings = savings
         self._lock = threading.Lock()
         self._lost: set[str] = set()  # plans whose files are gone
         self._slo_ms = slo_ms
         self._limit = limit
         self._refresh = refresh
-        self._said = said
+        self._on_event = on_event
 
     def admit(self, plan: Plan) -> None:
         """Makes `plan`, which the library holds as verified, serve if it is the best choice
@@ -89,37 +89,37 @@ class Admission:
             self._settle(set())
 
     def _settle(self, new: set[str]) -> None:
-        keep, held = self._keep(), self._fleet.held()
+        keep, held = self._keep(), self._pool.held()
         for plan in self._library.admitted():
             if plan.key not in keep - held:
                 continue
             try:
-                self._fleet.load(plan)
+                self._pool.load(plan)
             except PlanLost as fault:  # it is not to blame, and all will be built again
-                self._fleet.unload(plan.key)
+                self._pool.unload(plan.key)
                 self._lost.add(plan.key)
-                self._fleet.lost(fault)
+                self._pool.lost(fault)
                 return self._settle(new - {plan.key})
             except PlanFault as fault:
-                self._fleet.unload(plan.key)
+                self._pool.unload(plan.key)
                 self._move(plan.key, PlanState.QUARANTINED, str(fault))
                 return self._settle(new - {plan.key})  # without it another one is worth keeping
             if not self._move(plan.key, PlanState.RESIDENT, self._savings.expect(plan)):
-                self._fleet.unload(plan.key)  # it failed on a lane that had it early
+                self._pool.unload(plan.key)  # it failed on a lane that had it early
                 return self._settle(new - {plan.key})
         for key in (new | held) - keep:
-            self._fleet.unload(key)
+            self._pool.unload(key)
             if key in held:
                 self._move(key, PlanState.ADMITTED, _SUPERFLUOUS)
             else:
-                self._said(key, "admitted", "admitted", _SUPERFLUOUS)
+                self._on_event(key, "admitted", "admitted", _SUPERFLUOUS)
         self._refresh()
 
     def _move(self, key: str, to: PlanState, reason: str) -> bool:
         """Says so and returns True unless the plan was quarantined meanwhile."""
         change = self._library.move(key, to, reason)
         if change.happened:
-            self._said(key, change.before.value, to.value, reason)
+            self._on_event(key, change.before.value, to.value, reason)
         return change.plan.state is to
 
     def _keep(self) -> set[str]:
@@ -145,10 +145,10 @@ def warm_batches(
     matrix = costs.matrix([plan.key])[0]
     grid = costs.grid
     shapes = sorted(
-        (float(matrix[row, cell]), row + 1, length)
+        (float(matrix[row, bucket]), row + 1, length)
         for row in range(grid.max_rows)
-        for cell, length in enumerate(grid.lengths)
-        if matrix[row, cell] <= slo_ms
+        for bucket, length in enumerate(grid.lengths)
+        if matrix[row, bucket] <= slo_ms
     )
     batches: list[Inputs] = []
     spent_ms = 0.0

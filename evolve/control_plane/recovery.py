@@ -18,9 +18,9 @@ from supernet.plans import PlanState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evolve.control_plane.plan_loading import Admission
+    from evolve.control_plane.plan_loading import PlanLoading
     from evolve.data_plane.faults import Faults, Ruling
-    from evolve.data_plane.fleet import Fleet
+    from evolve.data_plane.lane_pool import LanePool
     from evolve.journal.journal import Journal
 
 __all__ = ["Recovery"]
@@ -33,8 +33,8 @@ class Recovery:
 
     Args:
         faults: Where they are noted.
-        fleet: Hires a worker in the place of one that was lost; takes a bad plan off the others.
-        admission: Loads what is worth having in its place.
+        pool: Hires a worker in the place of one that was lost; takes a bad plan off the others.
+        loading: Loads what is worth having in its place.
         journal: Where it is said.
         condemn: Has a plan stay out after a restart: (key, why). Raises `CacheError` or `OSError`
             where that can't be written.
@@ -43,12 +43,12 @@ class Recovery:
     def __init__(
         self,
         faults: Faults,
-        fleet: Fleet,
-        admission: Admission,
+        pool: LanePool,
+        loading: PlanLoading,
         journal: Journal,
         condemn: Callable[[str, str], None],
     ) -> None:
-        self._faults, self._fleet, self._admission = faults, fleet, admission
+        self._faults, self._pool, self._loading = faults, pool, loading
         self._journal, self._condemn = journal, condemn
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
 
@@ -74,7 +74,7 @@ class Recovery:
         """Replaces the worker that was lost; sees to it that a plan to blame stays out."""
         fault = ruling.fault
         if fault.worker is not None and fault.lane is not None:
-            self._fleet.rehire(self._fleet.lanes[fault.lane], fault.worker, str(fault.error))
+            self._pool.rehire(self._pool.lanes[fault.lane], fault.worker, str(fault.error))
         if ruling.taken_from is not None:
             self._say_quarantined(ruling, ruling.taken_from)
             # Its batch under way is waited for, and loading another one takes seconds.
@@ -89,8 +89,8 @@ class Recovery:
 
     def _replace(self, plan: str) -> None:
         with suppress(JournalError):  # all was closed meanwhile
-            self._fleet.unload(plan)
-            self._admission.refill()
+            self._pool.unload(plan)
+            self._loading.refill()
 
     def _remember(self, plan: str, why: str) -> None:
         try:

@@ -15,7 +15,7 @@ from evolve.workers.process import ProcessWorker, environment, load_request
 from supernet.backends.base import backend
 
 if TYPE_CHECKING:
-    from evolve.data_plane.fleet import Fleet
+    from evolve.data_plane.lane_pool import LanePool
     from evolve.workers.base import Inputs, Worker
     from supernet.plans import Plan
 
@@ -26,42 +26,44 @@ class Renewal:
     """Called when every plan was tried; the service goes on meanwhile, and as before if it fails.
 
     Args:
-        fleet: Whose workers are renewed.
+        pool: Whose workers are renewed.
         threads, hang_timeout_s: Of each worker.
         warm: The batches to run once on a plan before it serves.
-        said: Told, for the journal, (subject, what happened).
+        on_event: Told, for the journal, (subject, what happened).
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        pool: LanePool,
         *,
         threads: int,
         hang_timeout_s: float,
         warm: Callable[[Plan], Sequence[Inputs]],
-        said: Callable[[str, str], None],
+        on_event: Callable[[str, str], None],
     ) -> None:
-        self._fleet = fleet
+        self._pool = pool
         self._threads = threads
         self._hang_timeout_s = hang_timeout_s
         self._warm = warm
-        self._said = said
+        self._on_event = on_event
 
     def run(self) -> None:
         """Renews them where the plans that serve can be shared; else does nothing."""
-        plans = [plan for plan in self._fleet.plans() if backend(plan.spec.backend).needs_torch]
+        plans = [plan for plan in self._pool.plans() if backend(plan.spec.backend).needs_torch]
         if not plans or not Nursery.possible(self._threads):
             return
         nursery = Nursery(environment(self._threads))
         try:
             for plan in plans:
                 nursery.load(plan.key, load_request(plan, self._warm(plan)))
-            self._fleet.renew(lambda name: self._hire(name, nursery), nursery.close)
+            self._pool.renew(lambda name: self._hire(name, nursery), nursery.close)
         except (PlanFault, OSError) as fault:
             nursery.close()
-            self._said("nursery", f"the workers stay as they are: {fault}")
+            self._on_event("nursery", f"the workers stay as they are: {fault}")
             return
-        self._said("nursery", f"workers are copies of process {nursery.pid} and share its weights")
+        self._on_event(
+            "nursery", f"workers are copies of process {nursery.pid} and share its weights"
+        )
 
     def _hire(self, name: str, nursery: Nursery) -> Worker:
         """A copy of the nursery; a worker of its own once that is gone."""

@@ -23,7 +23,7 @@ def worth_keeping(
     """Indices of the plans to hold; plan 0 is the original and always among them.
 
     Args:
-        cost_ms: `[plans, rows, cells]`, inf where unknown.
+        cost_ms: `[plans, rows, buckets]`, inf where unknown.
         tier: Quality tier of each plan, 0 the most accurate.
         slo_ms: Shapes that cost more than this under every plan don't count.
         limit: Largest number of plans beside the original.

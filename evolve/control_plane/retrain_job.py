@@ -13,7 +13,7 @@ import numpy as np
 
 from supernet.jobs.child import Say, main
 
-__all__ = ["Request", "work"]
+__all__ = ["RetrainRequest", "work"]
 
 EPISODE_S = 10.0
 TRAIN_SHARE = 0.6
@@ -21,7 +21,7 @@ NICENESS = 19
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RetrainRequest:
     """`folder` holds the twin; `incumbent` the folder of the policy in force, "" for the rule."""
 
     folder: str
@@ -30,11 +30,11 @@ class Request:
     seed: int
 
 
-def work(request: Request, say: Say) -> dict[str, Any]:
+def work(request: RetrainRequest, say: Say) -> dict[str, Any]:
     """Train, judge, and save the policy beside the twin whatever the verdict."""
     from policies.tactical import TacticalPolicy
     from policies.train import TrainConfig, train
-    from sims.evaluation.evaluate import contest
+    from sims.evaluation.evaluate import evaluate
     from sims.evaluation.promotion_gate import judge
     from sims.gym.load_gym import LoadGym
     from sims.gym.vec_env import LoadVecEnv
@@ -54,7 +54,7 @@ def work(request: Request, say: Say) -> dict[str, Any]:
     trained = train(
         LoadVecEnv(gym),
         config,
-        validate=lambda policy: float(np.mean(contest(practice, [policy]).utility)),
+        validate=lambda policy: float(np.mean(evaluate(practice, [policy]).utility)),
         progress=lambda done, total, _: say("training", done / total),
         card={"environment": "the runtime's own twin", "traffic_s": past.traffic.seconds},
     )
@@ -67,4 +67,4 @@ def work(request: Request, say: Say) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Request, work, niceness=NICENESS)
+    main(RetrainRequest, work, niceness=NICENESS)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evolve.control_plane.retrain_job import Request
+from evolve.control_plane.retrain_job import RetrainRequest
 from evolve.journal.decision import NOTHING
 from policies.tactical import TacticalPolicy
 from supernet.jobs.errors import JobFailed, JobInterrupted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from evolve.control_plane.controller import Controller
     from evolve.data_plane.scheduler import Scheduler
     from evolve.journal.journal import Journal
-    from evolve.monitoring.tally import Tally
+    from evolve.monitoring.stats import Stats
     from evolve.slo import SLO
     from sims.twin import Twin
     from supernet.jobs.pausing import Pauses
@@ -123,7 +123,7 @@ class Retraining:
 
     def _trained(self, folder: Path) -> dict[str, Any]:
         incumbent = str(self._incumbent or "")
-        request = Request(str(folder), incumbent, self._config.retrain_steps, self.attempts)
+        request = RetrainRequest(str(folder), incumbent, self._config.retrain_steps, self.attempts)
         terms = Terms(folder, BUDGET_S, cancelled=self._stop.is_set, pauses=self._pauses)
         return run_job(request, terms)
 
@@ -145,7 +145,7 @@ class Retraining:
 
 
 def live_twin(
-    slo: SLO, workers: int, scheduler: Scheduler, tally: Tally, library: PlanLibrary
+    slo: SLO, workers: int, scheduler: Scheduler, stats: Stats, library: PlanLibrary
 ) -> Twin | None:
     """The service as its cost table and its last quarter of an hour tell it; None without any."""
     from sims.traces import NoArrivals
@@ -155,19 +155,19 @@ def live_twin(
     plans = [library.get(key) for key in tables.plans]  # the original is none of them
     errors = [plan.error or 0.0 if plan is not None else 0.0 for plan in plans]
     try:
-        traffic = tally.traffic.trace()
+        traffic = stats.traffic.trace()
     except NoArrivals:
         return None
     measured = Measured(
         # What overload costs: with all lanes busy.
         tables.cost_ms * tables.slowdowns[-1], np.array(tables.lengths, np.float64), slo.p99_ms,
         workers, tier=np.array(tables.tier), accuracy=1.0 - np.array(errors),
-        switch_ms=tally.window.switch_ms,
-        pattern=None if (pattern := tally.window.pattern) is None else pattern.values,
+        switch_ms=stats.window.switch_ms,
+        pattern=None if (pattern := stats.window.pattern) is None else pattern.values,
     )  # fmt: skip
     return Twin.of(
-        measured, traffic, ratios=tally.traffic.ratios(CALIBRATION_S),
-        latencies_ms=tally.traffic.latencies_ms(CALIBRATION_S),
+        measured, traffic, ratios=stats.traffic.ratios(CALIBRATION_S),
+        latencies_ms=stats.traffic.latencies_ms(CALIBRATION_S),
     )  # fmt: skip
 
 

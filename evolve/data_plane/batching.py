@@ -1,7 +1,7 @@
 """Batching: from several requests to one batch and back, without a caller noticing.
 
 Rows are stacked along dimension "rows"; "length" dimensions are padded with zeros to the
-cell that the rule chose. Both are legal only because the capture proved them on the
+bucket that the rule chose. Both are legal only because the capture proved them on the
 original model (`Signature.batchable`, `Signature.paddable`).
 """
 

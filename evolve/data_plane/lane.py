@@ -12,8 +12,8 @@ from evolve.data_plane.batching import plausible, split, stack
 from evolve.data_plane.faults import Fault
 from evolve.data_plane.promise import Call, Callbacks
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
-from evolve.monitoring.savings import Ran
-from supernet.capture.calls.pytree import take_apart
+from evolve.monitoring.savings import BatchRecord
+from supernet.capture.calls.pytree import flatten
 from supernet.errors import Uncapturable
 from supernet.plans import ORIGINAL
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
     from evolve.data_plane.scheduler import Batch, Price, Scheduler
-    from evolve.monitoring.tally import Tally
+    from evolve.monitoring.stats import Stats
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
     from evolve.workers.base import Answer, Worker
@@ -49,7 +49,7 @@ class Serving:
     scheduler: Scheduler
     original: Original
     capture: Capture
-    tally: Tally
+    stats: Stats
     faults: Faults
     licence: Licence
     watch: Watch
@@ -153,12 +153,12 @@ class Lane:
 
     def _answer_here(self, request: Request) -> Any:
         tables = self._serving.scheduler.tables
-        plan = tables.fastest(request.rows, request.cell, self.resident())
+        plan = tables.fastest(request.rows, request.bucket, self.resident())
         length = request.length
         if self._serving.licence.now.padding:
             length = tables.padded_length(plan, (request,))
         beside = self._serving.scheduler.beside
-        price = tables.price(plan, request.rows, request.cell, beside)
+        price = tables.price(plan, request.rows, request.bucket, beside)
         if request.outside is None:
             began_s = self._serving.clock()
             try:
@@ -171,7 +171,7 @@ class Lane:
             except Exception as error:
                 self._recover(plan, (request,), length, began_s, error)
             else:
-                self._serving.tally.ended(request)
+                self._serving.stats.ended(request)
                 self._serving.watch.offer(samples)
                 return answer
         else:
@@ -245,12 +245,14 @@ class Lane:
         held = self._serving.capture.handed_on.held
         answers = split(answer.leaves, requests, signature, length, lent=answer.lent, held=held)
         elapsed_ms = (self._serving.clock() - began_s) * 1e3
-        rows = tokens = 0
+        rows = real_tokens = 0
         for request in requests:
             rows += request.rows
-            tokens += request.rows * request.length
+            real_tokens += request.rows * request.length
         changed, self._last_plan = plan != self._last_plan, plan
-        self._serving.tally.ran(Ran(plan, rows, length, elapsed_ms, *price, tokens, changed))
+        self._serving.stats.record_batch(
+            BatchRecord(plan, rows, length, elapsed_ms, *price, real_tokens, changed)
+        )
         if not own and not plausible(answer.leaves, domain):
             odd = [
                 request
@@ -280,10 +282,10 @@ class Lane:
         """
         original = self._answer_alone(requests)
         if plan != ORIGINAL:
-            self._serving.tally.retried(len(requests))
+            self._serving.stats.retried(len(requests))
             if isinstance(error, PlanDeclined):
                 elapsed_ms = (self._serving.clock() - began_s) * 1e3
-                self._serving.tally.declined(
+                self._serving.stats.declined(
                     plan, sum(r.rows for r in requests), length, elapsed_ms
                 )
             fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
@@ -308,10 +310,10 @@ class Lane:
                 finite = finite and _plausible(answer, self._serving.capture.domain)
             except BaseException as error:  # SystemExit too is the sender's, not the lane's
                 answered = False
-                self._serving.tally.raised(request)
+                self._serving.stats.raised(request)
                 self._settle(request, error=error)
             else:
-                self._serving.tally.ended(request)
+                self._serving.stats.ended(request)
                 self._settle(request, answer)
             self._call_back()
         return Alone(answered, finite)
@@ -320,17 +322,17 @@ class Lane:
         try:
             answer = self._serving.original.rebuild(leaves, request.leaves)
         except Exception as error:  # a structure that can't be rebuilt must not lose the answer
-            self._serving.tally.raised(request)
+            self._serving.stats.raised(request)
             self._settle(request, error=error)
             return
-        self._serving.tally.ended(request)
+        self._serving.stats.ended(request)
         self._settle(request, answer)
 
     def _refuse(self, request: Request) -> None:
         if not request.future.begin():
             return
-        self._serving.tally.refused(request)
-        waited_ms = self._serving.tally.waited_ms(request)
+        self._serving.stats.refused(request)
+        waited_ms = self._serving.stats.waited_ms(request)
         late = DeadlineExceeded(
             f"refused after {waited_ms:.1f} ms: its deadline of "
             f"{request.deadline_ms - request.arrived_ms:g} ms can no longer be met"
@@ -343,15 +345,15 @@ def answer_apart(serving: Serving, request: Request) -> Any:
     try:
         answer = serving.original.call(request.args, request.kwargs)
     except BaseException:
-        serving.tally.raised(request)
+        serving.stats.raised(request)
         raise
-    serving.tally.ended(request)
+    serving.stats.ended(request)
     return answer
 
 
 def _plausible(answer: Any, domain: Domain) -> bool:
     try:
-        leaves, _ = take_apart(answer)
+        leaves, _ = flatten(answer)
     except Uncapturable:  # nothing to look into; it is the original's own answer all the same
         return True
     return plausible(leaves, domain)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evolve.data_plane.weights import Place, Weights
+from evolve.data_plane.weights import StateKey, Weights
 from evolve.errors import EvolveError
 from evolve.workers.base import Answer
 from profiler.flops import flops_per_row
-from supernet.capture.calls.pytree import detached, take_apart
+from supernet.capture.calls.pytree import detached, flatten
 
 if TYPE_CHECKING:
     from evolve.data_plane.ambience import Ambience
@@ -36,7 +36,7 @@ class Original:
         model: torch.nn.Module,
         capture: Capture,
         *,
-        restless: frozenset[Place] = frozenset(),
+        restless: frozenset[StateKey] = frozenset(),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
@@ -63,7 +63,7 @@ class Original:
             raise EvolveError(f"the model must be captured to be batched: {self._capture.reason}")
         args, kwargs = self._capture.form.arguments(leaves)
         began = self._clock()
-        outputs, _ = take_apart(self.call(args, kwargs))
+        outputs, _ = flatten(self.call(args, kwargs))
         outputs = [leaf.detach() if leaf.grad_fn is not None else leaf for leaf in outputs]
         if outputs and outputs[0].is_cuda:
             torch.cuda.synchronize(outputs[0].device)

@@ -75,9 +75,9 @@ class Reception:
             )  # fmt: skip
         # Lengths that can't be padded share a batch only with their equals.
         group = serving.licence.now.group(flat.length, next(self._alone))
-        cell = capture.grid.cell(flat.length)
+        bucket = capture.grid.bucket(flat.length)
         return Request(
-            args, kwargs, flat.leaves, flat.rows, flat.length, cell, group, now_ms, deadline_ms,
+            args, kwargs, flat.leaves, flat.rows, flat.length, bucket, group, now_ms, deadline_ms,
             refusable=refusable, ambience=ambience,
         )  # fmt: skip
 

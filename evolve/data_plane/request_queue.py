@@ -31,7 +31,7 @@ class Request:
     leaves: list[Any]
     rows: int
     length: int
-    cell: int
+    bucket: int
     group: int
     arrived_ms: float
     deadline_ms: float
@@ -74,7 +74,7 @@ class RequestQueue:
         self.waiting.append(
             request.deadline_ms - reserve_ms,
             request.arrived_ms,
-            request.cell,
+            request.bucket,
             rows=request.rows,
             group=request.group,
             refusable=request.refusable,

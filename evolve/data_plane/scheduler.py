@@ -44,8 +44,8 @@ FREE = Price(0.0, 0)
 class Tables:
     """What a decision is made by. `plans[0]` is always the original model.
 
-    `cost_ms` is float64 `[plans, max_rows, cells]`, `tier` int64 `[plans]` (0 is the most
-    accurate), `lengths` the padded length of each cell, `cells_only` the plans for which every
+    `cost_ms` is float64 `[plans, max_rows, buckets]`, `tier` int64 `[plans]` (0 is the most
+    accurate), `lengths` the padded length of each bucket, `buckets_only` the plans for which every
     new length costs extra, so that their batches are padded to one of `lengths`. `slowdowns` are by
     the number of lanes that compute beside, and the costs are those without any. `version`: see
     `Scheduler.use`.
@@ -55,24 +55,24 @@ class Tables:
     cost_ms: npt.NDArray[np.float64]
     lengths: tuple[int, ...]
     tier: npt.NDArray[np.int64]
-    cells_only: frozenset[str]
+    buckets_only: frozenset[str]
     params: RuleParams
     lanes: int
     slowdowns: tuple[float, ...] = (1.0,)
     version: int = 0
 
-    def fastest(self, rows: int, cell: int, resident: frozenset[str]) -> str:
+    def fastest(self, rows: int, bucket: int, resident: frozenset[str]) -> str:
         """The quickest of the most accurate plans for one request alone, among `resident`."""
-        costs, tiers = self.cost_ms[:, rows - 1, cell].tolist(), self.tier.tolist()
+        costs, tiers = self.cost_ms[:, rows - 1, bucket].tolist(), self.tier.tolist()
         best, least = self.plans[0], costs[0]
         for plan, cost_ms, tier in zip(self.plans, costs, tiers, strict=True):
             if tier == 0 and cost_ms < least and plan in resident:
                 best, least = plan, cost_ms
         return best
 
-    def price(self, plan: str, rows: int, cell: int, beside: int) -> Price:
+    def price(self, plan: str, rows: int, bucket: int, beside: int) -> Price:
         """Of a batch while `beside` other lanes compute; inf where nothing is known."""
-        alone_ms = float(self.cost_ms[self.plans.index(plan), rows - 1, cell])
+        alone_ms = float(self.cost_ms[self.plans.index(plan), rows - 1, bucket])
         return Price(alone_ms * self.slowdown(beside), beside)
 
     def slowdown(self, beside: int) -> float:
@@ -81,8 +81,8 @@ class Tables:
 
     def padded_length(self, plan: str, requests: Sequence[Request]) -> int:
         """The length at which `requests` run together on `plan`."""
-        if plan in self.cells_only:
-            return self.lengths[max(request.cell for request in requests)]
+        if plan in self.buckets_only:
+            return self.lengths[max(request.bucket for request in requests)]
         return max(request.length for request in requests)
 
 
@@ -400,7 +400,7 @@ class Scheduler:
         for index in pick.dropped:
             request = self._queue[index]
             if request.deadline_ms > now_ms:
-                plan = tables.plans.index(tables.fastest(request.rows, request.cell, resident))
+                plan = tables.plans.index(tables.fastest(request.rows, request.bucket, resident))
                 refused = tuple(other for other in pick.dropped if other != index)
                 return Pick(plan, (index,), refused, np.inf)
         return pick
@@ -412,14 +412,14 @@ class Scheduler:
         plan = tables.plans[max(pick.plan, 0)]
         if not members:
             return Batch(plan, (), tuple(refused), 0, FREE)
-        cell = max(request.cell for request in members)
+        bucket = max(request.bucket for request in members)
         rows = sum(request.rows for request in members)
         return Batch(
             plan=plan,
             requests=tuple(members),
             refused=tuple(refused),
             length=tables.padded_length(plan, members),
-            price=tables.price(plan, rows, cell, len(self._busy)),
+            price=tables.price(plan, rows, bucket, len(self._busy)),
         )
 
     def depth(self) -> tuple[int, float, int]:

@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 __all__ = ["Weights", "unlike"]
 
-Place: TypeAlias = tuple[str, str]
+StateKey: TypeAlias = tuple[str, str]
 """Path of a module, and the name of something it holds; ("", "") for what holds for all."""
 
 SAMPLED = 16
@@ -45,10 +45,10 @@ class Weights:
         self._model = model
         self._lock = threading.Lock()
         self._names: dict[int, tuple[int, tuple[str, ...]]] = {}
-        self._restless: frozenset[Place] = frozenset()
+        self._restless: frozenset[StateKey] = frozenset()
         self._last = self._look()
-        self._sampled: dict[Place, str] = {}
-        self._turn: Iterator[tuple[Place, torch.Tensor]] = iter(())
+        self._sampled: dict[StateKey, str] = {}
+        self._turn: Iterator[tuple[StateKey, torch.Tensor]] = iter(())
         self.begin()
 
     def begin(self) -> None:
@@ -71,7 +71,7 @@ class Weights:
         changes = _changes(before, self._last)
         return next((what for place, what in changes if self._counts(place)), None)
 
-    def changed(self) -> frozenset[Place]:
+    def changed(self) -> frozenset[StateKey]:
         """Every place that changed since the last call."""
         before, self._last = self._last, self._look()
         return frozenset(place for place, _ in _changes(before, self._last))
@@ -90,7 +90,7 @@ class Weights:
         samples = {p: _sample(t) for p, t in _tensors(self._model) if p not in self._restless}
         return (kept, samples)
 
-    def ignore(self, places: Collection[Place]) -> None:
+    def ignore(self, places: Collection[StateKey]) -> None:
         """From now on these count for nothing: the model's own forward changes them."""
         self._restless = frozenset(places)
 
@@ -107,7 +107,7 @@ class Weights:
                     found = f"{'.'.join(filter(None, place))} was written to"
         return found
 
-    def _counts(self, place: Place) -> bool:
+    def _counts(self, place: StateKey) -> bool:
         return place not in self._restless
 
     def _look(self) -> list[tuple[Any, ...]]:
@@ -145,7 +145,7 @@ class Weights:
         return known[1]
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[Place, torch.Tensor]]:
+def _tensors(model: nn.Module) -> Iterator[tuple[StateKey, torch.Tensor]]:
     for path, module in model.named_modules():
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and type(tensor) in (torch.Tensor, nn.Parameter):
@@ -162,10 +162,10 @@ def _sample(tensor: torch.Tensor) -> str:
     return repr(tensor.detach().view(-1)[::step].tolist())  # as text, NaN is equal to itself
 
 
-def unlike(model: nn.Module, copy: nn.Module) -> frozenset[Place]:
+def unlike(model: nn.Module, copy: nn.Module) -> frozenset[StateKey]:
     """Plain attributes that differ between a model and a copy of it that has run since."""
     copies = dict(copy.named_modules())
-    found: set[Place] = set()
+    found: set[StateKey] = set()
     for path, module in model.named_modules():
         other = vars(copies[path]) if path in copies else {}
         for name in (vars(module).keys() | other.keys()) - _STANDARD:
@@ -201,7 +201,7 @@ def _value(value: Any) -> Any:
 
 def _changes(
     before: list[tuple[Any, ...]], now: list[tuple[Any, ...]]
-) -> Iterator[tuple[Place, str]]:
+) -> Iterator[tuple[StateKey, str]]:
     if before[0] != now[0]:
         yield ("", ""), "a hook on all modules was added or removed"
     old = {look[0]: look for look in before[1:]}
@@ -214,7 +214,7 @@ def _changes(
 
 def _module_changes(
     path: str, old: tuple[Any, ...], new: tuple[Any, ...]
-) -> Iterator[tuple[Place, str]]:
+) -> Iterator[tuple[StateKey, str]]:
     where = f"module {path!r}" if path else "the model"
     if old[1:3] != new[1:3]:
         yield (path, ""), f"{where} is another one"

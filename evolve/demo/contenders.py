@@ -130,7 +130,7 @@ def _run(
 
 
 def _error(model: torch.nn.Module, request: Request, answer: Any) -> float:
-    """Relative L2 over all outputs together, as admission judges it."""
+    """Relative L2 over all outputs together, as a plan is judged."""
     with torch.no_grad():
         reference = model(**request)
     got = torch.cat([leaf.reshape(-1) for leaf in answer.to_tuple()])

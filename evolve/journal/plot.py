@@ -15,7 +15,7 @@ from evolve.journal.decision import Decision
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PlotError", "Timeline", "matplotlib", "plot"]
+__all__ = ["PlotError", "TickSeries", "matplotlib", "plot"]
 
 OFFERED, ANSWERED, MEDIAN, TAIL, LIMIT = "#8a8f98", "#1f6fb4", "#5aa469", "#c8553d", "#222222"
 TONES = ("#1f6fb4", "#e0a030", "#5aa469", "#8d6cab", "#c8553d", "#4fb0ae", "#b08968", "#7f7f7f")
@@ -27,7 +27,7 @@ class PlotError(EvolveError, RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class TickSeries:
     """The ticks of a journal on one axis of seconds, runs after restarts set one after another.
 
     `ticks` and `events` pair a time in seconds with a decision; `events` are the plan, worker
@@ -38,7 +38,7 @@ class Timeline:
     events: tuple[tuple[float, Decision], ...]
 
     @classmethod
-    def of(cls, decisions: Iterable[Decision]) -> Timeline:
+    def of(cls, decisions: Iterable[Decision]) -> TickSeries:
         """Within a run time is the monotonic uptime; only between runs the wall clock counts."""
         ticks: list[tuple[float, Decision]] = []
         events: list[tuple[float, Decision]] = []
@@ -100,7 +100,7 @@ def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
 
     Raises `PlotError` where fewer than two ticks carry figures, or matplotlib is not installed.
     """
-    timeline = Timeline.of(decisions)
+    timeline = TickSeries.of(decisions)
     if len(timeline.ticks) < 2:
         raise PlotError(
             f"plot must have at least 2 ticks with figures, got {len(timeline.ticks)}; let the "
@@ -154,7 +154,7 @@ def matplotlib() -> tuple[Any, Any]:
     return figure_of, ticker
 
 
-def _draw_load(ax: Axes, timeline: Timeline) -> None:
+def _draw_load(ax: Axes, timeline: TickSeries) -> None:
     # `arrival_per_s` remembers 40 ms: seen once a second it is noise. All that ended within the
     # window's second, answered or refused, follows the load as well, one latency later.
     counted = any("offered_per_s" in d.seen for _, d in timeline.ticks)
@@ -166,7 +166,7 @@ def _draw_load(ax: Axes, timeline: Timeline) -> None:
     _legend(ax, "Load")
 
 
-def _draw_latency(ax: Axes, timeline: Timeline) -> None:
+def _draw_latency(ax: Axes, timeline: TickSeries) -> None:
     ax.plot(*timeline.series("p99_ms", needs="ended"), color=TAIL, lw=1.6, label="p99")
     ax.plot(*timeline.series("p50_ms", needs="ended"), color=MEDIAN, lw=1.6, label="p50")
     times, slo_ms = timeline.series("slo_ms")
@@ -178,7 +178,7 @@ def _draw_latency(ax: Axes, timeline: Timeline) -> None:
     _legend(ax, "Latency of answered requests")
 
 
-def _draw_met(ax: Axes, timeline: Timeline, ticker: Any) -> None:
+def _draw_met(ax: Axes, timeline: TickSeries, ticker: Any) -> None:
     ax.plot(*timeline.series("met_ratio", needs="ended"), color=ANSWERED, lw=1.6, label="in time")
     refused = timeline.series("refused_ratio", needs="ended")
     ax.plot(*refused, color=TAIL, lw=1.2, label="refused")
@@ -188,7 +188,7 @@ def _draw_met(ax: Axes, timeline: Timeline, ticker: Any) -> None:
     _legend(ax, "Requests met and refused")
 
 
-def _draw_plans(ax: Axes, timeline: Timeline, shares: list[str], ticker: Any) -> None:
+def _draw_plans(ax: Axes, timeline: TickSeries, shares: list[str], ticker: Any) -> None:
     # A tick's shares are those since the tick before it, hence steps that end at the tick.
     times = [at_s for at_s, _ in timeline.ticks]
     rows = [[d.seen.get(f"plan:{name}", 0.0) for _, d in timeline.ticks] for name in shares]
@@ -199,7 +199,7 @@ def _draw_plans(ax: Axes, timeline: Timeline, shares: list[str], ticker: Any) ->
     _legend(ax, "Plans that answered")
 
 
-def _draw_force(ax: Axes, timeline: Timeline) -> None:
+def _draw_force(ax: Axes, timeline: TickSeries) -> None:
     spans = timeline.spans()
     names = list(dict.fromkeys(name for _, _, name in spans))
     for index, name in enumerate(names):
@@ -224,14 +224,14 @@ def _legend(ax: Axes, title: str) -> None:
     ax.legend(loc="upper left", bbox_to_anchor=(1.005, 1.03), frameon=False, fontsize=8.5)
 
 
-def _limits(timeline: Timeline) -> tuple[float, float]:
+def _limits(timeline: TickSeries) -> tuple[float, float]:
     """From the first to the last tick; what was decided long before traffic came is left out."""
     first_s, last_s = timeline.ticks[0][0], timeline.ticks[-1][0]
     margin_s = max(0.02 * (last_s - first_s), 1e-3)
     return first_s - margin_s, last_s + margin_s
 
 
-def _plan_shares(timeline: Timeline) -> list[str]:
+def _plan_shares(timeline: TickSeries) -> list[str]:
     """Plans by the rows they answered, most first."""
     total: dict[str, float] = {}
     for _, d in timeline.ticks:
@@ -241,7 +241,7 @@ def _plan_shares(timeline: Timeline) -> list[str]:
     return sorted(total, key=lambda name: -total[name])[: len(TONES)]
 
 
-def _title(timeline: Timeline) -> str:
+def _title(timeline: TickSeries) -> str:
     first, last = timeline.ticks[0][1], timeline.ticks[-1][1]
     day = first.at.replace("T", " ")[:19]
     policies = ", ".join(dict.fromkeys(d.policy for _, d in timeline.ticks if d.policy))

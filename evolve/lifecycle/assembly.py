@@ -15,14 +15,14 @@ import psutil
 import torch
 
 from evolve.control_plane.controller import Controlled, Controller
-from evolve.control_plane.plan_builder import Brain, Workshop
-from evolve.control_plane.plan_loading import Admission, warm_batches
+from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
+from evolve.control_plane.plan_loading import PlanLoading, warm_batches
 from evolve.control_plane.recovery import Recovery
 from evolve.control_plane.renewal import Renewal
 from evolve.control_plane.retraining import Retraining, live_twin
 from evolve.data_plane.faults import Faults, OutOfMemory
-from evolve.data_plane.fleet import Fleet
 from evolve.data_plane.lane import Serving
+from evolve.data_plane.lane_pool import LanePool
 from evolve.data_plane.original import Original
 from evolve.data_plane.scheduler import Scheduler, Tables
 from evolve.lifecycle.revision import Revision
@@ -30,7 +30,7 @@ from evolve.lifecycle.watching import make_watch
 from evolve.monitoring.memory_patterns import Patterns
 from evolve.monitoring.reserve import Reserve
 from evolve.monitoring.savings import Savings
-from evolve.monitoring.tally import Counts, Tally
+from evolve.monitoring.stats import Counts, Stats
 from evolve.monitoring.traffic import Traffic
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.lane import Lane
     from evolve.data_plane.promise import Callbacks
     from evolve.journal.journal import Journal
-    from evolve.lifecycle.capturing import Found
+    from evolve.lifecycle.capturing import CaptureResult
     from evolve.slo import SLO
     from evolve.workers.base import Worker
     from policies.base import Policy
@@ -74,7 +74,7 @@ class Assembly:
     """What every revision of one runtime has in common.
 
     `wishes`: what the user forbids or demands. `counts` and `withdrawn` (liberties taken back,
-    and why) go on from one revision to the next. `looks` are called in every tick, `lost` where a
+    and why) go on from one revision to the next. `checks` are called in every tick, `lost` where a
     worker finds that what it is to load is gone. `callbacks` and `computing`: see `Serving`.
     """
 
@@ -86,13 +86,13 @@ class Assembly:
     policy: Policy
     journal: Journal
     counts: Counts
-    looks: tuple[Callable[[], None], ...]
+    checks: tuple[Callable[[], None], ...]
     lost: Callable[[], None]
     callbacks: Callbacks
     computing: dict[int, Lane]
     withdrawn: dict[str, str] = field(default_factory=dict)
 
-    def revision(self, found: Found, *, pending: bool = False) -> Revision:
+    def revision(self, found: CaptureResult, *, pending: bool = False) -> Revision:
         """Everything that serves `found`; started by whoever puts it in force.
 
         `pending`: nothing is known of the model yet. Where nothing is known, not even that it keeps
@@ -119,7 +119,7 @@ class Assembly:
         flops = _flops(found.flops, self.device, threads)
         reserve = Reserve(slo.p99_ms)
         contention = Contention(lanes, expected_slowdown(self.device, lanes, threads))
-        tally = Tally(
+        stats = Stats(
             window, costs, flops, savings, Traffic(clock), lambda: clock() * 1e3, self.counts,
             reserve, contention,
         )  # fmt: skip
@@ -128,7 +128,7 @@ class Assembly:
         scheduler = Scheduler(
             Tables(
                 plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=captured.grid.lengths,
-                tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=lanes,
+                tier=np.zeros(1, np.int64), buckets_only=frozenset(), params=DEFAULT, lanes=lanes,
                 slowdowns=contention.slowdowns,
             ),
             limit=config.queue_limit, rate_per_s=window.arrival_per_s,
@@ -136,42 +136,42 @@ class Assembly:
             slo_ms=slo.p99_ms, reserve=reserve,
             on_engaged=lambda engaged: (pauses.hold if engaged else pauses.let_go)("serving"),
         )  # fmt: skip
-        workshop = self._workshop(found, threads)
+        setup = self._build_setup(found, threads)
         faults = Faults(library, OutOfMemory(Path("/proc/vmstat")))
         licence, watch = make_watch(
-            workshop, original, library, journal, pauses, faults, self.withdrawn
+            setup, original, library, journal, pauses, faults, self.withdrawn
         )
         serving = Serving(
-            scheduler, original, captured, tally, faults, licence, watch,
+            scheduler, original, captured, stats, faults, licence, watch,
             partial(_bounds, library), self.callbacks, self.computing, clock,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
-        fleet = Fleet(
+        pool = LanePool(
             lanes,
             serving,
             hire=partial(_hire, workers, hang_timeout_s),
-            said=self._worker_said,
+            on_event=self._journal_worker,
             warm=warm,
-            lost=self.lost,
+            on_lost=self.lost,
         )
-        patterns = Patterns(captured, self.device, workshop.open_cache, self._plan_said)
+        patterns = Patterns(captured, self.device, setup.open_cache, self._journal_plan)
 
         def check() -> None:
-            fleet.check()
-            watch.look()
-            for look in self.looks:
-                look()
+            pool.check()
+            watch.check()
+            for one in self.checks:
+                one()
 
         controlled = Controlled(
-            scheduler, library, costs, tally, journal, patterns, captured.signature.paddable
+            scheduler, library, costs, stats, journal, patterns, captured.signature.paddable
         )
         controller = Controller(
             controlled, self.policy, DEFAULT_CHOICE, period_s=config.tick_ms / 1e3, clock=clock,
             check=check,
         )  # fmt: skip
-        admission = Admission(
-            library, costs, fleet, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
-            refresh=controller.refresh, said=self._plan_said,
+        loading = PlanLoading(
+            library, costs, pool, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
+            refresh=controller.refresh, on_event=self._journal_plan,
         )  # fmt: skip
         first_version = original.version()
 
@@ -179,44 +179,44 @@ class Assembly:
             plan = library.get(key)
             # A plan of the old weights is wrong for the new ones, and right once they come back.
             if plan is not None and original.version() == first_version:
-                cache = workshop.open_cache(lambda entry, why: None)
+                cache = setup.open_cache(lambda entry, why: None)
                 condemn(cache, plan.spec, self.device.key, why)
 
-        recovery = Recovery(faults, fleet, admission, journal, stay_out)
+        recovery = Recovery(faults, pool, loading, journal, stay_out)
 
         def afterwards() -> None:
             if workers.kind == "process":
                 Renewal(
-                    fleet, threads=threads, hang_timeout_s=hang_timeout_s, warm=warm,
-                    said=self._worker_said,
+                    pool, threads=threads, hang_timeout_s=hang_timeout_s, warm=warm,
+                    on_event=self._journal_worker,
                 ).run()  # fmt: skip
             patterns.find()
             malloc.give_back()  # what storing and comparing took here
 
-        brain = Brain(workshop, library, admission, self._plan_said, pauses, afterwards)
-        twin = partial(live_twin, slo, lanes, scheduler, tally, library)
+        builder = PlanBuilder(setup, library, loading, self._journal_plan, pauses, afterwards)
+        twin = partial(live_twin, slo, lanes, scheduler, stats, library)
         retraining = Retraining(config.policy, controller, journal, twin, pauses)
         return Revision(
-            serving, fleet, library, controller, admission, recovery, brain, retraining, journal,
+            serving, pool, library, controller, loading, recovery, builder, retraining, journal,
             pauses, pending=pending, in_process=workers.kind == "thread",
         )  # fmt: skip
 
-    def keep(self, found: Found) -> None:
+    def keep(self, found: CaptureResult) -> None:
         """Puts the captured program into the cache; called where it was captured."""
-        cache = self._workshop(found, 1).open_cache(lambda entry, why: None)
+        cache = self._build_setup(found, 1).open_cache(lambda entry, why: None)
         store(cache, found.capture)
 
-    def _workshop(self, found: Found, threads: int) -> Workshop:
-        return Workshop(
+    def _build_setup(self, found: CaptureResult, threads: int) -> BuildSetup:
+        return BuildSetup(
             found.capture, self.device, self.slo, self.config.plans, threads,
             isolated=self.config.workers.kind == "process", stored=found.stored,
             has_room=_has_room(self.model, self.device),
         )  # fmt: skip
 
-    def _worker_said(self, worker: str, what: str) -> None:
+    def _journal_worker(self, worker: str, what: str) -> None:
         self.journal.append("worker", worker, reason=what)
 
-    def _plan_said(self, plan: str, before: str, after: str, reason: str) -> None:
+    def _journal_plan(self, plan: str, before: str, after: str, reason: str) -> None:
         self.journal.append(
             "plan", plan, before={"state": before}, after={"state": after}, reason=reason
         )

@@ -18,27 +18,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evolve.data_plane.original import Original
-from evolve.data_plane.weights import Place, Weights, unlike
+from evolve.data_plane.weights import StateKey, Weights, unlike
 from profiler.shapes import Shape
 from supernet.capture.handover import from_plain, read_capture, to_plain, write_capture
 from supernet.capture.stored import find
 from supernet.capture.subject import original_only
 from supernet.errors import BuildFailed, BuildInterrupted, WrongArgument
-from supernet.jobs.forking import Forked, can_fork
+from supernet.jobs.forking import ForkedChild, can_fork
 
 if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
     from supernet.capture.subject import Capture, Subject
     from supernet.jobs.forking import Say
 
-__all__ = ["CaptureBeside", "Found", "can_be_beside", "capture_here", "stand_in"]
+__all__ = ["CaptureBeside", "CaptureResult", "can_be_beside", "capture_here", "stand_in"]
 
 _POLL_S = 0.1
 _TRACER = ("torch._dynamo", "torch.export._trace", "torch._functorch.aot_autograd")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class CaptureResult:
     """A capture, and what else was learned where nobody was served meanwhile.
 
     `flops` of one row by shape. `restless` is what the model's own forward changes. `stored` gives
@@ -47,27 +47,29 @@ class Found:
 
     capture: Capture
     flops: Mapping[Shape, float] = field(default_factory=dict)
-    restless: frozenset[Place] = frozenset()
+    restless: frozenset[StateKey] = frozenset()
     stored: Callable[[ArtifactCache], Path] | None = None
 
 
-def stand_in(model: torch.nn.Module, reason: str, *, needs_gradients: bool = False) -> Found:
+def stand_in(
+    model: torch.nn.Module, reason: str, *, needs_gradients: bool = False
+) -> CaptureResult:
     """Nothing is known of `model`: the original serves, and `reason` says why."""
     nothing = original_only(model, reason, hashed=False)
-    return Found(dataclasses.replace(nothing, needs_gradients=needs_gradients))
+    return CaptureResult(dataclasses.replace(nothing, needs_gradients=needs_gradients))
 
 
-def capture_here(subject: Subject, max_rows: int) -> Found:
+def capture_here(subject: Subject, max_rows: int) -> CaptureResult:
     """Captures in the calling thread. Tracing patches torch for the whole process, and counting
     FLOPs switches kernels: nobody may be served meanwhile."""
     if subject.probe is None:
         subject.answer()
     seen = Weights(subject.probe.model) if subject.probe is not None else None
     captured = subject.capture(max_rows)
-    restless: frozenset[Place] = frozenset()
+    restless: frozenset[StateKey] = frozenset()
     if subject.probe is not None and seen is not None:
         restless = seen.changed() | unlike(subject.model, subject.probe.model)
-    return Found(captured, Original(subject.model, captured).flops(), restless)
+    return CaptureResult(captured, Original(subject.model, captured).flops(), restless)
 
 
 def can_be_beside(subject: Subject) -> bool:
@@ -80,8 +82,9 @@ def can_be_beside(subject: Subject) -> bool:
 class CaptureBeside:
     """A capture under way in a fork of this process, which serves meanwhile.
 
-    `found` holds what came of it: a `Found`, `WrongArgument` where the model refuses an example,
-    `BuildFailed` with the reason where there is no capture, `BuildInterrupted` after `stop`.
+    `found` holds what came of it: a `CaptureResult`, `WrongArgument` where the model refuses an
+    example, `BuildFailed` with the reason where there is no capture, `BuildInterrupted` after
+    `stop`.
 
     Args:
         subject, max_rows: What to capture.
@@ -95,7 +98,7 @@ class CaptureBeside:
         subject: Subject,
         max_rows: int,
         *,
-        keep: Callable[[Found], None] | None,
+        keep: Callable[[CaptureResult], None] | None,
         threads: int | None,
         limit_s: float,
     ) -> None:
@@ -103,7 +106,7 @@ class CaptureBeside:
         self._keep, self._threads, self._limit_s = keep, threads, limit_s
         self._stop = threading.Event()
         self._gives_way = threading.Event()
-        self.found: Future[Found] = Future()
+        self.found: Future[CaptureResult] = Future()
         self._kept: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
@@ -139,10 +142,10 @@ class CaptureBeside:
         """Whether this child was enough. A lock that another thread held at the fork, on which
         the child waits for ever, is free at the next."""
         until_s = time.monotonic() + self._limit_s
-        child = Forked(partial(self._work, folder), folder / "errors")
+        child = ForkedChild(partial(self._work, folder), folder / "errors")
         try:
-            for said in child.lines(_POLL_S):
-                if said is not None and self._heard(said, folder):
+            for message in child.lines(_POLL_S):
+                if message is not None and self._take_up(message, folder):
                     until_s = time.monotonic() + self._limit_s
                 if self._stop.is_set():
                     raise BuildInterrupted("the capture was stopped")
@@ -160,21 +163,21 @@ class CaptureBeside:
             raise BuildFailed(f"its capture failed: {child.why()}")
         return True
 
-    def _heard(self, said: Mapping[str, Any], folder: Path) -> bool:
+    def _take_up(self, message: Mapping[str, Any], folder: Path) -> bool:
         """Notes what the child says; True where a new stage began."""
-        if "refused" in said:
-            raise WrongArgument(said["refused"])
-        if "kept" in said:
+        if "refused" in message:
+            raise WrongArgument(message["refused"])
+        if "kept" in message:
             self._kept.set_result(None)
             return False
         captured = read_capture(folder, self._subject)
-        rest = from_plain(said["captured"])
+        rest = from_plain(message["captured"])
         stored = partial(self._stored, captured) if captured.exported else None
-        self.found.set_result(Found(captured, stored=stored, **rest))
+        self.found.set_result(CaptureResult(captured, stored=stored, **rest))
         return True
 
     def _stored(self, captured: Capture, cache: ArtifactCache) -> Path:
-        """Waits for the child to have kept the program; called by the brain."""
+        """Waits for the child to have kept the program; called by the plan builder."""
         self._kept.result()
         entry = find(cache, captured)
         if entry is None:

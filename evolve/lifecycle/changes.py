@@ -25,7 +25,7 @@ class Changes:
     >>> model = nn.Linear(2, 2)
     >>> changes = Changes(model)
     >>> model = model.train(False)
-    >>> changes.look()
+    >>> changes.check()
     >>> changes.moves, changes.what
     (1, 'the model went to eval mode')
     """
@@ -37,7 +37,7 @@ class Changes:
         self.moves = self.losses = 0
         self.what, self.moved_at_s = "", clock()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Called in every tick: notes whether the model moved."""
         what = self.weights.moved()
         if what is None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evolve.control_plane.controller import Controller
-    from evolve.control_plane.plan_builder import Brain
-    from evolve.control_plane.plan_loading import Admission
+    from evolve.control_plane.plan_builder import PlanBuilder
+    from evolve.control_plane.plan_loading import PlanLoading
     from evolve.control_plane.recovery import Recovery
     from evolve.control_plane.retraining import Retraining
-    from evolve.data_plane.fleet import Fleet
     from evolve.data_plane.lane import Serving
+    from evolve.data_plane.lane_pool import LanePool
     from evolve.data_plane.request_queue import Request
     from evolve.journal.journal import Journal
     from supernet.jobs.pausing import Pauses
@@ -37,12 +37,12 @@ class Revision:
     """
 
     serving: Serving
-    fleet: Fleet
+    pool: LanePool
     library: PlanLibrary
     controller: Controller
-    admission: Admission
+    loading: PlanLoading
     recovery: Recovery
-    brain: Brain
+    builder: PlanBuilder
     retraining: Retraining
     journal: Journal
     pauses: Pauses
@@ -52,17 +52,17 @@ class Revision:
     @property
     def is_settled(self) -> bool:
         """Whether all that was to be built for it was tried."""
-        return not self.pending and self.brain.wait(0.0)
+        return not self.pending and self.builder.wait(0.0)
 
     def start(self) -> None:
         """Called once, before it is put in force."""
         self.serving.scheduler.warm()
         self.recovery.start()
-        self.fleet.start()
+        self.pool.start()
         self.controller.start()
         self.serving.watch.start()
         if not self.pending:
-            self.brain.start()
+            self.builder.start()
             self.retraining.start()
 
     def retire(self) -> list[Request]:
@@ -71,7 +71,7 @@ class Revision:
 
     def stop(self) -> None:
         """Ends the build and the training under way and starts no other."""
-        self.brain.stop()
+        self.builder.stop()
         self.retraining.stop()
         self.serving.watch.stop()
 
@@ -79,8 +79,8 @@ class Revision:
         """Waits for the batches under way and ends everything. `retire` comes first."""
         self.stop()
         self.controller.stop()
-        self.fleet.close(CLOSE_TIMEOUT_S)
+        self.pool.close(CLOSE_TIMEOUT_S)
         self.recovery.close(CLOSE_TIMEOUT_S)  # after the lanes: what they noted last, too
-        self.brain.join(CLOSE_TIMEOUT_S)
+        self.builder.join(CLOSE_TIMEOUT_S)
         self.retraining.join(CLOSE_TIMEOUT_S)
         self.serving.watch.join(CLOSE_TIMEOUT_S)

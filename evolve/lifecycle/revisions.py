@@ -136,7 +136,7 @@ class Revisions:
 
     # -- ending --------------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Called in every tick: ends it all once nobody holds the runtime and nothing is left to
         answer; keeps the collector from what will stay."""
         if self._in_force is None or self._is_closed:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from evolve.lifecycle.capturing import CaptureBeside, Found, stand_in
+from evolve.lifecycle.capturing import CaptureBeside, CaptureResult, stand_in
 from supernet.capture.subject import begin
 from supernet.errors import BuildInterrupted, WrongArgument
 
@@ -73,7 +73,7 @@ class Upkeep:
         self._first = first
         self._thread.start()
 
-    def serve_here(self, found: Found) -> None:
+    def serve_here(self, found: CaptureResult) -> None:
         """Puts in force what was captured in the calling thread, and goes on from there."""
         self._changes.weights.begin()
         self._serve(found, asked=0)
@@ -193,7 +193,7 @@ class Upkeep:
                 self._put(self.pending(reason))
                 self._settled.set()
 
-    def _find(self, asked: int) -> Found:
+    def _find(self, asked: int) -> CaptureResult:
         first, self._first = self._first, None
         self._changes.weights.begin()
         self._captured_at = self._changes.moves
@@ -211,7 +211,7 @@ class Upkeep:
         capture.start()
         return capture.found.result()
 
-    def _serve(self, found: Found, asked: int) -> bool:
+    def _serve(self, found: CaptureResult, asked: int) -> bool:
         """Puts `found` in force, unless somebody asked for another capture meanwhile."""
         revision = self._assembly.revision(found)
         with self._putting:

@@ -12,7 +12,7 @@ from evolve.watch.watch import Watch, Watched
 from supernet.fidelity import Limit
 
 if TYPE_CHECKING:
-    from evolve.control_plane.plan_builder import Workshop
+    from evolve.control_plane.plan_builder import BuildSetup
     from evolve.data_plane.faults import Faults
     from evolve.data_plane.liberties import Liberty
     from evolve.data_plane.original import Original
@@ -26,7 +26,7 @@ __all__ = ["make_watch"]
 
 
 def make_watch(
-    workshop: Workshop,
+    setup: BuildSetup,
     original: Original,
     library: PlanLibrary,
     journal: Journal,
@@ -39,30 +39,30 @@ def make_watch(
     What earlier runs of the same model had to withdraw, or earlier captures of it in this one
     (`withdrawn`, which is added to), is withdrawn from the start, and the journal says so.
     """
-    captured = workshop.capture
+    captured = setup.capture
 
     def open_cache() -> ArtifactCache:
-        return workshop.open_cache(lambda entry, why: None)
+        return setup.open_cache(lambda entry, why: None)
 
     signature = captured.signature
     granted = Liberties(batching=signature.batchable, padding=signature.paddable)
-    memory = Memory(workshop.place().folder, open_cache, captured.graph_hash)
+    memory = Memory(setup.place().folder, open_cache, captured.graph_hash)
     licence = Licence(granted, memory, withdrawn)
     for liberty, why in licence.withdrawn.items():
         journal.append("runtime", liberty, after={"state": "off"}, reason=f"found earlier: {why}")
 
-    def said(what: str) -> None:
+    def on_event(what: str) -> None:
         journal.append("runtime", "watch", reason=what)
 
     def idle() -> bool:
         pauses.resume()
         return not pauses.is_held
 
-    limit = Limit(workshop.slo.metric, workshop.slo.max_error)
+    limit = Limit(setup.slo.metric, setup.slo.max_error)
     watch = Watch(
         Judge(original, signature, library, LiveErrors(limit)),
         Watched(_is_watched(captured, "batching"), _is_watched(captured, "padding")),
-        act=Correction(licence, faults, journal), said=said,
+        act=Correction(licence, faults, journal), on_event=on_event,
         idle=idle, weights=original.version,
     )  # fmt: skip
     return licence, watch

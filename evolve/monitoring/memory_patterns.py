@@ -27,8 +27,8 @@ class Patterns:
 
     Args:
         capture, device: Whose pattern, and where.
-        open_cache: Where the capture was stored by the brain, before its first plan.
-        said: Told, for the journal, (subject, before, after, reason) where it can't be found.
+        open_cache: Where the capture was stored by the plan builder, before its first plan.
+        on_event: Told, for the journal, (subject, before, after, reason) where it can't be found.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Patterns:
         capture: Capture,
         device: DeviceFingerprint,
         open_cache: Callable[[Callable[[str, str], None]], ArtifactCache],
-        said: Callable[[str, str, str, str], None],
+        on_event: Callable[[str, str, str, str], None],
     ) -> None:
         self._capture, self._device = capture, device
-        self._open_cache, self._said = open_cache, said
+        self._open_cache, self._on_event = open_cache, on_event
         self._stop = threading.Event()
         self._moved: Floats | None = None
 
@@ -48,7 +48,7 @@ class Patterns:
         self._stop.set()
 
     def find(self) -> None:
-        """Called once, on the brain's thread."""
+        """Called once, on the plan builder's thread."""
         from supernet.building.memory_demand import find_demand
         from supernet.capture.stored import find
         from supernet.errors import BuildInterrupted
@@ -66,7 +66,7 @@ class Patterns:
             self._say(f"{type(error).__name__}: {error}")
 
     def _say(self, reason: str) -> None:
-        self._said("memory pattern", "", "unknown", reason)
+        self._on_event("memory pattern", "", "unknown", reason)
 
     def table(
         self, cost_ms: Floats, tier: npt.NDArray[np.int64], fused: tuple[bool, ...]

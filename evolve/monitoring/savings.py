@@ -14,13 +14,13 @@ from supernet.plans import ORIGINAL
 if TYPE_CHECKING:
     from supernet.plans import Plan
 
-__all__ = ["Ran", "Saved", "Savings"]
+__all__ = ["BatchRecord", "Saved", "Savings"]
 
 ENOUGH = 50  # batches, before what they took says something
 
 
-class Ran(NamedTuple):
-    """A batch that ran: `tokens` of its `rows` × `length` positions were real; `changed`: its
+class BatchRecord(NamedTuple):
+    """A batch that ran: `real_tokens` of its `rows` × `length` positions were real; `changed`: its
     lane had run another plan before; `beside` other lanes computed when it began."""
 
     plan: str
@@ -29,7 +29,7 @@ class Ran(NamedTuple):
     elapsed_ms: float
     predicted_ms: float
     beside: int
-    tokens: int
+    real_tokens: int
     changed: bool
 
 
@@ -75,7 +75,7 @@ class Savings:
         self._costs = costs
         self._built = CostTable(costs.grid)  # as the plans were built, whatever came later
         self._lock = threading.Lock()
-        self._ran: dict[str, dict[tuple[int, int], list[float]]] = {}
+        self._records: dict[str, dict[tuple[int, int], list[float]]] = {}
 
     def expect(self, plan: Plan) -> str:
         """Remembers what `plan` took when it was built; what it should save, in words."""
@@ -91,20 +91,22 @@ class Savings:
                 )
         return f"expected to save {' and '.join(told)}, against the original" if told else ""
 
-    def ran(self, note: Ran) -> None:
+    def record_batch(self, note: BatchRecord) -> None:
         """A batch ran; cheap, since every tick brings some."""
         if note.plan == ORIGINAL:
             return
         with self._lock:
-            took = self._ran.setdefault(note.plan, {}).setdefault((note.rows, note.length), [0, 0])
+            took = self._records.setdefault(note.plan, {}).setdefault(
+                (note.rows, note.length), [0, 0]
+            )
             took[0] += 1
             took[1] += note.elapsed_ms
 
     def report(self) -> list[Saved]:
         """Each plan with enough batches since it was last reported, and what they saved."""
         with self._lock:
-            due = [p for p, shapes in self._ran.items() if _batches(shapes) >= ENOUGH]
-            taken = {plan: self._ran.pop(plan) for plan in due}
+            due = [p for p, shapes in self._records.items() if _batches(shapes) >= ENOUGH]
+            taken = {plan: self._records.pop(plan) for plan in due}
         reports = (self._of(plan, shapes) for plan, shapes in taken.items())
         return [saved for saved in reports if saved is not None]
 

@@ -46,7 +46,7 @@ class Traffic:
         """A request of that length came at that time."""
         self._arrivals.append((at_s, length))
 
-    def ran(self, ratio: float) -> None:
+    def record_batch(self, ratio: float) -> None:
         """A batch cost so many times what was predicted."""
         if 0.0 < ratio < np.inf:
             self._ratios.append((self._clock_s(), ratio))

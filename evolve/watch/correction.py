@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.faults import Faults
     from evolve.data_plane.liberties import Liberty, Licence
     from evolve.journal.journal import Journal
-    from evolve.watch.judge import Verdict
+    from evolve.watch.judge import Judgement
     from evolve.watch.samples import Sample
 
 __all__ = ["Correction"]
@@ -37,7 +37,7 @@ class Correction:
         self._faults = faults
         self._journal = journal
 
-    def __call__(self, sample: Sample, verdict: Verdict) -> None:
+    def __call__(self, sample: Sample, verdict: Judgement) -> None:
         if verdict.cause == "plan":
             wrong = PlanWrong(verdict.why)
             fault = Fault(None, sample.plan, wrong, original_works=True, at_s=sample.taken_s)

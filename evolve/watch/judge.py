@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from supernet.plans import PlanLibrary
     from supernet.signature import Signature
 
-__all__ = ["Cause", "Judge", "NotJudged", "Verdict"]
+__all__ = ["Cause", "Judge", "Judgement", "NotJudged"]
 
 Cause: TypeAlias = Literal["plan", "padding", "batching", "model"]
 Outcome: TypeAlias = "Sequence[Tensor] | BaseException"
@@ -48,7 +48,7 @@ class NotJudged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What is to be turned off, and why in words."""
 
     cause: Cause
@@ -73,14 +73,14 @@ class Judge:
         self._library = library
         self._errors = errors
 
-    def check(self, sample: Sample) -> Verdict | None:
+    def check(self, sample: Sample) -> Judgement | None:
         """None where the answer was right; raises `NotJudged` where that can't be said."""
         case = _Case(self._original, sample.own(self._signature))
         found = self._wrong(sample, case)
         if found is None:
             return None
         if not case.steady:
-            return Verdict(
+            return Judgement(
                 "model", f"{found}, and the model gives two answers to the same request: it draws "
                 "random numbers or keeps a state",
             )  # fmt: skip
@@ -99,18 +99,20 @@ class Judge:
             return self._errors.over(sample.plan, sample.answer, truth)
         return None if found is None else f"a live answer's {found}"
 
-    def _blame(self, sample: Sample, case: _Case, found: str) -> Verdict:
+    def _blame(self, sample: Sample, case: _Case, found: str) -> Judgement:
         if sample.padded and case.is_other(self._padded(sample, case)):
-            return Verdict(
+            return Judgement(
                 "padding", f"{found}; so does the model itself, padded from {sample.length} to "
                 f"{sample.ran_length}",
             )  # fmt: skip
         if sample.batched and case.is_other(self._batched(sample, case)):
-            return Verdict("batching", f"{found}; so does the model itself, in a batch with others")
+            return Judgement(
+                "batching", f"{found}; so does the model itself, in a batch with others"
+            )
         if sample.plan != ORIGINAL:
-            return Verdict("plan", f"{found}; the model itself is right for the same batch")
+            return Judgement("plan", f"{found}; the model itself is right for the same batch")
         cause: Cause = "batching" if sample.batched else "padding"
-        return Verdict(cause, f"{found}; by elimination, since it did not happen again")
+        return Judgement(cause, f"{found}; by elimination, since it did not happen again")
 
     def _padded(self, sample: Sample, case: _Case) -> Outcome:
         wide = [

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evolve.watch.judge import NotJudged, Verdict
+from evolve.watch.judge import Judgement, NotJudged
 from evolve.watch.samples import Sample, choose, keep, rate
 from supernet.plans import ORIGINAL
 
@@ -57,7 +57,7 @@ class Watch:
         judge: Compares one sample with the original.
         watched: Which liberties need it.
         act: Turns off what a verdict names, and says so.
-        said: Told, for the journal, of what happens to the watch itself.
+        on_event: Told, for the journal, of what happens to the watch itself.
         idle: Whether the service has nothing to do, and had nothing for a while.
         weights: Something that changes when the model's weights do: answers from before are not
             comparable then.
@@ -68,15 +68,15 @@ class Watch:
         judge: Judge,
         watched: Watched,
         *,
-        act: Callable[[Sample, Verdict], None],
-        said: Callable[[str], None],
+        act: Callable[[Sample, Judgement], None],
+        on_event: Callable[[str], None],
         idle: Callable[[], bool],
         weights: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self._judge, self._watched = judge, watched
-        self._act, self._said = act, said
+        self._act, self._on_event = act, on_event
         self._idle, self._weights = idle, weights
         self._clock = clock
         self._rng = rng or random.Random()
@@ -269,14 +269,14 @@ class Watch:
 
     # -- looking inside ------------------------------------------------------------------------
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Says once when the watch itself stands still; called on every tick."""
         quiet = self._is_quiet()
         if quiet and not self._quiet:
             why = "one check does not end" if self._thread.is_alive() else "its thread ended"
-            self._said(f"stale: live answers are no longer checked, {why}")
+            self._on_event(f"stale: live answers are no longer checked, {why}")
         if self._quiet and not quiet:
-            self._said("live answers are checked again")
+            self._on_event("live answers are checked again")
         self._quiet = quiet
 
     def _is_quiet(self) -> bool:

@@ -32,7 +32,7 @@ from evolve.workers.wire import SharedArrays, receive, send
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Forked", "Nursery"]
+__all__ = ["Nursery", "WorkerCopy"]
 
 LOAD_TIMEOUT_S = 120.0
 FORK_TIMEOUT_S = 10.0
@@ -84,11 +84,11 @@ class Nursery:
         self._ask(header, LOAD_TIMEOUT_S)
         self.plans = self.plans | {key}
 
-    def fork(self, fds: Sequence[int]) -> Forked:
+    def fork(self, fds: Sequence[int]) -> WorkerCopy:
         """A worker with all of its plans, that serves on these descriptors."""
         reply = self._ask({"op": "fork"}, FORK_TIMEOUT_S, fds)
         try:
-            return Forked(reply["pid"], os.pidfd_open(reply["pid"]), self)
+            return WorkerCopy(reply["pid"], os.pidfd_open(reply["pid"]), self)
         except ProcessLookupError:  # not even a zombie is left: the nursery itself has ended
             raise PlanFault("the nursery ended while it copied itself") from None
 
@@ -125,7 +125,7 @@ class Nursery:
         return reply
 
 
-class Forked:
+class WorkerCopy:
     """A copy of the nursery, with what is used here of a `subprocess.Popen`."""
 
     def __init__(self, pid: int, descriptor: int, nursery: Nursery) -> None:

@@ -19,7 +19,7 @@ import torch
 from evolve import process_end
 from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Inputs
-from evolve.workers.nursery import Forked, Nursery
+from evolve.workers.nursery import Nursery, WorkerCopy
 from evolve.workers.wire import SharedArrays, memory_file, receive, send
 from supernet.jobs import malloc
 
@@ -55,7 +55,7 @@ class ProcessWorker:
         inputs_fd, outputs_fd = memory_file(), memory_file()
         self._inputs, self._outputs = SharedArrays(inputs_fd), SharedArrays(outputs_fd)
         theirs = (data_fd, control_fd, inputs_fd, outputs_fd)
-        self._process: subprocess.Popen[bytes] | Forked
+        self._process: subprocess.Popen[bytes] | WorkerCopy
         try:
             if nursery is None:
                 self._process = subprocess.Popen(

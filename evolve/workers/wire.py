@@ -28,7 +28,7 @@ import numpy.typing as npt
 __all__ = ["SharedArrays", "memory_file", "receive", "send"]
 
 Array = npt.NDArray[Any]
-Place = Sequence[Any]
+ArraySlot = Sequence[Any]
 """Where an array lies: [dtype, shape, offset in bytes]."""
 
 _FIRST_BYTES = 1 << 20
@@ -71,9 +71,9 @@ class SharedArrays:
         self._memory: mmap.mmap | bytes = b""
         weakref.finalize(self, os.close, fd)
 
-    def write(self, arrays: Sequence[Array]) -> list[Place]:
+    def write(self, arrays: Sequence[Array]) -> list[ArraySlot]:
         """Copies `arrays`, of any layout, into the memory; returns where they lie."""
-        places: list[Place] = []
+        places: list[ArraySlot] = []
         end = 0
         for array in arrays:
             places.append((array.dtype.str, array.shape, end))
@@ -84,7 +84,7 @@ class SharedArrays:
             view[...] = array
         return places
 
-    def read(self, places: Sequence[Place]) -> list[Array]:
+    def read(self, places: Sequence[ArraySlot]) -> list[Array]:
         """The arrays that lie at `places`: views, valid until the other side writes again."""
         size = os.fstat(self._fd).st_size
         if len(self._memory) != size:

@@ -21,7 +21,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sims.devices.measured import Row, batches, errors, held_out, possible, read_rows
+from sims.devices.measured import (
+    Measurement,
+    batches,
+    errors,
+    held_out,
+    possible,
+    read_measurements,
+)
 from sims.devices.model import Fit, Specs
 from sims.devices.table import MEASURED, SPECS, median_fit
 
@@ -48,7 +55,7 @@ class Report(NamedTuple):
     held_models: tuple[float, float]
 
 
-def fit(rows: Sequence[Row], specs: Specs, blend: float = inf) -> Fit:
+def fit(rows: Sequence[Measurement], specs: Specs, blend: float = inf) -> Fit:
     """The shares and overheads that predict `rows` best."""
     data = batches(rows, specs.memory_gib)
     start = _to_free(_START)
@@ -83,7 +90,7 @@ def fit(rows: Sequence[Row], specs: Specs, blend: float = inf) -> Fit:
 
 def report(path: Path, name: str, blend: float = inf) -> Report:
     """Fit the measured device `name` and price what was held out."""
-    read = read_rows(path, *MEASURED[name])
+    read = read_measurements(path, *MEASURED[name])
     specs = SPECS[name]
     rows = possible(read, specs)
     held = held_out(rows)
@@ -108,7 +115,7 @@ def report(path: Path, name: str, blend: float = inf) -> Report:
 def blend_error(path: Path, name: str, blend: float) -> float:
     """Median error of four-fold cross-validation within the training rows, by configuration."""
     specs = SPECS[name]
-    rows = possible(read_rows(path, *MEASURED[name]), specs)
+    rows = possible(read_measurements(path, *MEASURED[name]), specs)
     train = _where(rows, ~held_out(rows))
     folds = [held_out(train, seed) for seed in range(1, 5)]
     return float(
@@ -124,10 +131,12 @@ def blend_error(path: Path, name: str, blend: float) -> float:
 def stranger_errors(path: Path, reports: Iterable[Report], name: str) -> tuple[float, float]:
     """Errors on `name` of the median fit of the other devices: what no rows at all would give."""
     others = median_fit([r.fit for r in reports if "-" not in r.name and r.name != name])
-    return errors(possible(read_rows(path, *MEASURED[name]), SPECS[name]), SPECS[name], others)
+    return errors(
+        possible(read_measurements(path, *MEASURED[name]), SPECS[name]), SPECS[name], others
+    )
 
 
-def _where(rows: Sequence[Row], keep: Flags) -> list[Row]:
+def _where(rows: Sequence[Measurement], keep: Flags) -> list[Measurement]:
     return [row for row, kept in zip(rows, keep, strict=True) if kept]
 
 

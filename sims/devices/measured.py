@@ -23,7 +23,7 @@ SEED = 0
 HELD_OUT = 0.25
 
 
-class Row(NamedTuple):
+class Measurement(NamedTuple):
     """One measured run: `length` tokens read and as many written, by a batch of `rows`."""
 
     model: str
@@ -56,11 +56,11 @@ class Batches:
         return np.asarray(self.waves * (first + self.length * step))
 
 
-def read_rows(path: Path, hardware: str, framework: str) -> list[Row]:
+def read_measurements(path: Path, hardware: str, framework: str) -> list[Measurement]:
     """The rows of one device and framework, in the file's order; models need to be in `LLMS`."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(
+            Measurement(
                 record["Model"].split("/")[-1],
                 int(record["Num of Hardware"]),
                 int(record["Input Output Length"]),
@@ -72,7 +72,7 @@ def read_rows(path: Path, hardware: str, framework: str) -> list[Row]:
         ]
 
 
-def batches(rows: Sequence[Row], memory_gib: float) -> Batches:
+def batches(rows: Sequence[Measurement], memory_gib: float) -> Batches:
     """The work of `rows` on devices of `memory_gib`; what does not fit runs in turns."""
     firsts, steps, waves = [], [], []
     for row in rows:
@@ -85,14 +85,14 @@ def batches(rows: Sequence[Row], memory_gib: float) -> Batches:
     return Batches(_stack(firsts), _stack(steps), columns[0], np.array(waves), *columns[1:])
 
 
-def possible(rows: Sequence[Row], specs: Specs) -> list[Row]:
+def possible(rows: Sequence[Measurement], specs: Specs) -> list[Measurement]:
     """`rows` without those faster than the published peaks allow: runs that stopped early."""
     ideal = Fit(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, inf)
     least_ms = batches(rows, specs.memory_gib).predicted_ms(ideal, specs)
     return [row for row, least in zip(rows, least_ms, strict=True) if row.ms >= least]
 
 
-def held_out(rows: Sequence[Row], seed: int = SEED) -> Flags:
+def held_out(rows: Sequence[Measurement], seed: int = SEED) -> Flags:
     """Which rows [N] belong to the quarter of configurations that no fit sees."""
     keys = sorted({row.configuration for row in rows})
     order = np.random.default_rng(seed).permutation(len(keys))
@@ -100,14 +100,14 @@ def held_out(rows: Sequence[Row], seed: int = SEED) -> Flags:
     return np.array([row.configuration in held for row in rows])
 
 
-def errors(rows: Sequence[Row], specs: Specs, fitted: Fit) -> tuple[float, float]:
+def errors(rows: Sequence[Measurement], specs: Specs, fitted: Fit) -> tuple[float, float]:
     """Median and 90th percentile of |predicted / measured - 1|."""
     data = batches(rows, specs.memory_gib)
     error = np.abs(data.predicted_ms(fitted, specs) / data.ms - 1)
     return float(np.median(error)), float(np.quantile(error, 0.9))
 
 
-def _resident(memory_gib: float, model: Transformer, row: Row) -> float:
+def _resident(memory_gib: float, model: Transformer, row: Measurement) -> float:
     try:
         return resident_rows(memory_gib, model, 1.5 * row.length, row.devices)
     except ValueError:  # it ran, so something was swapped or stored smaller: one at a time

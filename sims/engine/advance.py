@@ -22,14 +22,14 @@ from sims.engine.decisions import decide
 from sims.engine.proteus import gives_way
 from sims.engine.queue import NEAR, admit, make_room, to_front
 from sims.engine.scene import Scene, scene_of
-from sims.engine.state import Bank, Log, State
+from sims.engine.state import EngineInputs, Log, State
 from sims.engine.workers import learn_cost, next_worker, soonest
 
 
 @jit
-def advance(bank: Bank, state: State, log: Log, e: int, until_ms: float) -> None:
+def advance(inputs: EngineInputs, state: State, log: Log, e: int, until_ms: float) -> None:
     """Play environment `e` from its clock to `until_ms` under the preset in force."""
-    scene = scene_of(bank, state, log, e)
+    scene = scene_of(inputs, state, log, e)
     while step(scene, until_ms):
         pass
     finish(scene, until_ms)

@@ -12,7 +12,7 @@ from policies.disciplines import RULE, learn
 from sims.engine.counters import Batch, account, note
 from sims.engine.queue import leave, span
 from sims.engine.scene import Scene
-from sims.engine.workers import charge, hidden
+from sims.engine.workers import charge, disturbance
 
 
 @jit_inlined
@@ -42,12 +42,12 @@ def _batch(scene: Scene, w: int, plan: int, rows: int) -> Batch:
     """What the batch computes, what it was believed to cost, and when it will be over."""
     env, service, costs, truth = scene.env, scene.service, scene.costs, scene.truth
     worker, unit = scene.crew.workers[w], scene.crew.units[w]
-    cell, tokens = _shape(scene, rows)
+    bucket, tokens = _shape(scene, rows)
     pace = worker.slower * unit.correction
-    took = truth.cost_ms[worker.kind, plan, rows - 1, cell] * worker.slower
-    took = took * hidden(env, service, truth.factor, truth.drift) + service.overhead_ms
+    took = truth.cost_ms[worker.kind, plan, rows - 1, bucket] * worker.slower
+    took = took * disturbance(env, service, truth.factor, truth.drift) + service.overhead_ms
     took += worker.link_ms
-    expected = costs.believed[worker.kind, plan, rows - 1, cell] * pace
+    expected = costs.believed[worker.kind, plan, rows - 1, bucket] * pace
     ratio = took / expected if 0.0 < expected < np.inf else 1.0
     took_all = took + charge(env, service, unit, truth.used_ms[w], plan)
     finish = env.now_ms + took_all
@@ -55,24 +55,24 @@ def _batch(scene: Scene, w: int, plan: int, rows: int) -> Batch:
         finish = worker.lost_until_ms + took_all
     low, high = span(scene.members, rows)
     return Batch(
-        w, plan, rows, cell, low, high, tokens, rows * scene.traffic.lengths[cell],
+        w, plan, rows, bucket, low, high, tokens, rows * scene.traffic.lengths[bucket],
         costs.accuracy[plan], expected, took_all, ratio, finish, finish + service.delay_ms,
     )  # fmt: skip
 
 
 @jit_inlined
 def _shape(scene: Scene, rows: int) -> tuple[int, float]:
-    """(cell of the longest member, real positions) of the members."""
-    env, length, cells = scene.env, scene.traffic.length, scene.traffic.cell
+    """(bucket of the longest member, real positions) of the members."""
+    env, length, buckets = scene.env, scene.traffic.length, scene.traffic.bucket
     alone = scene.traffic.lengths.shape[0] == 1
-    cell, tokens = 0, float(rows * length[0])
+    bucket, tokens = 0, float(rows * length[0])
     if length.shape[0] > 1:
         tokens = 0.0
         for k in range(rows):
             i = scene.queue.id[env.head + scene.members[k]]
             tokens += length[i]
             if not alone:
-                cell = max(cell, cells[i])
+                bucket = max(bucket, buckets[i])
     elif not alone:
-        cell = int(cells[0])
-    return cell, tokens
+        bucket = int(buckets[0])
+    return bucket, tokens

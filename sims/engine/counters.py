@@ -24,9 +24,9 @@ from sims.engine.state import (
     SLOT_MS,
     SLOTS,
     TOKENS,
+    UTILITY,
     WINDOW,
     WORST,
-    WORTH,
     Log,
 )
 
@@ -36,19 +36,19 @@ Ints = NDArray[np.int64]
 
 class Batch(NamedTuple):
     """One batch: who runs it, its plan and shape, the first and the last of its queue positions,
-    real and computed positions, worth of an answer, costs, and when the worker is free and the
+    real and computed positions, accuracy of its plan, costs, and when the worker is free and the
     answers are there. `took_ms` / `expected_ms` may differ from `ratio`, which leaves out what
     changing the plan costs."""
 
     worker: int
     plan: int
     rows: int
-    cell: int
+    bucket: int
     low: int
     high: int
     tokens: float
     computed: float
-    worth: float
+    accuracy: float
     expected_ms: float
     took_ms: float
     ratio: float
@@ -86,7 +86,7 @@ def account(
             slot[LATENCY + int(min(BINS - 1.0, latency * scale))] += 1.0
     slot[ENDED] += rows
     slot[MET] += met
-    slot[WORTH] += met * batch.worth
+    slot[UTILITY] += met * batch.accuracy
     slot[RAN] += 1.0
     slot[RATIOS] += batch.ratio
     slot[WORST] = max(slot[WORST], batch.ratio)
@@ -94,7 +94,7 @@ def account(
     slot[COMPUTED] += batch.computed
     env.answered += rows
     env.met += met
-    env.worth += met * batch.worth
+    env.utility_sum += met * batch.accuracy
     env.tokens += batch.tokens
     env.computed += batch.computed
     return met
@@ -111,7 +111,7 @@ def note(env: Any, queue_id: Ints, members: Ints, log: Log, first: int, batch: B
     row = log.batch[env.batches]
     row.start_ms, row.finish_ms = env.now_ms, batch.finish_ms
     row.expected_ms, row.tokens = batch.expected_ms, batch.tokens
-    row.plan, row.rows, row.cell, row.worker = batch.plan, batch.rows, batch.cell, batch.worker
+    row.plan, row.rows, row.bucket, row.worker = batch.plan, batch.rows, batch.bucket, batch.worker
 
 
 @jit

@@ -16,7 +16,7 @@ from policies._jit import jit_inlined
 from policies.compiled import decide_prepared
 from policies.disciplines import RULE, dispatch
 from policies.params import WAIT_MS
-from policies.uniform import Tables, decide_uniform
+from policies.uniform import UniformTables, decide_uniform
 from sims.engine.queue import fade, refuse_first, refuse_some
 from sims.engine.scene import Scene, Setting
 
@@ -58,8 +58,8 @@ def _by_rule(scene: Scene, w: int, asker: Asker) -> tuple[int, int, int, float]:
     d = scene.crew.workers[w].kind
     t = setting.tiers[d] + 1
     prepared = Prepared(
-        setting.fastest[d, :t], setting.plan[d, :t], setting.unit[d, :t], setting.good[d, :t],
-        scene.traffic.lengths,
+        setting.fastest[d, :t], setting.plan[d, :t], setting.ms_per_row[d, :t],
+        setting.efficient_rows[d, :t], scene.traffic.lengths,
     )  # fmt: skip
     params = setting.params
     if pace != 1.0 and params[WAIT_MS] > 0.0:
@@ -78,14 +78,16 @@ def _by_rule(scene: Scene, w: int, asker: Asker) -> tuple[int, int, int, float]:
 @jit_inlined
 def _requests(scene: Scene, pace: float) -> Requests:
     """The queue as the rule reads it, in milliseconds of a worker at that pace."""
-    env, cells = scene.env, scene.traffic.cell
+    env, buckets = scene.env, scene.traffic.bucket
     requests = np.empty(env.tail - env.head, REQUEST)
     within_ms = scene.service.slo_ms / pace
     for k in range(requests.shape[0]):
         request = requests[k]
         request.arrived_ms = scene.queue.at_ms[env.head + k] / pace
         request.deadline_ms = request.arrived_ms + within_ms
-        request.cell = cells[scene.queue.id[env.head + k]] if cells.shape[0] > 1 else cells[0]
+        request.bucket = (
+            buckets[scene.queue.id[env.head + k]] if buckets.shape[0] > 1 else buckets[0]
+        )
         request.rows, request.group, request.refusable = 1, 0, True
     return requests
 
@@ -108,11 +110,11 @@ def _by_uniform_rule(scene: Scene, w: int, asker: Asker) -> tuple[int, int, int,
 
 
 @jit_inlined
-def _tables(setting: Setting, d: int) -> Tables:
+def _tables(setting: Setting, d: int) -> UniformTables:
     """The tables of one kind of device, were all requests equal."""
-    return Tables(
-        setting.fastest[d, :, :, 0], setting.plan[d, :, :, 0], setting.unit[d, :, 0],
-        setting.good[d, :, 0], setting.top[d], setting.efficiency[d], setting.tiers[d],
+    return UniformTables(
+        setting.fastest[d, :, :, 0], setting.plan[d, :, :, 0], setting.ms_per_row[d, :, 0],
+        setting.efficient_rows[d, :, 0], setting.top[d], setting.efficiency[d], setting.tiers[d],
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Many environments at once, compiled: draw, look, step. No Python per environment."""
+"""Many environments at once, compiled: draw, observe, step. No Python per environment."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import borrowed, jit, jit_inlined, jit_long
-from policies.observation import SEEN, encode
+from policies.observation import SIGNALS, encode
 from sims.engine.advance import advance
 from sims.engine.episodes import Draws, draw
-from sims.engine.observe import look
-from sims.engine.state import Bank, Log, State
+from sims.engine.observe import fill_signals
+from sims.engine.state import EngineInputs, Log, State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,7 +27,7 @@ class Bounds(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """How long a tick is, and whether it earns its advantage over preset 0 or its worth per
+    """How long a tick is, and whether it earns its advantage over preset 0 or its utility per
     arrival, times `scale`."""
 
     ms: float
@@ -38,7 +38,7 @@ class Tick(NamedTuple):
 class Environments(NamedTuple):
     """E environments of a gym, and what all of them go by. `scratch`: two rows for each share."""
 
-    bank: Bank
+    inputs: EngineInputs
     state: State
     scratch: State
     log: Log
@@ -59,7 +59,7 @@ class Stepped(NamedTuple):
     """What a step of E environments gave.
 
     `seen` float32 [E, D]: after it, of the next episode where `done`. `reward` [E]. `last_seen`
-    [E, D] and `told` [E, 4] (requests offered, answered, answered in time, worth of those): of
+    [E, D] and `totals` [E, 4] (requests offered, answered, answered in time, utility of those): of
     the episodes that ended.
     """
 
@@ -67,7 +67,7 @@ class Stepped(NamedTuple):
     reward: Floats
     done: NDArray[np.bool_]
     last_seen: Array
-    told: Floats
+    totals: Floats
 
 
 @jit
@@ -84,10 +84,10 @@ def copy_state(source: State, e: int, target: State, f: int) -> None:
 
 
 @jit
-def observe_row(bank: Bank, state: State, e: int, bounds: Bounds, seen: Array) -> None:
+def observe_row(inputs: EngineInputs, state: State, e: int, bounds: Bounds, seen: Array) -> None:
     """The policy's view of environment e, within the bounds of the observation space."""
-    raw = np.empty(SEEN)
-    look(bank, state, e, raw)
+    raw = np.empty(SIGNALS)
+    fill_signals(inputs, state, e, raw)
     encode(raw, state.env[e].preset, seen)
     for k in range(seen.shape[0]):
         seen[k] = min(bounds.high[k], max(bounds.low[k], seen[k]))
@@ -95,9 +95,16 @@ def observe_row(bank: Bank, state: State, e: int, bounds: Bounds, seen: Array) -
 
 @jit
 def advantage(
-    bank: Bank, state: State, scratch: State, log: Log, e: int, f: int, action: int, tick_ms: float
+    inputs: EngineInputs,
+    state: State,
+    scratch: State,
+    log: Log,
+    e: int,
+    f: int,
+    action: int,
+    tick_ms: float,
 ) -> float:
-    """Play one tick under `action`; its worth against preset 0 by state reset.
+    """Play one tick under `action`; its utility against preset 0 by state reset.
 
     [action for a tick, preset 0 for a tick] minus [preset 0 for two ticks], from the same state
     and arrivals, over the requests that could have been answered. `scratch`: two rows, f and f + 1.
@@ -105,76 +112,78 @@ def advantage(
     env, then, after = state.env[e], scratch.env[f], scratch.env[f + 1]
     if action == 0:
         env.preset = 0
-        advance(bank, state, log, e, env.now_ms + tick_ms)
+        advance(inputs, state, log, e, env.now_ms + tick_ms)
         return 0.0
     copy_state(state, e, scratch, f)
     waiting, arrived = env.tail - env.head, env.next
     end_ms = env.now_ms + 2 * tick_ms
     env.preset = action
-    advance(bank, state, log, e, env.now_ms + tick_ms)
+    advance(inputs, state, log, e, env.now_ms + tick_ms)
     copy_state(state, e, scratch, f + 1)
     then.preset, after.preset = 0, 0
-    advance(bank, scratch, log, f, end_ms)
-    advance(bank, scratch, log, f + 1, end_ms)
-    return float((after.worth - then.worth) / max(1, waiting + after.next - arrived))
+    advance(inputs, scratch, log, f, end_ms)
+    advance(inputs, scratch, log, f + 1, end_ms)
+    return float((after.utility_sum - then.utility_sum) / max(1, waiting + after.next - arrived))
 
 
 @jit_long
 def step(environments: Environments, share: Share, actions: Ints, stepped: Stepped) -> None:
     """One tick of a share under the presets `actions` [E]; who is at its end begins anew."""
     environments, stepped = borrowed(environments), borrowed(stepped)
-    bank, state, bounds = environments.bank, environments.state, environments.bounds
+    inputs, state, bounds = environments.inputs, environments.state, environments.bounds
     for e in range(share.first, share.end):
         env = state.env[e]
         stepped.reward[e] = _earn(environments, e, share.scratch, actions[e])
-        observe_row(bank, state, e, bounds, stepped.seen[e])
+        observe_row(inputs, state, e, bounds, stepped.seen[e])
         stepped.done[e] = env.now_ms >= env.end_ms - 1e-6
         if stepped.done[e]:
             stepped.last_seen[e] = stepped.seen[e]
-            told = stepped.told[e]
-            told[0], told[1] = env.next - env.start, env.answered
-            told[2], told[3] = env.met, env.worth
-            draw(bank, state, e, environments.draws)
-            observe_row(bank, state, e, bounds, stepped.seen[e])
+            totals = stepped.totals[e]
+            totals[0], totals[1] = env.next - env.start, env.answered
+            totals[2], totals[3] = env.met, env.utility_sum
+            draw(inputs, state, e, environments.draws)
+            observe_row(inputs, state, e, bounds, stepped.seen[e])
 
 
 @jit_inlined
 def _earn(environments: Environments, e: int, f: int, action: int) -> float:
     """Play one tick of environment e under `action`; its reward."""
-    bank, state, tick = environments.bank, environments.state, environments.tick
+    inputs, state, tick = environments.inputs, environments.state, environments.tick
     if tick.against_default:
         scratch, log = environments.scratch, environments.log
-        return tick.scale * advantage(bank, state, scratch, log, e, f, action, tick.ms)
+        return tick.scale * advantage(inputs, state, scratch, log, e, f, action, tick.ms)
     env = state.env[e]
-    worth, arrived = env.worth, env.next
+    utility_sum, arrived = env.utility_sum, env.next
     env.preset = action
-    advance(bank, state, environments.log, e, env.now_ms + tick.ms)
-    return float(tick.scale * ((env.worth - worth) / max(1, env.next - arrived)))
+    advance(inputs, state, environments.log, e, env.now_ms + tick.ms)
+    return float(tick.scale * ((env.utility_sum - utility_sum) / max(1, env.next - arrived)))
 
 
 @jit_long
 def reset(environments: Environments, share: Share, seen: Array) -> None:
     """Draw every environment of the share anew."""
     environments, seen = borrowed(environments), borrowed(seen)
-    bank, state = environments.bank, environments.state
+    inputs, state = environments.inputs, environments.state
     for e in range(share.first, share.end):
-        draw(bank, state, e, environments.draws)
-        observe_row(bank, state, e, environments.bounds, seen[e])
+        draw(inputs, state, e, environments.draws)
+        observe_row(inputs, state, e, environments.bounds, seen[e])
 
 
 @jit_long
-def play(bank: Bank, state: State, log: Log, low_e: int, high_e: int, until_ms: float) -> None:
+def play(
+    inputs: EngineInputs, state: State, log: Log, low_e: int, high_e: int, until_ms: float
+) -> None:
     """Play a range of environments on to `until_ms` under their presets."""
-    bank, state, log = borrowed(bank), borrowed(state), borrowed(log)
+    inputs, state, log = borrowed(inputs), borrowed(state), borrowed(log)
     for e in range(low_e, high_e):
-        advance(bank, state, log, e, until_ms)
+        advance(inputs, state, log, e, until_ms)
 
 
 @jit_long
 def observe_all(
-    bank: Bank, state: State, low_e: int, high_e: int, bounds: Bounds, seen: Array
+    inputs: EngineInputs, state: State, low_e: int, high_e: int, bounds: Bounds, seen: Array
 ) -> None:
     """The policy's view of a range of environments."""
-    bank, state = borrowed(bank), borrowed(state)
+    inputs, state = borrowed(inputs), borrowed(state)
     for e in range(low_e, high_e):
-        observe_row(bank, state, e, bounds, seen[e])
+        observe_row(inputs, state, e, bounds, seen[e])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies._jit import jit
-from sims.engine.state import Bank, State
+from sims.engine.state import EngineInputs, State
 
 Floats = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What episodes are drawn from: any service of the bank, any piece of `seconds` of any trace,
+    """What episodes are drawn from: any service of the inputs, any piece of `seconds` of any trace,
     stretched to any load within `load` [2] of `capacity_per_s` [S], what a service could carry at
     best."""
 
@@ -48,17 +48,17 @@ def _random(env: Any) -> float:
 
 
 @jit
-def begin(bank: Bank, state: State, e: int, piece: Piece) -> None:
+def begin(inputs: EngineInputs, state: State, e: int, piece: Piece) -> None:
     """Put environment e before an empty service, the arrivals of its piece ahead."""
     env = state.env[e]
     env.now_ms, env.rate, env.rate_at_ms, env.hold_ms = 0.0, 0.0, 0.0, -np.inf
     env.origin_ms, env.stretch, env.end_ms = piece.origin_ms, piece.stretch, piece.end_ms
-    first = bank.first[piece.trace]
+    first = inputs.first[piece.trace]
     env.start, env.next, env.last = first + piece.start, first + piece.start, first + piece.last
     env.head, env.tail, env.batches, env.slot = 0, 0, 0, 0
     env.service, env.trace, env.preset = piece.service, piece.trace, 0
-    env.active, env.switches, env.loads = bank.service[piece.service].workers, 0, 0
-    env.answered, env.met, env.refused, env.worth = 0.0, 0.0, 0.0, 0.0
+    env.active, env.switches, env.loads = inputs.service[piece.service].workers, 0, 0
+    env.answered, env.met, env.refused, env.utility_sum = 0.0, 0.0, 0.0, 0.0
     env.tokens, env.computed = 0.0, 0.0
     units = state.unit[e]
     for w in range(units.shape[0]):
@@ -70,15 +70,15 @@ def begin(bank: Bank, state: State, e: int, piece: Piece) -> None:
 
 
 @jit
-def draw(bank: Bank, state: State, e: int, draws: Draws) -> None:
+def draw(inputs: EngineInputs, state: State, e: int, draws: Draws) -> None:
     """Begin an episode."""
     load, seconds = draws.load, draws.seconds
     env = state.env[e]
-    service = int(_random(env) * bank.service.shape[0])
-    trace = int(_random(env) * bank.size.shape[0])
+    service = int(_random(env) * inputs.service.shape[0])
+    trace = int(_random(env) * inputs.size.shape[0])
     wanted = load[0] + (load[1] - load[0]) * _random(env)
-    first, size = bank.first[trace], bank.size[trace]
-    at_ms = bank.at_ms[first : first + size]
+    first, size = inputs.first[trace], inputs.size[trace]
+    at_ms = inputs.at_ms[first : first + size]
     natural_ms = at_ms[size - 1] - at_ms[0]
     natural_per_s = 1e3 * (size - 1) / natural_ms if natural_ms > 0.0 else 1.0
     stretch = natural_per_s / max(wanted * draws.capacity_per_s[service], 1e-3)
@@ -87,4 +87,4 @@ def draw(bank: Bank, state: State, e: int, draws: Draws) -> None:
     start = np.searchsorted(at_ms, from_ms)
     last = max(np.searchsorted(at_ms, from_ms + seconds * 1e3 / stretch), start + 1)
     piece = Piece(service, trace, start, last, from_ms, stretch, seconds * 1e3)
-    begin(bank, state, e, piece)
+    begin(inputs, state, e, piece)

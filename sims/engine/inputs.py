@@ -13,11 +13,11 @@ from policies._asking import Plans
 from policies.compiled import prepare
 from policies.params import MARGIN, MAX_ROWS
 from policies.uniform import tables_of
-from sims.engine.state import SERVICE, WORKER, Bank, Records
-from sims.service import PLACEMENTS, Hidden, Service, Units
+from sims.engine.state import SERVICE, WORKER, EngineInputs, Records
+from sims.service import PLACEMENTS, Disturbances, Service, Units
 from sims.traces import Trace
 
-__all__ = ["Setting", "arrivals_for", "make_bank", "tables_for"]
+__all__ = ["Setting", "arrivals_for", "make_inputs", "tables_for"]
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +38,10 @@ class Setting(Protocol):
         ...
 
 
-def make_bank(
+def make_inputs(
     services: Sequence[Service], traces: Sequence[Trace], settings: Sequence[Setting]
-) -> Bank:
-    """One bank of services that share plans and cost tables.
+) -> EngineInputs:
+    """The inputs of services that share plans and cost tables.
 
     Raises ValueError where there is none of them, where services differ in their tables (tiers,
     accuracies, padded lengths and memory patterns are among them) or a request is longer than the
@@ -57,13 +57,13 @@ def make_bank(
                 "services must share cost_ms, true_ms, lengths, tier, accuracy and pattern; let "
                 "them differ by units, hidden, switching, slo_ms and workers"
             )
-    return Bank(
+    return EngineInputs(
         **arrivals_for(traces, base.lengths),
         **tables_for(base, settings),
         pattern=_pattern(base),
         service=_services(services),
         worker=_workers(services),
-        **_hidden([service.hidden for service in services]),
+        **_disturbances([service.hidden for service in services]),
     )
 
 
@@ -81,7 +81,7 @@ def _pattern(base: Service) -> Floats:
 
 
 def arrivals_for(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:
-    """The fields of a bank that follow from its traces and the padded lengths."""
+    """The fields of the inputs that follow from the traces and the padded lengths."""
     size = np.array([len(trace) for trace in traces], np.int64)
     at_ms = np.concatenate([trace.arrivals_s for trace in traces]) * 1e3
     first = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int64)
@@ -93,28 +93,28 @@ def arrivals_for(traces: Sequence[Trace], lengths: Floats) -> dict[str, Any]:
             f"trace lengths must be at most {lengths[-1]:g} (the last padded length), "
             f"got {longest}; extend the grid or clip the trace"
         )
-    length, cell = np.concatenate([trace.lengths for trace in traces]), np.zeros(1, np.int32)
+    length, bucket = np.concatenate([trace.lengths for trace in traces]), np.zeros(1, np.int32)
     if lengths.shape[0] > 1:
-        cell = np.searchsorted(lengths, length, side="left").astype(np.int32)
+        bucket = np.searchsorted(lengths, length, side="left").astype(np.int32)
     elif (length == length[0]).all():
         length = length[:1]
     tokens = np.cumsum(length, dtype=np.float64)
     return {
-        "at_ms": at_ms, "gaps2": np.cumsum(gaps**2), "length": length, "cell": cell,
+        "at_ms": at_ms, "gaps2": np.cumsum(gaps**2), "length": length, "bucket": bucket,
         "tokens": tokens, "first": first, "size": size, "lengths": lengths,
     }  # fmt: skip
 
 
 def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
-    """The fields of a bank that follow from its cost tables and its settings."""
+    """The fields of the inputs that follow from the cost tables and the settings."""
     believed, true = base.table("cost_ms"), base.table("true_ms")
-    kinds, plans, rows, cells = believed.shape
+    kinds, plans, rows, buckets = believed.shape
     tier = np.zeros(plans, np.int64) if base.tier is None else base.tier.astype(np.int64)
     a = len(settings)
-    fastest = np.full((a, kinds, plans + 1, rows, cells), np.inf)
-    plan = np.full((a, kinds, plans + 1, rows, cells), -1, np.int64)
-    unit = np.full((a, kinds, plans + 1, cells), np.inf)
-    good = np.ones((a, kinds, plans + 1, cells), np.int64)
+    fastest = np.full((a, kinds, plans + 1, rows, buckets), np.inf)
+    plan = np.full((a, kinds, plans + 1, rows, buckets), -1, np.int64)
+    ms_per_row = np.full((a, kinds, plans + 1, buckets), np.inf)
+    efficient_rows = np.ones((a, kinds, plans + 1, buckets), np.int64)
     tiers = np.zeros((a, kinds), np.int64)
     short = np.zeros((a, kinds), np.bool_)
     top = np.ones((a, kinds, plans + 1, rows), np.int64)
@@ -129,9 +129,9 @@ def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
             f, p, u, g, _ = prepare(given, params[i])
             t = tiers[i, d] = f.shape[0] - 1
             fastest[i, d, : t + 1], plan[i, d, : t + 1] = f, p
-            unit[i, d, : t + 1], good[i, d, : t + 1] = u, g
+            ms_per_row[i, d, : t + 1], efficient_rows[i, d, : t + 1] = u, g
             cap = min(int(params[i, MAX_ROWS]), rows)
-            short[i, d] = cells == 1 and bool(np.isfinite(f[:, :cap]).all())
+            short[i, d] = buckets == 1 and bool(np.isfinite(f[:, :cap]).all())
             tables_of(
                 f[..., 0], p[..., 0], u[:, 0], g[:, 0], params[i, MARGIN] == math.inf,
                 top[i, d], efficiency[i, d],
@@ -139,8 +139,9 @@ def tables_for(base: Service, settings: Sequence[Setting]) -> dict[str, Any]:
     accuracy = np.ones(plans) if base.accuracy is None else base.accuracy.astype(np.float64)
     return {
         "accuracy": accuracy, "believed": believed, "true": true, "params": params, "kind": kind,
-        "fastest": fastest, "plan": plan, "unit": unit, "good": good, "tiers": tiers,
-        "short": short, "top": top, "efficiency": efficiency,
+        "fastest": fastest, "plan": plan, "ms_per_row": ms_per_row,
+        "efficient_rows": efficient_rows, "tiers": tiers, "short": short,
+        "top": top, "efficiency": efficiency,
     }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def _ability(service: Service, units: Units) -> Floats:
     return np.asarray(unit_ms[0] / unit_ms[units.kind] / units.slower)
 
 
-def _hidden(hidden: Sequence[Hidden]) -> dict[str, Any]:
+def _disturbances(hidden: Sequence[Disturbances]) -> dict[str, Any]:
     """Repeated to one size: both are used in turn, so that changes nothing but the period."""
     most = max(h.factor.size for h in hidden)
     knots = max(h.drift.size for h in hidden)

@@ -23,10 +23,10 @@ from sims.engine.state import (
     SLOT_MS,
     SLOTS,
     TOKENS,
+    UTILITY,
     WINDOW,
     WORST,
-    WORTH,
-    Bank,
+    EngineInputs,
     Records,
     State,
 )  # fmt: skip
@@ -97,11 +97,11 @@ def _pattern(
     raw[Signal.BALANCE : Signal.FUSED + 1] = 0.0
     if batches > 0.0:
         row = min(table.shape[0], max(1, int(rows / batches + 0.5))) - 1
-        cell = min(table.shape[1] - 1, np.searchsorted(lengths, computed / rows))
-        raw[Signal.BALANCE] = table[row, cell, 0]
-        raw[Signal.MEMORY_SHARE] = table[row, cell, 1]
-        raw[Signal.MOVED_MIB] = table[row, cell, 2]
-        raw[Signal.FUSED] = table[row, cell, 3]
+        bucket = min(table.shape[1] - 1, np.searchsorted(lengths, computed / rows))
+        raw[Signal.BALANCE] = table[row, bucket, 0]
+        raw[Signal.MEMORY_SHARE] = table[row, bucket, 1]
+        raw[Signal.MOVED_MIB] = table[row, bucket, 2]
+        raw[Signal.FUSED] = table[row, bucket, 3]
 
 
 @jit
@@ -155,7 +155,7 @@ def _answers(sums: Floats, now_ms: float, slo_ms: float, raw: Floats) -> None:
     raw[Signal.SERVED_PER_S] = answered / covered_s
     raw[Signal.ENDED] = ended
     raw[Signal.MET_RATIO] = sums[MET] / ended if ended > 0.0 else 0.0
-    raw[Signal.WORTH_RATIO] = sums[WORTH] / ended if ended > 0.0 else 0.0
+    raw[Signal.WORTH_RATIO] = sums[UTILITY] / ended if ended > 0.0 else 0.0
     raw[Signal.REFUSED_RATIO] = sums[REFUSED] / ended if ended > 0.0 else 0.0
     bin_ms = slo_ms / BINS_PER_SLO
     raw[Signal.P50_MS] = bin_ms * _quantile(sums[LATENCY:], 0.5, answered)
@@ -169,14 +169,14 @@ def _answers(sums: Floats, now_ms: float, slo_ms: float, raw: Floats) -> None:
 
 
 @jit
-def look(bank: Bank, state: State, e: int, raw: Floats) -> None:
-    """Fill `raw` [SEEN] with what the window shows now; see `policies.observation`."""
+def fill_signals(inputs: EngineInputs, state: State, e: int, raw: Floats) -> None:
+    """Fill `raw` [SIGNALS] with what the window shows now; see `policies.observation`."""
     env = state.env[e]
-    service = bank.service[env.service]
+    service = inputs.service[env.service]
     sums = np.zeros(LATENCY + BINS)
-    _arrivals(env, bank.at_ms, bank.gaps2, bank.tokens, raw)
+    _arrivals(env, inputs.at_ms, inputs.gaps2, inputs.tokens, raw)
     _waiting(env, state.queue_ms[e], service.slo_ms, raw)
     _workers(env, service, state.unit[e], raw)
     _window(state.slots[e], env.now_ms, sums)
     _answers(sums, env.now_ms, service.slo_ms, raw)
-    _pattern(bank.pattern, bank.lengths, sums[RAN], sums[ENDED], sums[COMPUTED], raw)
+    _pattern(inputs.pattern, inputs.lengths, sums[RAN], sums[ENDED], sums[COMPUTED], raw)

@@ -1,4 +1,5 @@
-"""The scene of one environment: all that it is played with, as views of a bank, a state and a log.
+"""The scene of one environment: all that it is played with, as views of the inputs, a state and a
+log.
 
     advance ─► scene_of ─► Scene ┬ env, service          its clock and counters, its constants
                                  ├ traffic, queue        who comes, who waits
@@ -19,19 +20,19 @@ from numpy.typing import NDArray
 
 from policies._jit import borrowed, jit_inlined
 from policies.disciplines import PROTEUS
-from sims.engine.state import BY_ORDER, Bank, Log, Records, State
+from sims.engine.state import BY_ORDER, EngineInputs, Log, Records, State
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 class Traffic(NamedTuple):
-    """Arrivals of all traces, see `Bank`: `at_ms` [N]; `length`, `cell` [N] or [1]; and
+    """Arrivals of all traces, see `EngineInputs`: `at_ms` [N]; `length`, `bucket` [N] or [1]; and
     the padded `lengths` [L]."""
 
     at_ms: Floats
     length: NDArray[np.int32]
-    cell: NDArray[np.int32]
+    bucket: NDArray[np.int32]
     lengths: Floats
 
 
@@ -45,14 +46,14 @@ class Queue(NamedTuple):
 
 class Setting(NamedTuple):
     """What dispatches: `kind` of discipline and `params` [8]; and of each kind of device what the
-    rule made of its cost table, see `Bank`."""
+    rule made of its cost table, see `EngineInputs`."""
 
     kind: int
     params: Floats
     fastest: Floats
     plan: Ints
-    unit: Floats
-    good: Ints
+    ms_per_row: Floats
+    efficient_rows: Ints
     tiers: Ints
     short: NDArray[np.bool_]
     top: Ints
@@ -76,7 +77,7 @@ class Costs(NamedTuple):
 
 class Truth(NamedTuple):
     """What no table knows: batches' costs as they are, [D, P, R, L] ms; `factor` [F], `drift` [K],
-    see `Hidden`; when each worker last ran a plan, [W, P] ms, -inf: it does not hold it."""
+    see `Disturbances`; when each worker last ran a plan, [W, P] ms, -inf: it does not hold it."""
 
     cost_ms: Floats
     factor: Floats
@@ -111,31 +112,32 @@ class Scene(NamedTuple):
 
 
 @jit_inlined
-def scene_of(bank: Bank, state: State, log: Log, e: int) -> Scene:
+def scene_of(inputs: EngineInputs, state: State, log: Log, e: int) -> Scene:
     """The scene of environment `e` under its preset. Its arrays are borrowed: whoever made the
-    bank, the state and the log keeps them alive."""
-    bank, state, log = borrowed(bank), borrowed(state), borrowed(log)
+    inputs, the state and the log keeps them alive."""
+    inputs, state, log = borrowed(inputs), borrowed(state), borrowed(log)
     env = state.env[e]
-    service, kind = bank.service[env.service], bank.kind[env.preset]
+    service, kind = inputs.service[env.service], inputs.kind[env.preset]
     return Scene(
         env,
         service,
-        Traffic(bank.at_ms, bank.length, bank.cell, bank.lengths),
+        Traffic(inputs.at_ms, inputs.length, inputs.bucket, inputs.lengths),
         Queue(state.queue_ms[e], state.queue_id[e]),
         Setting(
-            kind, bank.params[env.preset], bank.fastest[env.preset], bank.plan[env.preset],
-            bank.unit[env.preset], bank.good[env.preset], bank.tiers[env.preset],
-            bank.short[env.preset], bank.top[env.preset], bank.efficiency[env.preset],
+            kind, inputs.params[env.preset], inputs.fastest[env.preset], inputs.plan[env.preset],
+            inputs.ms_per_row[env.preset], inputs.efficient_rows[env.preset],
+            inputs.tiers[env.preset], inputs.short[env.preset], inputs.top[env.preset],
+            inputs.efficiency[env.preset],
         ),
         state.memo[e],
         state.members[e],
         Crew(
-            bank.worker[env.service], state.unit[e],
+            inputs.worker[env.service], state.unit[e],
             BY_ORDER if kind == PROTEUS else service.placement,
         ),
-        Costs(bank.believed, bank.accuracy),
+        Costs(inputs.believed, inputs.accuracy),
         Truth(
-            bank.true, bank.factor[env.service], bank.drift[env.service], state.used_ms[e],
+            inputs.true, inputs.factor[env.service], inputs.drift[env.service], state.used_ms[e],
         ),
-        Books(state.slots[e], log, bank.first[env.trace]),
+        Books(state.slots[e], log, inputs.first[env.trace]),
     )  # fmt: skip

@@ -16,11 +16,11 @@ _WHOLE = ("workers", "queue", "ended", "batches")
 
 
 def signals_of(raw: NDArray[np.float64], at_s: float) -> Signals:
-    """The live window's `Signals` from raw values [SEEN], as `observe.look` fills them, at a
-    time in seconds. The inverse of what `policies.observe` begins with.
+    """The live window's `Signals` from raw values [SIGNALS], as `observe.fill_signals` fills them,
+    at a time in seconds. The inverse of what `policies.observe` begins with.
 
-    >>> from policies.observation import SEEN
-    >>> raw = np.zeros(SEEN)
+    >>> from policies.observation import SIGNALS
+    >>> raw = np.zeros(SIGNALS)
     >>> raw[Signal.QUEUE] = 3.0
     >>> signals_of(raw, at_s=0.5).queue
     3

@@ -1,9 +1,9 @@
 """Data that the compiled engine works on: everything that is given, and everything that changes.
 
-`Bank` holds many services and many traces side by side, so that one call can play thousands of
-environments; `State` is what E of them are in the middle of. Both are named tuples of arrays, some
-of them of records: the two kinds of structure that numba takes as they are. Hot functions get the
-few rows they need, never the whole tuple, whose every array would be counted at each call.
+`EngineInputs` holds many services and many traces side by side, so that one call can play thousands
+of environments; `State` is what E of them are in the middle of. Both are named tuples of arrays,
+some of them of records: the two kinds of structure that numba takes as they are. Hot functions get
+the few rows they need, never the whole tuple, whose every array would be counted at each call.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ENV = np.dtype(
         ("answered", "f8"),  # totals of the episode, counted when a batch starts
         ("met", "f8"),
         ("refused", "f8"),
-        ("worth", "f8"),  # accuracy of the answers in time
+        ("utility_sum", "f8"),  # accuracy of the answers in time
         ("tokens", "f8"),  # real and computed positions
         ("computed", "f8"),
         ("random", "u8"),
@@ -95,12 +95,12 @@ BATCH = np.dtype(
         ("tokens", "f8"),
         ("plan", "i8"),
         ("rows", "i8"),
-        ("cell", "i8"),
+        ("bucket", "i8"),
         ("worker", "i8"),
     ]
 )
 
-ENDED, MET, REFUSED, WORTH, RAN, RATIOS, WORST, TOKENS, COMPUTED, LATENCY = range(10)
+ENDED, MET, REFUSED, UTILITY, RAN, RATIOS, WORST, TOKENS, COMPUTED, LATENCY = range(10)
 """`State.slots`, sums by the slot in which they ended: answers, those in time, refusals, accuracy
 of those in time, batches, their cost ratios and the largest, real and computed positions; from
 LATENCY on a histogram of latencies."""
@@ -122,23 +122,24 @@ WAITING, SERVED, DROPPED = 0, 1, 2
 """`Log.outcome`."""
 
 
-class Bank(NamedTuple):
+class EngineInputs(NamedTuple):
     """Services [S], traces [T], settings [A] and the plans' tables, frozen.
 
     `at_ms`, `gaps2` [N]: arrivals of all traces one after another and the running sum of squared
-    gaps; `length` [N] and `tokens` (running sum), of size 1 when all are equal; `cell` [N], of
+    gaps; `length` [N] and `tokens` (running sum), of size 1 when all are equal; `bucket` [N], of
     size 1 when there is one. `first`, `size` [T]. Tables: `believed`, `true` [D, P, R, L] ms per
-    kind of device; `fastest`, `plan` [A, D, P + 1, R, L], `unit`, `good` [A, D, P + 1, L], `tiers`
-    [A, D] as `prepare` makes them; `short` [A, D]: whether `policies.uniform` applies (one cell,
-    every cost known); `top`, `efficiency` [A, D, P + 1, R] of the first cell, see its `Tables`.
-    `pattern` [R, L, 4]: see `Service`; [1, 1, 4] of zeros where it is not known.
-    `service` [S] and `worker` [S, W]: records. `factor` [S, F], `drift` [S, K]: see `Hidden`.
+    kind of device; `fastest`, `plan` [A, D, P + 1, R, L], `ms_per_row`, `efficient_rows` [A, D, P +
+    1, L], `tiers` [A, D] as `prepare` makes them; `short` [A, D]: whether `policies.uniform`
+    applies (one bucket, every cost known); `top`, `efficiency` [A, D, P + 1, R] of the first
+    bucket, see its `UniformTables`. `pattern` [R, L, 4]: see `Service`; [1, 1, 4] of zeros where it
+    is not known. `service` [S] and `worker` [S, W]: records. `factor` [S, F], `drift` [S, K]: see
+    `Disturbances`.
     """
 
     at_ms: Floats
     gaps2: Floats
     length: NDArray[np.int32]
-    cell: NDArray[np.int32]
+    bucket: NDArray[np.int32]
     tokens: Floats
     first: Ints
     size: Ints
@@ -150,8 +151,8 @@ class Bank(NamedTuple):
     kind: Ints
     fastest: Floats
     plan: Ints
-    unit: Floats
-    good: Ints
+    ms_per_row: Floats
+    efficient_rows: Ints
     tiers: Ints
     short: NDArray[np.bool_]
     top: Ints
@@ -190,15 +191,15 @@ class Log(NamedTuple):
     batch: Records
 
 
-def make_state(environments: int, bank: Bank, room: int = QUEUE_ROOM) -> State:
-    """Room for `environments` of any service of the bank; to be drawn before use.
+def make_state(environments: int, inputs: EngineInputs, room: int = QUEUE_ROOM) -> State:
+    """Room for `environments` of any service of the inputs; to be drawn before use.
 
     `room`: requests that may wait in each; of a full queue the oldest eighth is refused.
     """
     if room < 8:
         raise ValueError(f"room must be at least 8, got {room}")
-    e, workers = environments, bank.worker.shape[1]
-    _, plans, rows, _ = bank.believed.shape
+    e, workers = environments, inputs.worker.shape[1]
+    _, plans, rows, _ = inputs.believed.shape
     state = State(
         env=np.zeros(e, ENV),
         unit=np.zeros((e, workers), UNIT),

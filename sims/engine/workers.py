@@ -84,7 +84,7 @@ def charge(env: Any, service: Any, unit: Any, used_ms: Floats, plan: int) -> flo
 
 
 @jit
-def hidden(env: Any, service: Any, factor: Floats, drift: Floats) -> float:
+def disturbance(env: Any, service: Any, factor: Floats, drift: Floats) -> float:
     """What multiplies the cost of the batch that starts now, unknown to any table."""
     hidden = factor[env.batches % factor.shape[0]]
     knots = drift.shape[0]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from policies.base import Policy
 from policies.presets import DEFAULT, PRESETS
 from sims.evaluation.entrants import Entrant
-from sims.evaluation.evaluate import Chooser, Driver, Episode, contest
-from sims.evaluation.results import Comparison, Row
+from sims.evaluation.evaluate import AnyPolicy, Episode, VectorPolicy, evaluate
+from sims.evaluation.results import ComparedPolicy, Comparison
 from sims.evaluation.suite import Suite
 from sims.evaluation.upper_bound import clairvoyant_utility
 
@@ -42,7 +42,7 @@ def compare(
 
     Of each entrant with a grid, the setting of the highest mean utility over all cells on
     `training_seeds` other seeds is frozen and played as well; 0 tunes nothing. `progress` is told
-    drivers × cells done and in all.
+    policies × cells done and in all.
 
     >>> from dataclasses import replace
     >>> from sims.evaluation.entrants import entrant
@@ -69,13 +69,13 @@ def compare(
 
 
 class _Meter:
-    """Counts drivers × cells."""
+    """Counts policies × cells."""
 
     def __init__(self, total: int, progress: Callable[[int, int], None]) -> None:
         self._done, self._total, self._progress = 0, total, progress
 
-    def step(self, drivers: int) -> None:
-        self._done += drivers
+    def step(self, policies: int) -> None:
+        self._done += policies
         self._progress(self._done, self._total)
 
 
@@ -85,11 +85,11 @@ class _Part:
 
     name: str
     how: str
-    pool: tuple[Driver, ...]
+    pool: tuple[AnyPolicy, ...]
 
 
 def _work(entrants: Sequence[Entrant], training_seeds: int) -> int:
-    """Drivers to play in each cell; the bound counts as one."""
+    """Policies to play in each cell; the bound counts as one."""
     tuning = sum(len(one.grid) for one in entrants) if training_seeds else 0
     tuned = sum(bool(one.grid) for one in entrants) if training_seeds else 0
     hindsight = sum(len(one.grid) for one in entrants if one.hindsight)
@@ -98,7 +98,7 @@ def _work(entrants: Sequence[Entrant], training_seeds: int) -> int:
 
 def _tuned(
     suite: Suite, entrants: Sequence[Entrant], seeds: Sequence[int], meter: _Meter
-) -> dict[str, Driver]:
+) -> dict[str, AnyPolicy]:
     """Of each grid the setting of the highest mean utility over cells and seeds, ties to the
     first."""
     if not seeds:
@@ -113,7 +113,7 @@ def _tuned(
     return {name: grid[int(total[name].argmax())] for name, grid in grids.items()}
 
 
-def _parts(entrants: Sequence[Entrant], tuned: Mapping[str, Driver]) -> list[_Part]:
+def _parts(entrants: Sequence[Entrant], tuned: Mapping[str, AnyPolicy]) -> list[_Part]:
     parts = []
     for one in entrants:
         if one.default is not None:
@@ -127,11 +127,13 @@ def _parts(entrants: Sequence[Entrant], tuned: Mapping[str, Driver]) -> list[_Pa
 
 def _tested(
     suite: Suite, parts: Sequence[_Part], seeds: Sequence[int], meter: _Meter
-) -> tuple[tuple[Row, ...], Floats]:
+) -> tuple[tuple[ComparedPolicy, ...], Floats]:
     shape = (len(list(suite.cells())), len(seeds))
     bound = np.zeros(shape)
     rows = [
-        Row(p.name, p.how, p.pool, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64))
+        ComparedPolicy(
+            p.name, p.how, p.pool, np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int64)
+        )
         for p in parts
     ]
     for c, cell in enumerate(suite.cells()):
@@ -147,10 +149,10 @@ def _tested(
     return tuple(rows), bound
 
 
-def _played(episodes: Sequence[Episode], drivers: Sequence[Driver]) -> tuple[Floats, Floats]:
-    """Utility and met of each, [drivers, episodes]; settings share one bank."""
-    if not any(isinstance(driver, (Chooser, Policy)) for driver in drivers):
-        scores = contest(episodes, drivers, ())
+def _played(episodes: Sequence[Episode], policies: Sequence[AnyPolicy]) -> tuple[Floats, Floats]:
+    """Utility and met of each, [policies, episodes]; settings share their inputs."""
+    if not any(isinstance(policy, (VectorPolicy, Policy)) for policy in policies):
+        scores = evaluate(episodes, policies, ())
         return scores.utility, scores.met
-    each = [contest(episodes, [one], getattr(one, "presets", PRESETS)) for one in drivers]
+    each = [evaluate(episodes, [one], getattr(one, "presets", PRESETS)) for one in policies]
     return np.vstack([s.utility for s in each]), np.vstack([s.met for s in each])

@@ -30,11 +30,11 @@ from policies.params import RuleParams
 from policies.plugins import load_policy, policy_names
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import BentoML, Clipper, Clockwork, DrainAware, Proteus, SlackFit
-from sims.evaluation.evaluate import Driver
+from sims.evaluation.evaluate import AnyPolicy
 from sims.evaluation.static_sweep import static_grid
 from sims.service import Service
 
-__all__ = ["RIVALS", "Entrant", "described", "driver_names", "entrant"]
+__all__ = ["RIVALS", "Entrant", "described", "entrant", "entrant_names"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Entrant:
     """
 
     name: str
-    default: Driver | None
-    grid: tuple[Driver, ...] = ()
+    default: AnyPolicy | None
+    grid: tuple[AnyPolicy, ...] = ()
     hindsight: bool = False
 
 
-def _all(make: Callable[..., Driver], **values: Sequence[Any]) -> tuple[Driver, ...]:
+def _all(make: Callable[..., AnyPolicy], **values: Sequence[Any]) -> tuple[AnyPolicy, ...]:
     return tuple(
         make(**dict(zip(values, point, strict=True))) for point in product(*values.values())
     )
@@ -136,10 +136,10 @@ _SETTINGS: Mapping[str, type] = {
 """Those that take `key=value`."""
 
 
-def driver_names() -> tuple[str, ...]:
+def entrant_names() -> tuple[str, ...]:
     """Every name but those of folders.
 
-    >>> driver_names()[:3]
+    >>> entrant_names()[:3]
     ('rule', 'slackfit', 'slackfit-drop')
     """
     presets = (preset.name for preset in PRESETS)
@@ -168,14 +168,14 @@ def entrant(name: str, service: Service) -> Entrant:
     family, *pairs = name.split(":")
     if family in _SETTINGS and pairs:
         return Entrant(name, _set(name, family, pairs))
-    if family in _MADE or family in driver_names():
+    if family in _MADE or family in entrant_names():
         raise ValueError(f"policy {family} takes no settings, got {name!r}")
     raise ValueError(
-        f"policy must be {', '.join(sorted(driver_names()))} or an exported folder, got {name!r}"
+        f"policy must be {', '.join(sorted(entrant_names()))} or an exported folder, got {name!r}"
     )
 
 
-def _set(name: str, family: str, pairs: Sequence[str]) -> Driver:
+def _set(name: str, family: str, pairs: Sequence[str]) -> AnyPolicy:
     make = _SETTINGS[family]
     kinds = {f.name: str(f.type) for f in fields(make)}
     values: dict[str, Any] = {"early_drop": True} if family == "slackfit-drop" else {}
@@ -191,7 +191,7 @@ def _set(name: str, family: str, pairs: Sequence[str]) -> Driver:
     missing = [f.name for f in fields(make) if f.default is MISSING and f.name not in values]
     if missing:
         raise ValueError(f"{family} must be told its {missing[0]}, got {name!r}")
-    made: Driver = make(**values)
+    made: AnyPolicy = make(**values)
     return made
 
 
@@ -205,7 +205,7 @@ def _read(key: str, kind: str, text: str) -> Any:
         raise ValueError(f"{key} must be {what}, got {text!r}") from None
 
 
-def described(driver: Driver) -> str:
+def described(policy: AnyPolicy) -> str:
     """The settings in words, for a table.
 
     >>> described(Clockwork(plan=2, max_rows=8))
@@ -213,17 +213,17 @@ def described(driver: Driver) -> str:
     >>> described(RuleParams.static(1, 4, 2.0, delta=1.0))
     'plan 1, max rows 4, wait 2 ms, delta 1'
     """
-    if isinstance(driver, RuleParams):
-        if driver in PRESETS or len(driver.plans) != 1:
-            return driver.name
-        told = f"plan {driver.plans[0]}, max rows {driver.max_rows}, wait {driver.wait_ms:g} ms"
-        return f"{told}, delta {driver.delta:g}"
-    if isinstance(driver, ThresholdPolicy):
-        return "queue {:g} per worker, p99 {:g} of the SLO".format(*driver.marks)
-    kinds = getattr(driver, "__dataclass_fields__", {})
-    if type(driver) not in _SETTINGS.values():
-        return driver.name
-    values = {key: getattr(driver, key) for key in kinds}
+    if isinstance(policy, RuleParams):
+        if policy in PRESETS or len(policy.plans) != 1:
+            return policy.name
+        told = f"plan {policy.plans[0]}, max rows {policy.max_rows}, wait {policy.wait_ms:g} ms"
+        return f"{told}, delta {policy.delta:g}"
+    if isinstance(policy, ThresholdPolicy):
+        return "queue {:g} per worker, p99 {:g} of the SLO".format(*policy.marks)
+    kinds = getattr(policy, "__dataclass_fields__", {})
+    if type(policy) not in _SETTINGS.values():
+        return policy.name
+    values = {key: getattr(policy, key) for key in kinds}
     return ", ".join(
         f"{key.replace('_', ' ')} {value:g}"
         for key, value in values.items()

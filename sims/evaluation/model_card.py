@@ -15,7 +15,7 @@ import numpy as np
 
 from policies.tactical import TacticalPolicy
 from policies.train import TrainConfig
-from sims.evaluation.evaluate import Episode, contest
+from sims.evaluation.evaluate import Episode, evaluate
 from sims.evaluation.statistics import paired
 from sims.gym.domain import LoadDomain
 
@@ -33,7 +33,7 @@ def held_out(domain: LoadDomain, episodes: int, seed: int, salt: int) -> list[Ep
 
 def utility(policy: TacticalPolicy, episodes: Sequence[Episode]) -> float:
     """Mean utility of a policy over episodes: the figure that training is stopped by."""
-    return float(contest(episodes, [policy], policy.presets).utility.mean())
+    return float(evaluate(episodes, [policy], policy.presets).utility.mean())
 
 
 def model_card(
@@ -45,7 +45,7 @@ def model_card(
     with a 95 % interval over episodes (each its own draw of service and arrivals).
     """
     test = held_out(domain, episodes, config.seed, TEST_SALT)
-    scores = contest(test, [policy, policy.presets[0]], policy.presets)
+    scores = evaluate(test, [policy, policy.presets[0]], policy.presets)
     gain = paired(scores.utility[0], scores.utility[1])
     by_episode = 100.0 * (scores.utility[0] - scores.utility[1])
     ranges = {

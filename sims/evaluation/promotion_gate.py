@@ -11,10 +11,10 @@ import numpy as np
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from sims.engine.inputs import Setting
-from sims.evaluation.evaluate import Chooser, Episode, contest
-from sims.evaluation.statistics import Interval, paired
+from sims.evaluation.evaluate import Episode, VectorPolicy, evaluate
+from sims.evaluation.statistics import ConfidenceInterval, paired
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["GateResult", "judge"]
 
 WORST_POINTS = -0.5
 """No regime may fall by more, in percentage points of utility."""
@@ -23,7 +23,7 @@ MIN_EPISODES = 5
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateResult:
     """Whether a candidate is promoted, and on what evidence.
 
     `over_rule`, `over_incumbent`: paired differences of utility in percentage points on the
@@ -32,8 +32,8 @@ class Verdict:
 
     promoted: bool
     reason: str
-    over_rule: Interval
-    over_incumbent: Interval
+    over_rule: ConfidenceInterval
+    over_incumbent: ConfidenceInterval
     worst: tuple[str, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -42,22 +42,22 @@ class Verdict:
 
 
 def judge(
-    candidate: Chooser,
-    incumbent: Chooser | Setting,
+    candidate: VectorPolicy,
+    incumbent: VectorPolicy | Setting,
     regimes: Mapping[str, Sequence[Episode]],
     *,
     rule: RuleParams = PRESETS[0],
     presets: Sequence[RuleParams] = PRESETS,
-) -> Verdict:
+) -> GateResult:
     """Play all regimes under candidate, incumbent and rule, on the same arrivals.
 
     The first regime is the traffic as it was: there both paired 95 % intervals must lie above
     zero. In no regime may the mean fall by more than 0.5 points.
     """
     seen, *_ = regimes
-    drivers = [candidate, incumbent, rule]
+    policies = [candidate, incumbent, rule]
     utility = {
-        name: contest(episodes, drivers, presets).utility
+        name: evaluate(episodes, policies, presets).utility
         for name, episodes in regimes.items()
         if episodes
     }
@@ -82,4 +82,4 @@ def judge(
         reason = f"not better than the policy in force, {gained}: that one is kept"
     else:
         reason = f"not promoted: {gained}, but {falls[worst]:+.2f} points when {worst}"
-    return Verdict(promoted, reason, over_rule, over_incumbent, (worst, falls[worst]))
+    return GateResult(promoted, reason, over_rule, over_incumbent, (worst, falls[worst]))

@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sims.evaluation.entrants import described
-from sims.evaluation.evaluate import Driver
-from sims.evaluation.statistics import Interval, over_seeds, paired
+from sims.evaluation.evaluate import AnyPolicy
+from sims.evaluation.statistics import ConfidenceInterval, over_seeds, paired
 from sims.evaluation.suite import Cell, Suite
 
-__all__ = ["Comparison", "Row"]
+__all__ = ["ComparedPolicy", "Comparison"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One driver on all cells and seeds.
+class ComparedPolicy:
+    """One policy on all cells and seeds.
 
-    `utility`, `met` [cells, seeds]: as in `evaluate.Scores`. `pool`: the driver, or those of
+    `utility`, `met` [cells, seeds]: as in `evaluate.Scores`. `pool`: the policy, or those of
     which `picked` [cells, seeds] tells the one that was played (best in hindsight). `how`:
     "default", "tuned" or "hindsight".
     """
 
     name: str
     how: str
-    pool: tuple[Driver, ...]
+    pool: tuple[AnyPolicy, ...]
     utility: Floats
     met: Floats
     picked: Ints
@@ -49,7 +49,7 @@ class Row:
             return described(self.pool[int(chosen[0])])
         return f"{chosen.size} of {len(self.pool)} settings"
 
-    def driver(self, cell: int, seed: int) -> Driver:
+    def policy(self, cell: int, seed: int) -> AnyPolicy:
         """Who played that episode."""
         return self.pool[int(self.picked[cell, seed])]
 
@@ -67,7 +67,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...]
     training_seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedPolicy, ...]
     bound: Floats
     regimes: tuple[str, ...] = field(init=False)
 
@@ -86,21 +86,23 @@ class Comparison:
             np.int64,
         )
 
-    def utility(self, row: Row, *, regime: str | None = None) -> Interval:
+    def utility(self, row: ComparedPolicy, *, regime: str | None = None) -> ConfidenceInterval:
         """Mean utility in 0..1."""
         return over_seeds(row.utility[self.where(regime=regime)])
 
-    def difference(self, row: Row, *, regime: str | None = None) -> Interval:
+    def difference(self, row: ComparedPolicy, *, regime: str | None = None) -> ConfidenceInterval:
         """Points over the default rule, paired."""
         at = self.where(regime=regime)
         return paired(row.utility[at], self.rows[0].utility[at])
 
-    def regret(self, row: Row, *, regime: str | None = None, load: float | None = None) -> Interval:
+    def regret(
+        self, row: ComparedPolicy, *, regime: str | None = None, load: float | None = None
+    ) -> ConfidenceInterval:
         """Points below the clairvoyant bound, paired."""
         at = self.where(regime=regime, load=load)
         return paired(self.bound[at], row.utility[at])
 
-    def worst(self, row: Row) -> tuple[float, Cell]:
+    def worst(self, row: ComparedPolicy) -> tuple[float, Cell]:
         """The cell where it is furthest below the default rule on average: points, cell."""
         points = 100.0 * (row.utility - self.rows[0].utility).mean(axis=1)
         at = int(points.argmin())
@@ -120,7 +122,7 @@ class Comparison:
             "policies": {row.label: self._told(row) for row in self.rows},
         }
 
-    def _told(self, row: Row) -> dict[str, Any]:
+    def _told(self, row: ComparedPolicy) -> dict[str, Any]:
         points, cell = self.worst(row)
         return {
             "how": row.how,
@@ -146,6 +148,6 @@ class Comparison:
         }
 
 
-def _interval(found: Interval) -> dict[str, float | int | None]:
+def _interval(found: ConfidenceInterval) -> dict[str, float | int | None]:
     low, high = (v if math.isfinite(v) else None for v in (found.low, found.high))
     return {"mean": found.mean, "low": low, "high": high, "n": found.n}

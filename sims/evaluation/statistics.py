@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["LEVEL", "Interval", "over_seeds", "paired", "t_quantile"]
+__all__ = ["LEVEL", "ConfidenceInterval", "over_seeds", "paired", "t_quantile"]
 
 LEVEL = 0.95
 """How often the interval holds the true mean."""
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ConfidenceInterval:
     """A mean over `n` seeds and its interval; of one seed alone the interval is infinite."""
 
     mean: float
@@ -45,7 +45,7 @@ class Interval:
         return self.low > 0.0 or self.high < 0.0
 
 
-def over_seeds(values: ArrayLike, *, level: float = LEVEL) -> Interval:
+def over_seeds(values: ArrayLike, *, level: float = LEVEL) -> ConfidenceInterval:
     """Mean and interval of `values` [..., seeds], averaged over all axes but the last first.
 
     In the unit of the values. ValueError where there are none, or one is not finite.
@@ -61,12 +61,12 @@ def over_seeds(values: ArrayLike, *, level: float = LEVEL) -> Interval:
     each = array.reshape(-1, array.shape[-1]).mean(axis=0)
     n, mean = each.size, float(each.mean())
     if n == 1:
-        return Interval(mean, -math.inf, math.inf, 1)
+        return ConfidenceInterval(mean, -math.inf, math.inf, 1)
     half = t_quantile((1.0 + level) / 2.0, n - 1) * float(each.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
+    return ConfidenceInterval(mean, mean - half, mean + half, n)
 
 
-def paired(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL) -> Interval:
+def paired(a: ArrayLike, b: ArrayLike, *, level: float = LEVEL) -> ConfidenceInterval:
     """By how many percentage points `a` exceeds `b` [..., seeds], ratios in 0..1, seed by seed.
 
     Both must have the same shape: the same cells, and the same seeds in the same order.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from policies.base import Policy
 from sims.engine.state import SERVED
-from sims.evaluation.evaluate import Chooser, Driver
+from sims.evaluation.evaluate import AnyPolicy, VectorPolicy
 from sims.service import Service
 from sims.simulation import played
 from sims.traces import Trace
@@ -44,8 +44,10 @@ class Timeline:
         return np.where(self.arrivals_per_s > 0, 1.0 - self.by_plan.sum(axis=0), 0.0)
 
 
-def timeline(service: Service, trace: Trace, driver: Driver, *, slot_ms: float = 100.0) -> Timeline:
-    """Play the trace under a driver and sum it up by slots.
+def timeline(
+    service: Service, trace: Trace, policy: AnyPolicy, *, slot_ms: float = 100.0
+) -> Timeline:
+    """Play the trace under a policy and sum it up by slots.
 
     Raises ValueError for a `slot_ms` that is not above 0, and for a chooser that is no `Policy`:
     one episode has nothing to choose for at once.
@@ -60,9 +62,9 @@ def timeline(service: Service, trace: Trace, driver: Driver, *, slot_ms: float =
     """
     if not slot_ms > 0.0:
         raise ValueError(f"slot_ms must be greater than 0, got {slot_ms}")
-    if isinstance(driver, Chooser) and not isinstance(driver, Policy):
-        raise ValueError(f"driver must be a setting or a Policy, got the chooser {driver.name!r}")
-    simulation = played(service, trace, driver)
+    if isinstance(policy, VectorPolicy) and not isinstance(policy, Policy):
+        raise ValueError(f"policy must be a setting or a Policy, got the chooser {policy.name!r}")
+    simulation = played(service, trace, policy)
     arrived_ms = trace.arrivals_s * 1e3
     slot = (arrived_ms / slot_ms).astype(np.int64)
     count = int(slot[-1]) + 1

@@ -54,26 +54,26 @@ def clairvoyant_utility(service: Service, trace: Trace, *, slot_ms: float = 2.0)
     return float(_fill(offered.astype(np.float64), work, gain, can, reach) / len(trace))
 
 
-def _hull(work: Floats, worth: Floats) -> tuple[Floats, Floats]:
-    """Pieces of the upper concave hull from (0, 0), steepest first: (work, worth) of each."""
+def _hull(work: Floats, utility: Floats) -> tuple[Floats, Floats]:
+    """Pieces of the upper concave hull from (0, 0), steepest first: (work, utility) of each."""
     pieces: list[tuple[float, float]] = []
     at, have = 0.0, 0.0
     while True:
         slopes = np.where(
-            (work > at) & (worth > have), (worth - have) / np.maximum(work - at, 1e-12), 0.0
+            (work > at) & (utility > have), (utility - have) / np.maximum(work - at, 1e-12), 0.0
         )
         best = int(slopes.argmax())
         if slopes[best] <= 0.0:
             break
-        pieces.append((float(work[best] - at), float(worth[best] - have)))
-        at, have = float(work[best]), float(worth[best])
+        pieces.append((float(work[best] - at), float(utility[best] - have)))
+        at, have = float(work[best]), float(utility[best])
     told = np.array(pieces)
     return told[:, 0].copy(), told[:, 1].copy()
 
 
 @jit
 def _fill(offered: Floats, work: Floats, gain: Floats, can: Floats, reach: Floats) -> float:
-    """Give each slot's requests as much of each piece as fits; the worth gathered."""
+    """Give each slot's requests as much of each piece as fits; the utility gathered."""
     n = offered.shape[0]
     backlog = np.zeros(n)  # after the work of slot b came in
     given = offered.copy()  # requests that have all pieces so far

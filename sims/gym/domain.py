@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sims.reference import reference_service
-from sims.service import Hidden, Service, Switching, Units, drifting, noise
+from sims.service import Disturbances, Service, Switching, Units, drifting, noise
 from sims.traces import (
     NoArrivals,
     Regime,
@@ -47,8 +47,8 @@ def capacity_per_s(service: Service, lengths: Lengths) -> float:
     table = service.table("cost_ms")
     units = service.units or Units.alike(service.workers)
     rows = np.arange(1, table.shape[2] + 1)[None, :, None]
-    cell = np.searchsorted(service.lengths, lengths)
-    work_ms = np.array([np.nanmin(kind / rows, axis=(0, 1))[cell].mean() for kind in table])
+    bucket = np.searchsorted(service.lengths, lengths)
+    work_ms = np.array([np.nanmin(kind / rows, axis=(0, 1))[bucket].mean() for kind in table])
     return float((1e3 / (work_ms[units.kind] * units.slower)).sum())
 
 
@@ -117,7 +117,7 @@ class LoadDomain:
         units = replace(
             Units.alike(workers), slower=rng.uniform(*self.slower) * np.exp(spread - spread.mean())
         )
-        hidden = Hidden(
+        hidden = Disturbances(
             noise(
                 rng, scatter=rng.uniform(*self.scatter), spike_share=rng.uniform(*self.spike_share)
             ),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims.engine import environments as vector
+from sims.engine import environments as envs
 from sims.engine.state import no_log
 from sims.gym.domain import LoadDomain
 from sims.gym.load_gym import REWARD_SCALE, TICK_MS, bounds, presets_of, single
@@ -103,7 +103,7 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
                 raise ValueError(f"options must be 'service' or 'trace', got {sorted(unknown)}")
             service = options.get("service", service)
             trace = options.get("trace", trace)
-        self._bank, self._state, self._scratch = single(service, trace, self.presets)
+        self._inputs, self._state, self._scratch = single(service, trace, self.presets)
         self._end_ms = math.ceil(trace.seconds * 1e3 / TICK_MS) * TICK_MS
         return self._observe(), {}
 
@@ -111,8 +111,8 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         if self._end_ms is None:
             raise RuntimeError("step must come after reset")
         chosen = int(presets_of(action, 1, len(self.presets))[0])
-        gained = vector.advantage(
-            self._bank, self._state, self._scratch, self._log, 0, 0, chosen, TICK_MS
+        gained = envs.advantage(
+            self._inputs, self._state, self._scratch, self._log, 0, 0, chosen, TICK_MS
         )
         truncated = float(self._state.env["now_ms"][0]) >= self._end_ms
         info = self._summary() if truncated else {}
@@ -120,7 +120,7 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _observe(self) -> NDArray[np.float32]:
         seen = np.empty(self._bounds.low.size, np.float32)
-        vector.observe_row(self._bank, self._state, 0, self._bounds, seen)
+        envs.observe_row(self._inputs, self._state, 0, self._bounds, seen)
         return seen
 
     def _summary(self) -> dict[str, Any]:
@@ -129,5 +129,5 @@ class LoadEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return {
             "offered": int(env["next"]),
             "met_ratio": float(env["met"]) / offered,
-            "utility": float(env["worth"]) / offered,
+            "utility": float(env["utility_sum"]) / offered,
         }

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from policies.observation import observation_names
 from policies.params import RuleParams
 from policies.presets import PRESETS
-from sims.engine import environments as vector
+from sims.engine import environments as envs
 from sims.engine.environments import Bounds, Environments, Share, Stepped, Tick
 from sims.engine.episodes import Draws, Piece, begin
-from sims.engine.inputs import make_bank
-from sims.engine.state import Bank, State, make_state, no_log
+from sims.engine.inputs import make_inputs
+from sims.engine.state import EngineInputs, State, make_state, no_log
 from sims.gym.domain import LoadDomain, capacity_per_s
 from sims.service import Service
 from sims.traces import Trace
@@ -101,10 +101,10 @@ class LoadGym:
         sources = [domain.draw_trace(rng, rate_per_s, seconds, lengths) for _ in range(traces)]
         tick = Tick(TICK_MS, against_default, REWARD_SCALE if against_default else 1.0)
         draws = Draws(capacity, np.array(domain.load, np.float64), domain.seconds)
-        self._open(make_bank(drawn, sources, self.presets), draws, tick, threads)
+        self._open(make_inputs(drawn, sources, self.presets), draws, tick, threads)
         self.seed(seed)
 
-    def _open(self, bank: Bank, draws: Draws, tick: Tick, threads: int | None) -> None:
+    def _open(self, inputs: EngineInputs, draws: Draws, tick: Tick, threads: int | None) -> None:
         e = self.environments
         count = max(1, min(threads or os.cpu_count() or 1, e // 8 or 1))
         edges = np.linspace(0, e, count + 1).astype(int).tolist()
@@ -112,7 +112,13 @@ class LoadGym:
         self._pool = ThreadPoolExecutor(count, "gym") if count > 1 else None
         self.low, self.high = known = bounds(len(self.presets))
         self._all = Environments(
-            bank, make_state(e, bank), make_state(2 * count, bank), no_log(), draws, known, tick
+            inputs,
+            make_state(e, inputs),
+            make_state(2 * count, inputs),
+            no_log(),
+            draws,
+            known,
+            tick,
         )
 
     def seed(self, seed: int) -> None:
@@ -123,7 +129,7 @@ class LoadGym:
     def reset(self) -> Array:
         """Begin an episode everywhere; the first observations, float32 [E, D]."""
         seen = np.empty((self.environments, self.low.size), np.float32)
-        self._each(lambda share: vector.reset(self._all, share, seen))
+        self._each(lambda share: envs.reset(self._all, share, seen))
         return seen
 
     def step(self, actions: Any) -> Stepped:
@@ -134,7 +140,7 @@ class LoadGym:
             np.empty((e, d), np.float32), np.empty(e), np.empty(e, np.bool_),
             np.empty((e, d), np.float32), np.zeros((e, 4)),
         )  # fmt: skip
-        self._each(lambda share: vector.step(self._all, share, chosen, stepped))
+        self._each(lambda share: envs.step(self._all, share, chosen, stepped))
         return stepped
 
     def close(self) -> None:
@@ -175,9 +181,9 @@ def presets_of(actions: Any, environments: int, presets: int) -> Ints:
 
 def single(
     service: Service, trace: Trace, presets: Sequence[RuleParams]
-) -> tuple[Bank, State, State]:
-    """A bank of one service and one trace, its state at the trace's start, and scratch."""
-    bank = make_bank([service], [trace], presets)
-    state = make_state(1, bank, room=max(16, len(trace)))
-    begin(bank, state, 0, Piece(0, 0, 0, len(trace), end_ms=trace.seconds * 1e3))
-    return bank, state, make_state(2, bank, room=max(16, len(trace)))
+) -> tuple[EngineInputs, State, State]:
+    """The inputs of one service and one trace, its state at the trace's start, and scratch."""
+    inputs = make_inputs([service], [trace], presets)
+    state = make_state(1, inputs, room=max(16, len(trace)))
+    begin(inputs, state, 0, Piece(0, 0, 0, len(trace), end_ms=trace.seconds * 1e3))
+    return inputs, state, make_state(2, inputs, room=max(16, len(trace)))

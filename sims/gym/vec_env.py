@@ -58,20 +58,20 @@ class LoadVecEnv(VecEnv):
         if stepped.done.any():
             infos = list(self._quiet)
             for e in np.flatnonzero(stepped.done).tolist():
-                infos[e] = self._ended(e, stepped.last_seen[e], stepped.told[e])
+                infos[e] = self._ended(e, stepped.last_seen[e], stepped.totals[e])
             self._returned[stepped.done], self._ticks[stepped.done] = 0.0, 0
         return stepped.seen, stepped.reward.astype(np.float32), stepped.done, infos
 
-    def _ended(self, e: int, last_seen: Any, told: Any) -> dict[str, Any]:
-        offered = max(1.0, float(told[0]))
+    def _ended(self, e: int, last_seen: Any, totals: Any) -> dict[str, Any]:
+        offered = max(1.0, float(totals[0]))
         return {
             "terminal_observation": last_seen.copy(),
             "TimeLimit.truncated": True,
             "episode": {
                 "r": float(self._returned[e]),
                 "l": int(self._ticks[e]),
-                "met_ratio": float(told[2]) / offered,
-                "utility": float(told[3]) / offered,
+                "met_ratio": float(totals[2]) / offered,
+                "utility": float(totals[3]) / offered,
             },
         }
 

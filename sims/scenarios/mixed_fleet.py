@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sims.devices import DEVICES, BatchModel, DeviceModel, Fit, Specs
 from sims.engine.inputs import Setting
 from sims.scenarios.topology import LINKS, Edge, Fleet, Topology, Unit
-from sims.service import Hidden, Service, Units
+from sims.service import Disturbances, Service, Units
 from sims.simulation import Simulation
 from sims.traces import Trace
 
@@ -67,7 +67,7 @@ def service(
     placement: str = "order",
     slo_times: float = 10.0,
     max_rows: int = 16,
-    hidden: Hidden | None = None,
+    hidden: Disturbances | None = None,
 ) -> Service:
     """The fleet as one service of requests of one length, a table and a worker per unit.
 
@@ -85,7 +85,7 @@ def service(
     units = replace(Units.alike(count), kind=np.arange(count), placement=placement)
     return Service(
         table, np.ones(1), slo_times * float(table[:, 0, 0, 0].max()), count,
-        hidden=hidden or Hidden(), units=units,
+        hidden=hidden or Disturbances(), units=units,
     )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from supernet.backends.base import BACKENDS
-from supernet.building.build_job import Request
-from supernet.building.failures import Mistake, Verdict, as_build_errors
+from supernet.building.build_job import BuildRequest
+from supernet.building.failures import FinalFailure, Mistake, as_build_errors
 from supernet.building.mistakes import kept_mistake, note_mistake
 from supernet.building.reports import (
     CONDITIONS,
@@ -115,7 +115,7 @@ def build_plan(
                 if cancelled():
                     raise
                 return failed(spec, limits.limit, f"{error}, {_TRIES} times (out of memory?)")
-        except Verdict as verdict:
+        except FinalFailure as verdict:
             cache.discard("plans", spec.artifact_key, str(verdict))
             record = {"spec": spec.to_json(), "device": device, "failure": str(verdict)}
             cache.put_report(name, record)
@@ -224,7 +224,7 @@ class _Steps:
     """The steps of one build, each in a process of its own, which share its budget."""
 
     cache: ArtifactCache
-    request: Request
+    request: BuildRequest
     terms: Terms
 
     def run(self, step: str, **more: Any) -> dict[str, Any]:
@@ -267,9 +267,9 @@ def _make(
 def _request(
     cache: ArtifactCache, capture_dir: Path, spec: PlanSpec, limits: BuildLimits,
     table: Mapping[str, str],
-) -> Request:  # fmt: skip
+) -> BuildRequest:  # fmt: skip
     """What every step of a build is asked, `_Steps.run` says which."""
-    return Request(
+    return BuildRequest(
         step="",
         cache=str(cache.root),
         capture=str(capture_dir),

@@ -34,11 +34,11 @@ from supernet.plans import Plan, PlanSpec
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
 
-__all__ = ["Request", "work"]
+__all__ = ["BuildRequest", "work"]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BuildRequest:
     """One step to do. ``table`` maps backend names to ``module:attribute``; ``reports`` names those
     of the plans to compare; ``times`` is False where a plan to check was timed before."""
 
@@ -55,13 +55,13 @@ class Request:
     times: bool = True
 
 
-def work(request: Request, say: Say) -> dict[str, Any]:
+def work(request: BuildRequest, say: Say) -> dict[str, Any]:
     """Do the step that is asked for; what it found."""
     with as_job_errors():
         return _STEPS[request.step](request, say)
 
 
-def _build(request: Request, say: Say) -> dict[str, Any]:
+def _build(request: BuildRequest, say: Say) -> dict[str, Any]:
     spec = PlanSpec.from_json(request.spec)
     capture = StoredCapture.read(Path(request.capture))
     cache = ArtifactCache(request.cache)
@@ -73,7 +73,7 @@ def _build(request: Request, say: Say) -> dict[str, Any]:
     return {}
 
 
-def _check(request: Request, say: Say) -> dict[str, Any]:
+def _check(request: BuildRequest, say: Say) -> dict[str, Any]:
     spec = PlanSpec.from_json(request.spec)
     capture = StoredCapture.read(Path(request.capture))
     engine = _backend(request, spec)
@@ -133,7 +133,7 @@ def _is_coarse(spec: PlanSpec, errors: Mapping[str, Sequence[float]]) -> bool:
     return spec.precision != "fp32" or errors["relative_l2"][0] > EXACT
 
 
-def _search(request: Request, say: Say) -> dict[str, Any]:
+def _search(request: BuildRequest, say: Say) -> dict[str, Any]:
     import torch
 
     from supernet.building.fusion_search import search
@@ -155,7 +155,7 @@ def _search(request: Request, say: Say) -> dict[str, Any]:
 
 
 def _timed(
-    request: Request,
+    request: BuildRequest,
     plan: LoadedPlan,
     capture: StoredCapture,
     inputs: Any,
@@ -177,7 +177,7 @@ def _timed(
     )
 
 
-def _compare(request: Request, say: Say) -> dict[str, Any]:
+def _compare(request: BuildRequest, say: Say) -> dict[str, Any]:
     from supernet.building.side_by_side import close_plans, compare
 
     capture = StoredCapture.read(Path(request.capture))
@@ -215,7 +215,7 @@ def _known(cache: ArtifactCache, name: str, limit: Limit) -> Plan:
     return judged(cache, PlanSpec.from_json(report["spec"]), limit, report)
 
 
-_STEPS: dict[str, Callable[[Request, Say], dict[str, Any]]] = {
+_STEPS: dict[str, Callable[[BuildRequest, Say], dict[str, Any]]] = {
     "build": _build,
     "check": _check,
     "search": _search,
@@ -223,7 +223,7 @@ _STEPS: dict[str, Callable[[Request, Say], dict[str, Any]]] = {
 }
 
 
-def _backend(request: Request, spec: PlanSpec) -> Backend:
+def _backend(request: BuildRequest, spec: PlanSpec) -> Backend:
     return backend(spec.backend, dict(request.table))
 
 
@@ -265,4 +265,4 @@ def _size_mib(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main(Request, work)
+    main(BuildRequest, work)

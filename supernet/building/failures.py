@@ -1,8 +1,8 @@
 """Failures of a build on their way from its process to whoever asked for it.
 
-What a failure tells of next time decides what is kept of it: a `Verdict` is final, a `Mistake` may
-be chance, any other `BuildFailed` (a file's, an operator that is not defined, out of memory or of
-time) tells nothing.
+What a failure tells of next time decides what is kept of it: a `FinalFailure` is final, a `Mistake`
+may be chance, any other `BuildFailed` (a file's, an operator that is not defined, out of memory or
+of time) tells nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from supernet.jobs.errors import (
     JobRefused,
 )
 
-__all__ = ["Mistake", "Verdict", "as_build_errors", "as_job_errors"]
+__all__ = ["FinalFailure", "Mistake", "as_build_errors", "as_job_errors"]
 
 
-class Verdict(BuildFailed):
+class FinalFailure(BuildFailed):
     """A failure that would be the same next time."""
 
 
@@ -53,7 +53,7 @@ def as_build_errors() -> Iterator[None]:
     except JobOutOfDisk as error:
         raise CacheFull(str(error)) from error
     except (JobRefused, JobCrashed) as error:
-        raise Verdict(str(error)) from error
+        raise FinalFailure(str(error)) from error
     except JobRaised as error:
         raise Mistake(str(error)) from error
     except JobError as error:

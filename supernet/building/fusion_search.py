@@ -19,7 +19,7 @@ from supernet.building.timing import resize_batch
 from supernet.errors import BuildFailed, OutsideRange
 from supernet.fidelity import Limit, judge
 from supernet.fusion.kernels import native
-from supernet.fusion.search import NOISE, Found, candidates, halve, pareto
+from supernet.fusion.search import NOISE, MeasuredVariant, candidates, halve, pareto
 from supernet.plans import PlanSpec
 
 __all__ = ["search"]
@@ -119,6 +119,6 @@ def _calls(
 
 def _evidence(
     name: str, plan: FusedPlan, costs: Mapping[Shape, float], references: Any, metric: str
-) -> Found:
+) -> MeasuredVariant:
     pairs = [(plan.run(inputs), answers) for inputs, answers in references]
-    return Found(name, costs, plan.weight_bytes, judge(metric, pairs).worst)
+    return MeasuredVariant(name, costs, plan.weight_bytes, judge(metric, pairs).worst)

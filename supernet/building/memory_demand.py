@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from profiler.fingerprint import DeviceFingerprint
-from profiler.patterns import MIB, Demand, knots
+from profiler.patterns import MIB, MemoryDemand, knots
 from profiler.shapes import Shape
 from supernet.building.failures import as_build_errors, as_job_errors
 from supernet.cache import MEMO, ArtifactCache
@@ -22,13 +22,13 @@ from supernet.capture.stored import StoredCapture
 from supernet.jobs.child import Say, main
 from supernet.jobs.process import Terms, run_job
 
-__all__ = ["Request", "demand", "find_demand", "work"]
+__all__ = ["DemandRequest", "demand", "find_demand", "work"]
 
 BUDGET_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DemandRequest:
     """The folder of a stored capture, and a `DeviceFingerprint` as JSON."""
 
     capture: str
@@ -41,14 +41,14 @@ def find_demand(
     device: DeviceFingerprint,
     *,
     cancelled: Callable[[], bool] = lambda: False,
-) -> dict[Shape, Demand]:
+) -> dict[Shape, MemoryDemand]:
     """What a batch asks of `device` at the knots of the grid; found once and remembered.
 
     `capture_dir` is what `store` gave. About 0.1 s a shape for an encoder of 200
     operators, and 4 s for the process. Raises `BuildFailed` where the program can't be followed,
     `BuildInterrupted` once `cancelled()`.
     """
-    request = Request(str(capture_dir), device.to_json())
+    request = DemandRequest(str(capture_dir), device.to_json())
     stored = StoredCapture.read(capture_dir)
     # Not by the folder's name: the same model wrapped with other examples is asked the same.
     program = [stored.graph_hash, stored.signature.to_json(), stored.grid.to_json()]
@@ -59,10 +59,14 @@ def find_demand(
         with cache.scratch() as scratch, as_build_errors():
             known = run_job(request, Terms(scratch, BUDGET_S, cancelled=cancelled))
         cache.put_report(name, known)
-    return {Shape(int(rows), int(length)): Demand(*of) for rows, length, *of in known["points"]}
+    return {
+        Shape(int(rows), int(length)): MemoryDemand(*of) for rows, length, *of in known["points"]
+    }
 
 
-def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[Shape, Demand]]:
+def demand(
+    capture: StoredCapture, device: DeviceFingerprint
+) -> Iterator[tuple[Shape, MemoryDemand]]:
     """Shape by shape. Of a device that was never measured nobody knows the balance: no work."""
     from supernet.fusion.graph.memory import extract_memory_pattern
     from supernet.fusion.graph.op_graph import OpGraph
@@ -73,11 +77,11 @@ def demand(capture: StoredCapture, device: DeviceFingerprint) -> Iterator[tuple[
         found = extract_memory_pattern(graph, device)
         read, written = found.bytes_read / MIB, found.bytes_written / MIB
         work = found.balance * (read + written) if device.measured else 0.0
-        yield shape, Demand(work, read, written, found.served_by["memory"] * read)
+        yield shape, MemoryDemand(work, read, written, found.served_by["memory"] * read)
 
 
-def work(request: Request, say: Say) -> dict[str, Any]:
-    """Rows, length and `Demand` of every knot."""
+def work(request: DemandRequest, say: Say) -> dict[str, Any]:
+    """Rows, length and `MemoryDemand` of every knot."""
     say("memory pattern", 0.0)
     with as_job_errors():
         found = demand(
@@ -87,4 +91,4 @@ def work(request: Request, say: Say) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Request, work)
+    main(DemandRequest, work)

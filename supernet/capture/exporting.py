@@ -18,7 +18,7 @@ from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 
 from supernet.capture.calls.call_signature import CallForm
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.capture.dynamic_dims import Axes
 from supernet.capture.recurrent import any_length
 from supernet.effects.graph_effects import graph_effect
@@ -79,7 +79,7 @@ class _Flat(nn.Module):
 
     def forward(self, *leaves: Tensor) -> tuple[Tensor, ...]:
         args, kwargs = self._form.arguments(leaves)
-        outputs, _ = take_apart(self.model(*args, **kwargs), "result")
+        outputs, _ = flatten(self.model(*args, **kwargs), "result")
         return tuple(outputs)
 
 

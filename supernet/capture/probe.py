@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from supernet.capture.calls.call_signature import CallForm
-from supernet.capture.calls.pytree import Structure, take_apart
+from supernet.capture.calls.pytree import Structure, flatten
 from supernet.effects.call_effects import Draws, observed, owned, quiet_random, storage_key
 from supernet.effects.reasons import RECOMPUTED, explained, one_line
 from supernet.effects.state import changed, state_of, version
@@ -156,7 +156,7 @@ class Probe:
     ) -> _Answer:
         args, kwargs = self._form.arguments(given)
         with quiet_random(self._draws, seed), torch.no_grad():
-            outputs, structure = take_apart(model(*args, **kwargs), "result")
+            outputs, structure = flatten(model(*args, **kwargs), "result")
             self._check_arguments_kept(args, kwargs, given)
             return [output.detach().clone() for output in outputs], structure
 

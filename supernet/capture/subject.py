@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from profiler.shapes import ShapeGrid
 from supernet.backends.eager import EagerPlan
 from supernet.capture.calls.call_signature import CallForm
-from supernet.capture.calls.pytree import Structure, take_apart
+from supernet.capture.calls.pytree import Structure, flatten
 from supernet.capture.captured import Capture, Examples, Flat
 from supernet.capture.dynamic_dims import vary
 from supernet.capture.probe import Probe, agree
@@ -139,7 +139,7 @@ class Subject:
             raise Uncapturable(self.obstacle or "the example holds no tensor")
         args, kwargs = self.form.arguments(self._smallest())
         with torch.no_grad():
-            return take_apart(self.model(*args, **kwargs), "result")[1]
+            return flatten(self.model(*args, **kwargs), "result")[1]
 
     @contextlib.contextmanager
     def trouble_noted(self) -> Iterator[None]:

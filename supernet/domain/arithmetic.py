@@ -8,7 +8,7 @@ from typing import Any
 from torch.fx import Node
 
 from supernet.domain.graph import dtype_of
-from supernet.domain.interval import ANY, BIT, Interval
+from supernet.domain.interval import ANY, BIT, ValueRange
 from supernet.domain.rule import Arguments, Ranges, Rule
 
 __all__ = ["ARITHMETIC"]
@@ -18,23 +18,23 @@ def _first(given: Arguments) -> Any:
     return next(iter(given.values()))
 
 
-def _add(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _add(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     return v[given["self"]] + v[given["other"]] * v[given.get("alpha", 1)]
 
 
-def _sub(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _sub(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     return v[given["self"]] + -(v[given["other"]] * v[given.get("alpha", 1)])
 
 
-def _rsub(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _rsub(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     return v[given["other"]] + -(v[given["self"]] * v[given.get("alpha", 1)])
 
 
-def _mul(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _mul(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     return v[given["self"]] * v[given["other"]]
 
 
-def _quotient(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _quotient(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     """Division by numbers of one sign, rounded as asked."""
     top, bottom = v[given["self"]], v[given["other"]]
     if bottom.least <= 0 <= bottom.most or not bottom.is_bounded:
@@ -43,8 +43,8 @@ def _quotient(v: Ranges, node: Node, given: Arguments) -> Interval:
     least, most = min(ends), max(ends)
     mode = given.get("rounding_mode") if "rounding_mode" in given else None
     if dtype_of(node) in ("float32", "float64", "float16", "bfloat16") and mode is None:
-        return Interval(least, most)
-    return Interval(_floor(least), math.ceil(most) if math.isfinite(most) else most)
+        return ValueRange(least, most)
+    return ValueRange(_floor(least), math.ceil(most) if math.isfinite(most) else most)
 
 
 def _exact(a: float, b: float) -> float:
@@ -56,90 +56,90 @@ def _floor(value: float) -> float:
     return math.floor(value) if math.isfinite(value) else value
 
 
-def _remainder(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _remainder(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     top, bottom = v[given["self"]], v[given["other"]]
     if bottom.least <= 0 or not bottom.is_bounded:
         return ANY
     step = 0 if "float" in (dtype_of(node) or "") else 1
     if top.least >= 0 and top.most < bottom.least:
         return top
-    return Interval(0, bottom.most - step)
+    return ValueRange(0, bottom.most - step)
 
 
-def _fmod(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _fmod(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     most = max(abs(end) for end in v[given["other"]].ends)
     top = v[given["self"]]
-    return Interval(0 if top.least >= 0 else -most, 0 if top.most <= 0 else most)
+    return ValueRange(0 if top.least >= 0 else -most, 0 if top.most <= 0 else most)
 
 
-def _and(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _and(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     a, b = (v[value] for value in list(given.values())[:2])
     positive = [one.most for one in (a, b) if one.least >= 0]
-    return Interval(0, min(positive)) if positive else ANY
+    return ValueRange(0, min(positive)) if positive else ANY
 
 
-def _or(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _or(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     a, b = (v[value] for value in list(given.values())[:2])
     most = max(a.most, b.most)
     if min(a.least, b.least) < 0 or not math.isfinite(most):
         return ANY
-    return Interval(0, (1 << int(most).bit_length()) - 1)
+    return ValueRange(0, (1 << int(most).bit_length()) - 1)
 
 
-def _not(v: Ranges, node: Node, given: Arguments) -> Interval:
-    return BIT if dtype_of(node) == "bool" else -v[_first(given)] + Interval(-1, -1)
+def _not(v: Ranges, node: Node, given: Arguments) -> ValueRange:
+    return BIT if dtype_of(node) == "bool" else -v[_first(given)] + ValueRange(-1, -1)
 
 
-def _left(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _left(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     a, by = (v[value] for value in list(given.values())[:2])
     if by.least < 0 or by.most > 62:
         return ANY
-    return a * Interval(2 ** int(by.least), 2 ** int(by.most))
+    return a * ValueRange(2 ** int(by.least), 2 ** int(by.most))
 
 
-def _right(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _right(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     a, by = (v[value] for value in list(given.values())[:2])
     if by.least < 0 or by.most > 62 or not a.is_bounded:
         return ANY
     ends = [int(end) >> int(bits) for end in a.ends for bits in by.ends]
-    return Interval(min(ends), max(ends))
+    return ValueRange(min(ends), max(ends))
 
 
-def _neg(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _neg(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     return -v[_first(given)]
 
 
-def _abs(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _abs(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     found = v[_first(given)]
     ends = [abs(end) for end in found.ends]
-    return Interval(0 if found.least <= 0 <= found.most else min(ends), max(ends))
+    return ValueRange(0 if found.least <= 0 <= found.most else min(ends), max(ends))
 
 
-def _sign(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _sign(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     found = v[_first(given)]
-    return Interval(0 if found.least >= 0 else -1, 0 if found.most <= 0 else 1)
+    return ValueRange(0 if found.least >= 0 else -1, 0 if found.most <= 0 else 1)
 
 
-def _rounded(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _rounded(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     found = v[_first(given)]
     least, most = _floor(found.least), -_floor(-found.most)
-    return Interval(least, most)
+    return ValueRange(least, most)
 
 
-def _pow(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _pow(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     base, power = v[_first(given)], list(given.values())[1]
     if not isinstance(power, (int, float)) or power != int(power) or not 0 <= power <= 64:
-        return Interval(0, math.inf) if base.least >= 0 else ANY
+        return ValueRange(0, math.inf) if base.least >= 0 else ANY
     if not base.is_bounded or isinstance(base.least, float):  # whose power may overflow
-        return Interval(0, math.inf) if power % 2 == 0 or base.least >= 0 else ANY
+        return ValueRange(0, math.inf) if power % 2 == 0 or base.least >= 0 else ANY
     ends = [end ** int(power) for end in base.ends]
     crosses = power % 2 == 0 and base.least <= 0 <= base.most
-    return Interval(0 if crosses else min(ends), max(ends))
+    return ValueRange(0 if crosses else min(ends), max(ends))
 
 
-def _sqrt(v: Ranges, node: Node, given: Arguments) -> Interval:
+def _sqrt(v: Ranges, node: Node, given: Arguments) -> ValueRange:
     found = v[_first(given)].meet(0, math.inf)
-    return Interval(math.sqrt(found.least), math.sqrt(found.most))
+    return ValueRange(math.sqrt(found.least), math.sqrt(found.most))
 
 
 _GROUPS: dict[str, Rule] = {

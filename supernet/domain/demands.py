@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 from torch.fx import Node
 
 from supernet.domain.graph import ALIASES, arguments, dtype_of, name_of
-from supernet.domain.indices import Demand
-from supernet.domain.interval import Interval
+from supernet.domain.indices import Requirement
+from supernet.domain.interval import ValueRange
 from supernet.domain.values import Values
 
 __all__ = ["Narrowing"]
@@ -24,11 +24,11 @@ _POINTS = frozenset(("index_select", "gather", "take", "take_along_dim", "index"
 class Narrowing:
     """Ranges of the inputs, by placeholder name, under which demands are met."""
 
-    def __init__(self, values: Values, leaves: Mapping[str, Interval]) -> None:
+    def __init__(self, values: Values, leaves: Mapping[str, ValueRange]) -> None:
         self._values = values
         self.leaves = dict(leaves)
 
-    def meets(self, demand: Demand) -> bool:
+    def meets(self, demand: Requirement) -> bool:
         """Whether the demand is met, if need be by narrowing ``leaves``."""
         found = self._values[demand.operand]
         if self._points_within(found, demand):
@@ -41,7 +41,7 @@ class Narrowing:
         self.leaves = before
         return False
 
-    def _points_within(self, found: Interval, demand: Demand) -> bool:
+    def _points_within(self, found: ValueRange, demand: Requirement) -> bool:
         """Whether places along a free dimension are proven to lie in one of that very size."""
         if found.inside(demand.least, demand.most):
             return True
@@ -60,7 +60,7 @@ class Narrowing:
             low, high = max(held.least, least), min(held.most, most)
             if low > high or "float" in (dtype_of(value) or ""):
                 return False
-            self.leaves[value.name] = Interval(low, high)
+            self.leaves[value.name] = ValueRange(low, high)
             return True
         way = _WAYS.get(name_of(value))
         if way is None:
@@ -95,7 +95,7 @@ def _taken(v: Values, given: dict[str, Any], least: float, most: float) -> list[
     return [(b, v[a].most - most, v[a].least - least)] if v[a].is_bounded else None
 
 
-def _is_narrower(a: Interval, b: Interval) -> bool:
+def _is_narrower(a: ValueRange, b: ValueRange) -> bool:
     return a.most - a.least <= b.most - b.least
 
 

@@ -13,11 +13,11 @@ from supernet.domain.engine import words
 from supernet.domain.graph import arguments, dtype_of, inner_operators, name_of
 from supernet.domain.sizes import Sizes
 
-__all__ = ["Demand", "demands", "hidden"]
+__all__ = ["Requirement", "hidden", "requirements"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Demand:
+class Requirement:
     """``operand`` of ``node`` must lie between ``least`` and ``most``.
 
     ``size``: of the dimension that it points into, as the program has it; None for a divisor.
@@ -101,7 +101,7 @@ _UNREADABLE = frozenset(("max_unpool2d", "max_unpool3d", "embedding_renorm"))
 """Operators that index, in ways that nothing here follows."""
 
 
-def demands(nodes: Any, sizes: Sizes) -> Iterator[Demand]:
+def requirements(nodes: Any, sizes: Sizes) -> Iterator[Requirement]:
     """Those of every operator, whether or not they are met."""
     for node in nodes:
         name = name_of(node).removesuffix("_")
@@ -112,9 +112,9 @@ def demands(nodes: Any, sizes: Sizes) -> Iterator[Demand]:
             for operand, size, wraps in _TABLES[name](given):
                 if isinstance(operand, Node):
                     count = sizes.bound(size).least
-                    yield Demand(node, operand, -count if wraps else 0, count - 1, size)
+                    yield Requirement(node, operand, -count if wraps else 0, count - 1, size)
         elif name in _DIVISIONS and isinstance(given.get("other"), Node) and _is_whole(node):
-            yield Demand(node, given["other"], 1, float("inf"))
+            yield Requirement(node, given["other"], 1, float("inf"))
 
 
 def _is_whole(node: Node) -> bool:

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["ANY", "BIT", "INT32", "Interval", "of_dtype"]
+__all__ = ["ANY", "BIT", "INT32", "ValueRange", "of_dtype"]
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ValueRange:
     """Numbers from ``least`` to ``most``, both included.
 
     ``below``: a size (a sympy expression) that every number is less than, where one is known:
@@ -24,11 +24,11 @@ class Interval:
     def inside(self, least: float, most: float) -> bool:
         return least <= self.least and self.most <= most
 
-    def hull(self, other: Interval) -> Interval:
+    def hull(self, other: ValueRange) -> ValueRange:
         below = self.below if self.below == other.below else None
-        return Interval(min(self.least, other.least), max(self.most, other.most), below)
+        return ValueRange(min(self.least, other.least), max(self.most, other.most), below)
 
-    def meet(self, least: float, most: float) -> Interval:
+    def meet(self, least: float, most: float) -> ValueRange:
         """Its part from ``least`` to ``most``."""
         low, high = max(self.least, least), min(self.most, most)
         if low > high:  # no number is there: whatever is said of it holds
@@ -43,50 +43,50 @@ class Interval:
     def bits(self) -> int:
         """How many the widest number needs as an integer, its sign included; 64 without bounds.
 
-        >>> Interval(-128, 127).bits, Interval(0, 128).bits
+        >>> ValueRange(-128, 127).bits, ValueRange(0, 128).bits
         (8, 9)
         """
         if not self.is_bounded:
             return 64
         return 1 + max(int(self.most), -int(self.least) - 1, 0).bit_length()
 
-    def __add__(self, other: Interval) -> Interval:
+    def __add__(self, other: ValueRange) -> ValueRange:
         below = None
         if self.below is not None and other.least == other.most and other.is_bounded:
             below = self.below + int(other.least)
-        return Interval(self.least + other.least, self.most + other.most, below)
+        return ValueRange(self.least + other.least, self.most + other.most, below)
 
-    def __neg__(self) -> Interval:
-        return Interval(-self.most, -self.least)
+    def __neg__(self) -> ValueRange:
+        return ValueRange(-self.most, -self.least)
 
-    def __mul__(self, other: Interval) -> Interval:
+    def __mul__(self, other: ValueRange) -> ValueRange:
         ends = [_product(a, b) for a in self.ends for b in other.ends]
-        return Interval(min(ends), max(ends))
+        return ValueRange(min(ends), max(ends))
 
     @property
     def ends(self) -> tuple[float, float]:
         return self.least, self.most
 
 
-ANY = Interval(-math.inf, math.inf)
-BIT = Interval(0, 1)
-INT32 = Interval(-(2**31), 2**31 - 1)
+ANY = ValueRange(-math.inf, math.inf)
+BIT = ValueRange(0, 1)
+INT32 = ValueRange(-(2**31), 2**31 - 1)
 
 _BITS = {"int64": 64, "int32": 32, "int16": 16, "int8": 8}
 
 
-def of_dtype(dtype: str) -> Interval:
+def of_dtype(dtype: str) -> ValueRange:
     """Every number that a dtype can hold, e.g. ``"int32"``; without bounds for floats.
 
     >>> of_dtype("uint8")
-    Interval(least=0, most=255, below=None)
+    ValueRange(least=0, most=255, below=None)
     """
     if dtype == "bool":
         return BIT
     if dtype == "uint8":
-        return Interval(0, 255)
+        return ValueRange(0, 255)
     bits = _BITS.get(dtype)
-    return ANY if bits is None else Interval(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return ANY if bits is None else ValueRange(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def _product(a: float, b: float) -> float:

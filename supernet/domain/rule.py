@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch.fx import Node
 
-from supernet.domain.interval import Interval
+from supernet.domain.interval import ValueRange
 from supernet.domain.sizes import Sizes
 
 __all__ = ["Arguments", "Ranges", "Rule"]
@@ -20,17 +20,17 @@ class Ranges(Protocol):
 
     sizes: Sizes
 
-    def __getitem__(self, value: Any) -> Interval:
+    def __getitem__(self, value: Any) -> ValueRange:
         """The range of an operator's argument: a node, a number, or None."""
         ...
 
-    def parts(self, node: Any) -> tuple[Interval, ...]:
+    def parts(self, node: Any) -> tuple[ValueRange, ...]:
         """The ranges of an operator's several results."""
         ...
 
-    def refined(self, node: Any, condition: Any, *, holds: bool) -> Interval:
+    def refined(self, node: Any, condition: Any, *, holds: bool) -> ValueRange:
         """The range of ``node`` where ``condition`` holds, or where it doesn't."""
         ...
 
 
-Rule: TypeAlias = Callable[[Ranges, Node, Arguments], "Interval | tuple[Interval, ...]"]
+Rule: TypeAlias = Callable[[Ranges, Node, Arguments], "ValueRange | tuple[ValueRange, ...]"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from supernet.domain.interval import ANY, Interval
+from supernet.domain.interval import ANY, ValueRange
 from supernet.signature import Signature
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ class Sizes:
 
     def __init__(self, program: ExportedProgram, signature: Signature, grid: ShapeGrid) -> None:
         free = {
-            "rows": Interval(1, grid.max_rows),
-            "length": Interval(signature.min_length, grid.lengths[-1]),
+            "rows": ValueRange(1, grid.max_rows),
+            "length": ValueRange(signature.min_length, grid.lengths[-1]),
         }
-        self._free: dict[Any, Interval] = {}
+        self._free: dict[Any, ValueRange] = {}
         self._same: dict[Any, Any] = {}
         first: dict[str, Any] = {}
-        self._known: dict[Any, Interval] = {}
+        self._known: dict[Any, ValueRange] = {}
         users = program.graph_signature.user_inputs
         held = {node.name: node.meta.get("val") for node in program.graph.nodes}
         for name, spec in zip(users, signature.inputs, strict=True):
@@ -42,16 +42,16 @@ class Sizes:
         """A size in terms of the free sizes, each under one name."""
         return size.node.expr.subs(self._same) if isinstance(size, torch.SymInt) else int(size)
 
-    def bound(self, size: Any) -> Interval:
+    def bound(self, size: Any) -> ValueRange:
         """The range of a size: a number, or one that depends on the free sizes."""
         if not isinstance(size, torch.SymInt):
-            return Interval(int(size), int(size))
+            return ValueRange(int(size), int(size))
         expression = size.node.expr
         if expression not in self._known:
             self._known[expression] = self._of(expression)
         return self._known[expression]
 
-    def _of(self, expression: Any) -> Interval:
+    def _of(self, expression: Any) -> ValueRange:
         from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
         if not expression.free_symbols <= set(self._free):
@@ -63,4 +63,4 @@ class Sizes:
         found = bound_sympy(expression, ranges)
         if not (found.lower.is_Integer and found.upper.is_Integer):
             return ANY
-        return Interval(int(found.lower), int(found.upper))
+        return ValueRange(int(found.lower), int(found.upper))

@@ -15,8 +15,8 @@ from supernet.capture.probe import one_line
 from supernet.domain.demands import Narrowing
 from supernet.domain.engine import FEW_BITS, INEXACT, Domain, words
 from supernet.domain.graph import dtype_of, held, name_of, uses
-from supernet.domain.indices import Demand, demands, hidden
-from supernet.domain.interval import BIT, INT32, Interval, of_dtype
+from supernet.domain.indices import Requirement, hidden, requirements
+from supernet.domain.interval import BIT, INT32, ValueRange, of_dtype
 from supernet.domain.nonfinite import infinities, undefined
 from supernet.domain.sizes import Sizes
 from supernet.domain.values import Values
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_domain", "with_answers"]
 
-Leaves = Mapping[str, Interval]
+Leaves = Mapping[str, ValueRange]
 """Ranges of the integer inputs, by placeholder name."""
 
 # What mixes the digits of a number: who does so has large numbers, whatever the examples show.
@@ -41,7 +41,7 @@ _MIXING = words(
 _ASSERTIONS = words(
     "_assert_async _assert_scalar _functional_assert_async _functional_assert_scalar"
 )
-_FEW = Interval(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
+_FEW = ValueRange(1 - 2 ** (FEW_BITS - 1), 2 ** (FEW_BITS - 1) - 1)
 _ROOM = _FEW.most // 256  # a range is no guard where requests of ten times the size would leave it
 # Floats so much larger than all that was shown are answered by the model itself: beyond somewhere
 # numbers overflow, in each engine elsewhere. A request of a thousand times the size is rare.
@@ -89,7 +89,7 @@ class _Look:
 
     leaves: Leaves
     values: Values
-    unproven: tuple[Demand, ...]
+    unproven: tuple[Requirement, ...]
     bits: Mapping[str, int]
     wraps: frozenset[str]
 
@@ -122,7 +122,7 @@ class _Study:
         self._floats = {name for name, spec in zip(self._names, signature.inputs, strict=True)
                         if "float" in spec.dtype}  # fmt: skip
         self._varying = self._find_varying()
-        self._demands = tuple(demands(self._nodes, self._sizes))
+        self._demands = tuple(requirements(self._nodes, self._sizes))
 
     def found(self) -> tuple[tuple[Guard, ...], Domain]:
         best = self._narrowed(self._whole)
@@ -134,7 +134,7 @@ class _Study:
                 best = tried
         return tuple(self._guards(best)), self._domain(best)
 
-    def _hypotheses(self, best: _Look) -> Iterator[dict[str, Interval]]:
+    def _hypotheses(self, best: _Look) -> Iterator[dict[str, ValueRange]]:
         """Ranges that the examples suggest: flags, what fits 32 bits, what every engine has."""
         for bound, wanted in (
             (BIT, self._suits_bit),
@@ -156,16 +156,16 @@ class _Study:
         return self._is_whole(name) and self._shown(name, INT32) and not self._is_mixed(name)
 
     def _suits_few(self, name: str) -> bool:
-        return self._suits_int32(name) and self._shown(name, Interval(-_ROOM, _ROOM))
+        return self._suits_int32(name) and self._shown(name, ValueRange(-_ROOM, _ROOM))
 
     def _is_whole(self, name: str) -> bool:
         return name not in self._floats and self._whole[name] != BIT
 
-    def _shown(self, name: str, bound: Interval) -> bool:
+    def _shown(self, name: str, bound: ValueRange) -> bool:
         """Whether every example lies within ``bound``."""
         leaves = [example[self._names.index(name)] for example in self._examples]
         return all(
-            Interval(int(leaf.min()), int(leaf.max())).inside(*bound.ends)
+            ValueRange(int(leaf.min()), int(leaf.max())).inside(*bound.ends)
             for leaf in leaves
             if leaf.numel()
         )

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.fx import Node
 
 from supernet.domain.graph import arguments, dtype_of, name_of
-from supernet.domain.interval import ANY, BIT, Interval, of_dtype
+from supernet.domain.interval import ANY, BIT, ValueRange, of_dtype
 from supernet.domain.rules import RULES
 from supernet.domain.sizes import Sizes
 from supernet.guards import is_finite
 
 __all__ = ["Values"]
 
-Found: TypeAlias = Interval | tuple[Interval, ...]
+Found: TypeAlias = ValueRange | tuple[ValueRange, ...]
 _FEW = 1 << 16  # numbers of a floating constant that are worth looking at
 
 
@@ -32,7 +32,7 @@ class Values:
     """
 
     def __init__(
-        self, nodes: Any, leaves: Mapping[str, Interval], held: Mapping[str, Tensor], sizes: Sizes
+        self, nodes: Any, leaves: Mapping[str, ValueRange], held: Mapping[str, Tensor], sizes: Sizes
     ) -> None:
         self.sizes = sizes
         self._leaves, self._held = leaves, held
@@ -42,13 +42,13 @@ class Values:
         for node in nodes:
             self._known[node] = self._of(node)
 
-    def __getitem__(self, value: Any) -> Interval:
+    def __getitem__(self, value: Any) -> ValueRange:
         """The range of an operator's argument: a node, a number, or None."""
         if isinstance(value, Node):
             found = self._known.get(value, ANY)
-            return found if isinstance(found, Interval) else hull(found)
+            return found if isinstance(found, ValueRange) else hull(found)
         if isinstance(value, (bool, int, float)):
-            return Interval(value, value) if value == value else ANY
+            return ValueRange(value, value) if value == value else ANY
         if isinstance(value, torch.SymInt):
             return self.sizes.bound(value)
         return ANY
@@ -58,12 +58,12 @@ class Values:
         held = self._held.get(node.name)
         return held is not None and held.is_floating_point() and not is_finite(held)
 
-    def parts(self, node: Any) -> tuple[Interval, ...]:
+    def parts(self, node: Any) -> tuple[ValueRange, ...]:
         """The ranges of an operator's several results."""
         found = self._known.get(node, ANY)
         return found if isinstance(found, tuple) else (found,)
 
-    def refined(self, node: Any, condition: Any, *, holds: bool) -> Interval:
+    def refined(self, node: Any, condition: Any, *, holds: bool) -> ValueRange:
         """The range of ``node`` where ``condition`` holds, or where it doesn't."""
         found = self[node]
         if not isinstance(condition, Node):
@@ -99,7 +99,7 @@ class Values:
         rule: Callable[[Values, Node, dict[str, Any]], Found] | None = RULES.get(name_of(node))
         found = ANY if rule is None else rule(self, node, arguments(node))
         if isinstance(value, Tensor):
-            return self._kept(node, found if isinstance(found, Interval) else hull(found), value)
+            return self._kept(node, found if isinstance(found, ValueRange) else hull(found), value)
         if isinstance(value, (tuple, list)) and isinstance(found, tuple):
             return tuple(
                 self._kept(node, one, part) for one, part in zip(found, value, strict=False)
@@ -108,7 +108,7 @@ class Values:
             return tuple(self._kept(node, found, part) for part in value)  # type: ignore[arg-type]
         return found
 
-    def _kept(self, node: Node, found: Interval, value: Any) -> Interval:
+    def _kept(self, node: Node, found: ValueRange, value: Any) -> ValueRange:
         """What arithmetic gave as the dtype holds it."""
         if not isinstance(value, Tensor):
             return found
@@ -121,7 +121,7 @@ class Values:
             self.wraps.add(node)
         return whole
 
-    def _of_input(self, node: Node, value: Any) -> Interval:
+    def _of_input(self, node: Node, value: Any) -> ValueRange:
         if node.name in self._leaves:
             return self._leaves[node.name]
         held = self._held.get(node.name)
@@ -130,10 +130,10 @@ class Values:
         if held.is_floating_point() and held.numel() > _FEW:
             return ANY
         low, high = (end.item() for end in held.detach().aminmax())
-        return Interval(low, high) if low == low else ANY
+        return ValueRange(low, high) if low == low else ANY
 
 
-def hull(found: tuple[Interval, ...]) -> Interval:
+def hull(found: tuple[ValueRange, ...]) -> ValueRange:
     """The range of all of them together."""
     whole = found[0] if found else ANY
     for one in found[1:]:
@@ -145,7 +145,7 @@ def _whole(dtype: str | None) -> bool:
     return dtype is not None and "float" not in dtype
 
 
-_COMPARED: dict[str, Callable[[Interval, int], tuple[float, float]]] = {
+_COMPARED: dict[str, Callable[[ValueRange, int], tuple[float, float]]] = {
     "lt": lambda other, step: (ANY.least, other.most - step),
     "le": lambda other, step: (ANY.least, other.most),
     "gt": lambda other, step: (other.least + step, ANY.most),

@@ -25,7 +25,7 @@ from supernet.fusion.graph.regions import Region
 from supernet.fusion.lowering.lowering import lower
 from supernet.fusion.rules.rules import FusionChoice, apply_fusion_rules
 
-__all__ = ["Candidate", "Found", "candidates", "halve", "pareto", "subsets"]
+__all__ = ["Candidate", "MeasuredVariant", "candidates", "halve", "pareto", "subsets"]
 
 NOISE = 0.03
 """Two timings of the same program differ by so much."""
@@ -43,7 +43,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class MeasuredVariant:
     """One measured way to run a program: names what it is, and what it costs.
 
     ``costs_ms``: median per shape. ``memory_bytes``: of the weights it holds. ``error``: by the
@@ -135,12 +135,12 @@ def _ranks(medians: Mapping[str, Mapping[Shape, float]]) -> dict[str, float]:
     return {name: min(ms[shape] / best[shape] for shape in shapes) for name, ms in medians.items()}
 
 
-def pareto(found: Sequence[Found]) -> list[Found]:
+def pareto(found: Sequence[MeasuredVariant]) -> list[MeasuredVariant]:
     """Those that nothing else beats in time (at every shape), memory and error, in their order.
 
     Times within noise of each other count as equal; of equals the first stays.
     """
-    kept: list[Found] = []
+    kept: list[MeasuredVariant] = []
     for index, one in enumerate(found):
         rivals = [*kept, *found[index + 1 :]]
         if not any(_dominates(rival, one, first=rival in kept) for rival in rivals):
@@ -148,7 +148,7 @@ def pareto(found: Sequence[Found]) -> list[Found]:
     return kept
 
 
-def _dominates(rival: Found, one: Found, *, first: bool) -> bool:
+def _dominates(rival: MeasuredVariant, one: MeasuredVariant, *, first: bool) -> bool:
     shapes = one.costs_ms.keys() & rival.costs_ms.keys()
     ratios = [rival.costs_ms[shape] / one.costs_ms[shape] for shape in shapes]
     bounds = (rival.memory_bytes <= one.memory_bytes, rival.error <= one.error)

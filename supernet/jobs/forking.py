@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["Forked", "can_fork"]
+__all__ = ["ForkedChild", "can_fork"]
 
 _PR_SET_PDEATHSIG = 1
 _STANDSTILL_S = 10.0
@@ -38,7 +38,7 @@ def can_fork() -> bool:
     return sys.platform == "linux"
 
 
-class Forked:
+class ForkedChild:
     """The child, seen from the thread that made it, which must outlive it.
 
     Make it in a fresh thread: OpenMP's threads do not survive a fork, and a thread that never used

@@ -136,7 +136,7 @@ class _Followed:
                     pausable.enter_context(pauses.including(self._process.pid))
                 self._last = record or self._last
                 if "stage" in record:
-                    told = self._pace.heard(str(record["stage"]), float(record["share"]))
+                    told = self._pace.update(str(record["stage"]), float(record["share"]))
                     self._terms.on_progress(told)
 
     def _heed(self) -> None:

@@ -28,8 +28,8 @@ class Pace:
 
     >>> now_s = iter([0.0, 10.0])
     >>> pace = Pace(lambda: next(now_s))
-    >>> pace.heard("training", 0.2).left_s
-    >>> pace.heard("training", 0.4).left_s
+    >>> pace.update("training", 0.2).left_s
+    >>> pace.update("training", 0.4).left_s
     30.0
     """
 
@@ -38,7 +38,7 @@ class Pace:
         self._name: str | None = None
         self._from_share = self._from_s = 0.0
 
-    def heard(self, name: str, share: float) -> Stage:
+    def update(self, name: str, share: float) -> Stage:
         """The stage that the job is in, now that it says so."""
         now_s = self._clock()
         if name != self._name or share < self._from_share:

@@ -19,7 +19,7 @@ from policies.presets import DEFAULT
 from policies.rule import RuleParams
 from tests.waiting import eventually
 
-SEEN: Any = None
+SIGNALS: Any = None
 
 
 class Staged:
@@ -53,7 +53,7 @@ def test_what_is_no_choice_is_no_advice(behaviour: Callable[[], Any], why: str) 
     advisor = Advisor(Staged(behaviour))
     for _ in range(3):  # and its thread lives on
         with pytest.raises(NoAdvice, match=why):
-            advisor.choose(SEEN, DEFAULT_CHOICE)
+            advisor.choose(SIGNALS, DEFAULT_CHOICE)
     advisor.stop()
 
 
@@ -67,14 +67,14 @@ def test_a_late_answer_is_not_taken_for_the_next() -> None:
     policy = Staged(late)
     advisor = Advisor(policy, patience_s=0.05)
     with pytest.raises(NoAdvice, match=r"no answer within 0\.05 s"):
-        advisor.choose(SEEN, DEFAULT_CHOICE)
+        advisor.choose(SIGNALS, DEFAULT_CHOICE)
     for _ in range(3):
         with pytest.raises(NoAdvice, match="not answered the last question yet"):
-            advisor.choose(SEEN, DEFAULT_CHOICE)
+            advisor.choose(SIGNALS, DEFAULT_CHOICE)
     assert policy.asked == 1
     go_on.set()
     assert eventually(lambda: not advisor._answers.empty())
-    assert advisor.choose(SEEN, DEFAULT_CHOICE).reason == "in time"
+    assert advisor.choose(SIGNALS, DEFAULT_CHOICE).reason == "in time"
     advisor.stop()
 
 

@@ -41,7 +41,7 @@ def runtime(mlp: torch.nn.Module, cache: Path) -> Iterator[evolve.Runtime]:
 
 def held(runtime: evolve.Runtime) -> frozenset[str]:
     """What the only worker can run now."""
-    worker = runtime.parts.fleet.lanes[0].worker
+    worker = runtime.parts.pool.lanes[0].worker
     return frozenset() if worker is None else worker.resident
 
 
@@ -61,7 +61,7 @@ def change_a_byte(cache: Path) -> None:
 def test_plans_whose_files_are_gone_are_built_again(
     runtime: evolve.Runtime, mlp: torch.nn.Module, cache: Path, harm: Callable[[Path], None]
 ) -> None:
-    before, worker = held(runtime), runtime.parts.fleet.lanes[0].worker
+    before, worker = held(runtime), runtime.parts.pool.lanes[0].worker
     assert worker is not None
     first = runtime.parts
     harm(cache)
@@ -90,7 +90,7 @@ def test_a_plan_that_cannot_be_loaded_at_once_is_loaded_later(
         load(worker, plan, warm)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ProcessWorker, "load", fails_twice)
-    before, worker = held(runtime), runtime.parts.fleet.lanes[0].worker
+    before, worker = held(runtime), runtime.parts.pool.lanes[0].worker
     assert worker is not None
     os.kill(worker.pid, signal.SIGKILL)
     assert eventually(lambda: held(runtime) == before and len(tries) == 3)

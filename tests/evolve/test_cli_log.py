@@ -18,7 +18,7 @@ from evolve.journal.decision import Decision
 from evolve.journal.explain import changes, explain, follower, headline
 from evolve.journal.follow import Follower
 from evolve.journal.journal import Journal, JournalError, read
-from evolve.journal.plot import PlotError, Timeline, in_force, plot
+from evolve.journal.plot import PlotError, TickSeries, in_force, plot
 from evolve.journal.query import Filter, matching
 from evolve.journal.reader import _lines_backwards
 
@@ -432,7 +432,7 @@ def test_the_timeline_sets_runs_one_after_another_and_leaves_gaps() -> None:
         row = journal.append("tick", "x", reason="", **{"seen": CALM, **more}).to_json()
         return Decision.from_json(row | {"uptime_s": uptime_s})
 
-    timeline = Timeline.of(
+    timeline = TickSeries.of(
         [
             at(5.0, 100.0, after=DEFAULT),
             at(6.0, 1.0, after=DEFAULT),  # the wall clock jumps: nothing moves

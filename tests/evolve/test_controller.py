@@ -15,8 +15,8 @@ from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Ready, Scheduler, Tables
 from evolve.journal.decision import Decision
 from evolve.journal.journal import Journal
-from evolve.monitoring.savings import Ran, Savings
-from evolve.monitoring.tally import Tally
+from evolve.monitoring.savings import BatchRecord, Savings
+from evolve.monitoring.stats import Stats
 from evolve.monitoring.traffic import Traffic
 from policies.base import Choice
 from policies.baselines import DEFAULT_CHOICE
@@ -61,7 +61,7 @@ class Bench:
     controller: Controller
     scheduler: Scheduler
     library: PlanLibrary
-    tally: Tally
+    stats: Stats
     policy: Scripted
     journal: Journal
     now_s: list[float] = field(default_factory=lambda: [100.0])
@@ -85,24 +85,24 @@ def bench() -> Iterator[Bench]:
     costs = CostTable(GRID, clock=lambda: now_s[0])
     costs.seed(ORIGINAL, {Shape(1, 8): 8.0, Shape(4, 8): 20.0})
     window = Window(slo_ms=SLO_MS, workers=1, clock=lambda: now_s[0])
-    tally = Tally(
+    stats = Stats(
         window, costs, None, Savings(costs), Traffic(lambda: now_s[0]), lambda: now_s[0] * 1e3
     )
     scheduler = Scheduler(
         Tables(
             plans=(ORIGINAL,), cost_ms=costs.matrix([ORIGINAL]), lengths=GRID.lengths,
-            tier=np.zeros(1, np.int64), cells_only=frozenset(), params=DEFAULT, lanes=1,
+            tier=np.zeros(1, np.int64), buckets_only=frozenset(), params=DEFAULT, lanes=1,
         ),
         limit=64, rate_per_s=window.arrival_per_s, now_ms=lambda: now_s[0] * 1e3, slo_ms=SLO_MS,
     )  # fmt: skip
     library, policy, journal = PlanLibrary(), Scripted(), Journal(None, device="test")
     patterns: Any = NoPatterns()
-    controlled = Controlled(scheduler, library, costs, tally, journal, patterns, pads=False)
+    controlled = Controlled(scheduler, library, costs, stats, journal, patterns, pads=False)
     controller = Controller(
         controlled, policy, DEFAULT_CHOICE, period_s=0.1, clock=lambda: now_s[0],
         check=lambda: checked.append(now_s[0]),
     )  # fmt: skip
-    yield Bench(controller, scheduler, library, tally, policy, journal, now_s, checked)
+    yield Bench(controller, scheduler, library, stats, policy, journal, now_s, checked)
     controller.stop()
 
 
@@ -196,7 +196,7 @@ def test_plans_that_are_admitted_or_taken_out_are_on_the_tables_at_the_next_tick
     admitted = plan(costs_ms={Shape(1, 8): 2.0, Shape(4, 8): 5.0})
     bench.tick()
     assert bench.scheduler.tables.plans == (ORIGINAL,)
-    bench.tally.costs.seed(admitted.key, admitted.costs_ms)
+    bench.stats.costs.seed(admitted.key, admitted.costs_ms)
     bench.admit(admitted)
     bench.tick()
     tables = bench.scheduler.tables
@@ -234,8 +234,8 @@ def test_idle_ticks_are_not_recorded_and_busy_ones_once_a_second(bench: Bench) -
     assert bench.recorded() == []
     for _ in range(30):
         now_ms = bench.now_s[0] * 1e3
-        bench.tally.arrived(request(now_ms))
-        bench.tally.ended(request(now_ms))
+        bench.stats.arrived(request(now_ms))
+        bench.stats.ended(request(now_ms))
         bench.tick()
     told = bench.recorded()
     assert 3 <= len(told) <= 4
@@ -244,8 +244,8 @@ def test_idle_ticks_are_not_recorded_and_busy_ones_once_a_second(bench: Bench) -
 
 
 def test_the_policy_sees_what_was_noted_since(bench: Bench) -> None:
-    bench.tally.arrived(request(bench.now_s[0] * 1e3))
-    bench.tally.ran(Ran(ORIGINAL, 1, 8, 9.0, 8.0, 0, 8, changed=False))
+    bench.stats.arrived(request(bench.now_s[0] * 1e3))
+    bench.stats.record_batch(BatchRecord(ORIGINAL, 1, 8, 9.0, 8.0, 0, 8, changed=False))
     bench.scheduler.submit(request(bench.now_s[0] * 1e3))
     bench.tick()
     (signals,) = bench.policy.shown
@@ -256,11 +256,11 @@ def test_the_policy_sees_what_was_noted_since(bench: Bench) -> None:
 
 def test_savings_are_told_once_a_minute(bench: Bench) -> None:
     admitted = plan(costs_ms={Shape(1, 8): 2.0, Shape(4, 8): 5.0})
-    bench.tally.costs.seed(admitted.key, admitted.costs_ms)
+    bench.stats.costs.seed(admitted.key, admitted.costs_ms)
     bench.admit(admitted)
-    bench.tally.savings.expect(admitted)
+    bench.stats.savings.expect(admitted)
     for _ in range(200):
-        bench.tally.ran(Ran(admitted.key, 1, 8, 2.0, 2.0, 0, 8, changed=False))
+        bench.stats.record_batch(BatchRecord(admitted.key, 1, 8, 2.0, 2.0, 0, 8, changed=False))
     bench.tick()
     assert bench.recorded("plan") == []
     bench.tick(ACCOUNT_EVERY_S)

@@ -145,7 +145,7 @@ def test_a_plan_that_keeps_running_out_of_memory_is_out_at_the_third_time(
 
 
 class Staff:
-    """Stands for the fleet and the admission; notes what is asked of it."""
+    """Stands for the lanes and the loading; notes what is asked of it."""
 
     def __init__(self) -> None:
         self.lanes = ("lane-0", "lane-1")

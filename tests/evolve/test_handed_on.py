@@ -87,7 +87,7 @@ def serve_by(runtime: evolve.Runtime, monkeypatch: pytest.MonkeyPatch, plan: str
     compute = Lane.compute
     monkeypatch.setattr(Lane, "compute", lambda lane, _, inputs: compute(lane, chosen, inputs))
     if plan != "original":
-        lane = runtime.parts.fleet.lanes[0]
+        lane = runtime.parts.pool.lanes[0]
         held = next(p for p in runtime.plans() if p.key == chosen)
         if chosen not in lane.resident():
             assert lane.worker is not None

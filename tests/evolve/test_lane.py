@@ -19,8 +19,8 @@ from evolve.data_plane.original import Original
 from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Scheduler, Tables
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
-from evolve.monitoring.savings import Ran, Savings
-from evolve.monitoring.tally import Tally
+from evolve.monitoring.savings import BatchRecord, Savings
+from evolve.monitoring.stats import Stats
 from evolve.monitoring.traffic import Traffic
 from evolve.workers.base import Answer
 from policies.presets import DEFAULT
@@ -29,7 +29,7 @@ from profiler.shapes import Shape, ShapeGrid
 from profiler.signals import Window
 from supernet.bounds import Bound, Bounds
 from supernet.capture.calls.call_signature import CallForm, Example
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.capture.captured import Capture
 from supernet.plans import ORIGINAL, PlanLibrary, PlanState
 from tests.evolve.watched import plan as plan_of
@@ -87,14 +87,14 @@ class Unwatched:
         pass
 
 
-class Noting(Tally):
+class Noting(Stats):
     """Keeps what lanes noted."""
 
-    ran_so_far: list[Ran]
+    ran_so_far: list[BatchRecord]
 
-    def ran(self, note: Ran) -> None:
+    def record_batch(self, note: BatchRecord) -> None:
         self.ran_so_far.append(note)
-        super().ran(note)
+        super().record_batch(note)
 
 
 class Worker:
@@ -124,7 +124,7 @@ class Bench:
     clock: Clock
     worker: Worker
     scheduler: Scheduler
-    tally: Noting
+    stats: Noting
     faults: Faults
     licence: Licence
     library: PlanLibrary
@@ -134,7 +134,7 @@ class Bench:
     def send(self, *numbers: float) -> Future[Any]:
         """Queues one request of one row."""
         request = self.request(*numbers)
-        self.tally.arrived(request)
+        self.stats.arrived(request)
         self.scheduler.submit(request)
         return request.future
 
@@ -151,9 +151,9 @@ class Bench:
         assert ruling is not None
         return ruling
 
-    def ran(self) -> tuple[str, float, float]:
+    def record_batch(self) -> tuple[str, float, float]:
         """Of the last batch that ran: plan, elapsed and predicted ms."""
-        note = self.tally.ran_so_far[-1]
+        note = self.stats.ran_so_far[-1]
         return note.plan, note.elapsed_ms, note.predicted_ms
 
 
@@ -164,7 +164,7 @@ def bench() -> Bench:
     form, _ = CallForm.of(model.forward, Example((torch.zeros(1, 4),), {}))
     captured = Capture(
         None, "made by hand", SIGNATURE, GRID, "graph", "weights", False, form=form,
-        result=take_apart(torch.zeros(1, 4))[1],
+        result=flatten(torch.zeros(1, 4))[1],
     )  # fmt: skip
     costs = CostTable(GRID, clock=clock)
     costs.seed(ORIGINAL, {Shape(1, 8): ORIGINAL_MS, Shape(4, 8): 20.0})
@@ -173,24 +173,24 @@ def bench() -> Bench:
     library.put(PLAN)
     library.move(PLAN.key, PlanState.ADMITTED, "its price is known")
     window = Window(slo_ms=SLO_MS, workers=1, clock=clock)
-    tally = Noting(window, costs, None, Savings(costs), Traffic(clock), lambda: clock.now_ms)
-    tally.ran_so_far = []
+    stats = Noting(window, costs, None, Savings(costs), Traffic(clock), lambda: clock.now_ms)
+    stats.ran_so_far = []
     plans = (ORIGINAL, PLAN.key)
     scheduler = Scheduler(
         Tables(
             plans=plans, cost_ms=costs.matrix(plans), lengths=GRID.lengths,
-            tier=np.zeros(2, np.int64), cells_only=frozenset(), params=DEFAULT,
+            tier=np.zeros(2, np.int64), buckets_only=frozenset(), params=DEFAULT,
             lanes=1,
         ),
         limit=64, rate_per_s=window.arrival_per_s, now_ms=lambda: clock.now_ms, slo_ms=SLO_MS,
     )  # fmt: skip
     faults, licence = Faults(library, OutOfMemory(Path("none"))), Licence(Liberties(True, True))
-    made = Bench(clock, Worker(clock), scheduler, tally, faults, licence, library)
+    made = Bench(clock, Worker(clock), scheduler, stats, faults, licence, library)
     watch: Any = Unwatched()
     made.lane = Lane(
         0, made.worker,  # type: ignore[arg-type]
         Serving(
-            scheduler, Original(model, captured, clock=clock), captured, tally, faults, licence,
+            scheduler, Original(model, captured, clock=clock), captured, stats, faults, licence,
             watch, made.bounds.get, clock=clock,
         ),
     )  # fmt: skip
@@ -209,20 +209,20 @@ def test_a_batch_is_noted_with_what_it_took_and_what_was_predicted_of_it(bench: 
     answers = [bench.send(k, k) for k in range(4)]
     assert bench.lane.serve_next()
     assert [a.result(0).tolist() for a in answers] == [of_plan(k, k) for k in range(4)]
-    plan, elapsed_ms, predicted_ms = bench.ran()
+    plan, elapsed_ms, predicted_ms = bench.record_batch()
     assert plan == PLAN.key
     assert elapsed_ms == pytest.approx(PLAN_MS)
     assert predicted_ms == pytest.approx(5.0), "the price of four rows"
     assert bench.scheduler.depth()[2] == 0, "the lane is free again"
-    assert bench.tally.counts()["met"] == 4
-    assert bench.tally.costs.matrix([PLAN.key])[0, 3, 0] < 5.0, "and it was learnt from"
+    assert bench.stats.counts()["met"] == 4
+    assert bench.stats.costs.matrix([PLAN.key])[0, 3, 0] < 5.0, "and it was learnt from"
 
 
 def test_a_lane_says_when_it_runs_another_plan_than_before(bench: Bench) -> None:
     for changed in (True, False):
         bench.send(1.0)
         bench.lane.serve_next()
-        assert bench.tally.ran_so_far[-1].changed == changed
+        assert bench.stats.ran_so_far[-1].changed == changed
 
 
 def test_who_can_no_longer_be_in_time_is_refused_and_told_how_long_it_waited(bench: Bench) -> None:
@@ -236,7 +236,7 @@ def test_who_can_no_longer_be_in_time_is_refused_and_told_how_long_it_waited(ben
     ):
         late.result(0)
     assert in_time.result(0).tolist() == of_plan(2.0)
-    counts = bench.tally.counts()
+    counts = bench.stats.counts()
     assert (counts["refused"], counts["met"]) == (1, 1)
 
 
@@ -245,7 +245,7 @@ def test_a_request_that_its_owner_cancelled_is_not_computed(bench: Bench) -> Non
     assert cancelled.cancel()
     bench.lane.serve_next()
     assert other.result(0).tolist() == of_plan(2.0)
-    assert bench.tally.ran_so_far[-1].rows == 1
+    assert bench.stats.ran_so_far[-1].rows == 1
 
 
 def test_what_was_put_together_under_a_liberty_withdrawn_since_runs_in_parts(bench: Bench) -> None:
@@ -255,7 +255,7 @@ def test_what_was_put_together_under_a_liberty_withdrawn_since_runs_in_parts(ben
     assert short.result(0).tolist() == of_plan(1.0, 1.0)
     assert long.result(0).tolist() == of_plan(2.0, 2.0, 2.0)
     assert bench.worker.lengths == [2, 3], "each at its own length"
-    parts = [(note.rows, note.length, note.predicted_ms) for note in bench.tally.ran_so_far]
+    parts = [(note.rows, note.length, note.predicted_ms) for note in bench.stats.ran_so_far]
     both_ms = float(bench.scheduler.tables.cost_ms[1, 1, 0])
     assert parts == [(1, 2, both_ms / 2), (1, 3, both_ms / 2)]
 
@@ -275,7 +275,7 @@ def test_where_a_plan_fails_the_original_answers_and_the_fault_is_noted(
     first, second = bench.send(1.0), bench.send(2.0)
     assert bench.lane.serve_next()
     assert [first.result(0).tolist(), second.result(0).tolist()] == [[[2.0]], [[4.0]]]
-    assert bench.tally.counts()["retried"] == 2
+    assert bench.stats.counts()["retried"] == 2
     ruling = bench.ruled()
     assert (ruling.fault.lane, ruling.fault.plan, ruling.fault.worker) == (0, PLAN.key, None)
     assert ruling.fault.at_s == pytest.approx(100.0 + (PLAN_MS + 2 * ORIGINAL_MS) / 1e3)
@@ -293,7 +293,7 @@ def test_a_blamed_plan_gets_no_further_batch_whatever_the_tables_say(bench: Benc
         assert answer.result(0).tolist() == of_original(number)
     assert len(bench.worker.lengths) == 1
     assert bench.library.get(PLAN.key).state is PlanState.QUARANTINED  # type: ignore[union-attr]
-    assert bench.ran()[:2] == (ORIGINAL, pytest.approx(ORIGINAL_MS))
+    assert bench.record_batch()[:2] == (ORIGINAL, pytest.approx(ORIGINAL_MS))
 
 
 def test_the_rest_of_a_batch_leaves_a_plan_that_failed_one_part_of_it(bench: Bench) -> None:
@@ -304,7 +304,7 @@ def test_the_rest_of_a_batch_leaves_a_plan_that_failed_one_part_of_it(bench: Ben
     assert first.result(0).tolist() == of_original(1.0)
     assert second.result(0).tolist() == of_original(2.0, 2.0)
     assert bench.worker.lengths == [1], "the second part was never given to it"
-    assert bench.tally.counts()["retried"] == 1
+    assert bench.stats.counts()["retried"] == 1
 
 
 def test_a_request_that_the_original_cannot_answer_either_is_its_senders_own_fault(
@@ -319,7 +319,7 @@ def test_a_request_that_the_original_cannot_answer_either_is_its_senders_own_fau
     ruling = bench.ruled()
     assert not ruling.blamed
     assert bench.library.get(PLAN.key).state is PlanState.ADMITTED  # type: ignore[union-attr]
-    assert bench.tally.counts()["raised"] == 1
+    assert bench.stats.counts()["raised"] == 1
 
 
 @pytest.mark.parametrize("error", [WorkerCrashed("worker-0", -11), WorkerHung("worker-0")])
@@ -348,7 +348,7 @@ def test_only_who_was_given_a_nan_is_answered_again(bench: Bench) -> None:
     bench.lane.serve_next()
     assert odd.result(0).tolist() == of_original(1.0)
     assert fine.result(0).tolist() == of_plan(2.0)
-    assert bench.tally.counts()["retried"] == 1
+    assert bench.stats.counts()["retried"] == 1
     ruling = bench.ruled()
     assert ruling.blamed
     assert ruling.why == f"plan {PLAN.key} returned a NaN or an infinity"
@@ -360,14 +360,14 @@ def test_what_is_beyond_a_plans_bounds_is_the_originals_and_counts_as_the_plans_
     small = Bound(0, 0, size=(0.0, 8.0), spread=(0.0, 16.0), zeros=True)
     bench.bounds[PLAN.key] = Bounds((small,))
     within, beyond = bench.send(1.0), bench.send(9.0)
-    before_ms = bench.tally.costs.matrix([PLAN.key])[0, 0, 0]
+    before_ms = bench.stats.costs.matrix([PLAN.key])[0, 0, 0]
     bench.lane.serve_next()
     assert within.result(0).tolist() == of_plan(1.0)
     assert beyond.result(0).tolist() == of_original(9.0)
     ruling = bench.ruled()
     assert isinstance(ruling.fault.error, PlanDeclined)
     assert not ruling.blamed
-    assert bench.tally.costs.matrix([PLAN.key])[0, 0, 0] > before_ms, "12 ms where 2 were expected"
+    assert bench.stats.costs.matrix([PLAN.key])[0, 0, 0] > before_ms, "12 ms where 2 were expected"
 
 
 def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
@@ -390,7 +390,7 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
 def test_a_caller_that_computes_by_itself_is_noted_alike(bench: Bench) -> None:
     assert bench.scheduler.claim() == 0
     assert bench.lane.answer_here(bench.request(3.0)).tolist() == of_plan(3.0)
-    assert bench.ran() == (PLAN.key, pytest.approx(PLAN_MS), pytest.approx(2.0))
+    assert bench.record_batch() == (PLAN.key, pytest.approx(PLAN_MS), pytest.approx(2.0))
     bench.worker.behaves = fails_with(PlanFault("staged"))
     assert bench.lane.answer_here(bench.request(3.0)).tolist() == of_original(3.0)
     ruling = bench.ruled()

@@ -142,23 +142,23 @@ def test_a_runtime_renews_its_workers_and_replaces_them_from_the_same_nursery(
     x = torch.randn(4, 8)
     config = config.replace(workers={"kind": "process", "count": 2})
     with evolve.wrap(model, (torch.randn(2, 8),), slo=SLO, config=config) as runtime:
-        fleet, library = runtime.parts.fleet, runtime.parts.library
+        pool, library = runtime.parts.pool, runtime.parts.library
         library.put(quick)
-        runtime.parts.admission.admit(quick)
-        before = [lane.worker for lane in fleet.lanes]
+        runtime.parts.loading.admit(quick)
+        before = [lane.worker for lane in pool.lanes]
         Renewal(
-            fleet, threads=1, hang_timeout_s=60.0, warm=lambda plan: (),
-            said=lambda subject, what: said.append(what),
+            pool, threads=1, hang_timeout_s=60.0, warm=lambda plan: (),
+            on_event=lambda subject, what: said.append(what),
         ).run()  # fmt: skip
         nursery = int(said[0].split("process ")[1].split()[0])
-        for lane, old in zip(fleet.lanes, before, strict=True):
+        for lane, old in zip(pool.lanes, before, strict=True):
             assert old is not None
             assert lane.worker is not None
             assert not old.alive
             assert psutil.Process(lane.worker.pid).ppid() == nursery
             answer = lane.worker.run(quick.key, [x])
             assert torch.allclose(answer.leaves[0], model(x), atol=1e-5)
-        lane = fleet.lanes[0]
+        lane = pool.lanes[0]
         killed = lane.worker
         assert killed is not None
         os.kill(killed.pid, signal.SIGKILL)
@@ -176,15 +176,15 @@ def test_workers_stay_where_they_cannot_be_renewed(
     quick = replace(plans["eager"], costs_ms={Shape(1, 1): 1e-3, Shape(16, 1): 2e-3})
     config = config.replace(workers={"kind": "process", "count": 1})
     with evolve.wrap(model, (torch.randn(2, 8),), slo=SLO, config=config) as runtime:
-        fleet = runtime.parts.fleet
+        pool = runtime.parts.pool
         runtime.parts.library.put(quick)
-        runtime.parts.admission.admit(quick)
-        fleet._plans = (replace(quick, artifact=tmp_path / "gone"),)
-        (lane,) = fleet.lanes
+        runtime.parts.loading.admit(quick)
+        pool._plans = (replace(quick, artifact=tmp_path / "gone"),)
+        (lane,) = pool.lanes
         before, said = lane.worker, []
         Renewal(
-            fleet, threads=1, hang_timeout_s=60.0, warm=lambda plan: (),
-            said=lambda subject, what: said.append(what),
+            pool, threads=1, hang_timeout_s=60.0, warm=lambda plan: (),
+            on_event=lambda subject, what: said.append(what),
         ).run()  # fmt: skip
         assert lane.worker is before
         assert before is not None

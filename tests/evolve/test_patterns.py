@@ -53,7 +53,7 @@ def test_it_is_in_the_signals_and_in_the_twin_once_a_plan_serves(
         assert pattern(runtime)["moved_mib"] > 4 * small["moved_mib"]
         assert said(runtime) == []
         twin = runtime.parts.retraining._twin()
-        table = runtime.parts.serving.tally.window.pattern
+        table = runtime.parts.serving.stats.window.pattern
         np.testing.assert_array_equal(twin.service.pattern, table.values)
         assert table.values.shape == (16, len(runtime.grid.lengths), 4)
 

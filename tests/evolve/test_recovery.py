@@ -14,7 +14,7 @@ import torch
 import evolve
 from evolve.control_plane.recovery import Recovery
 from evolve.data_plane.faults import Ruling
-from evolve.data_plane.fleet import Fleet
+from evolve.data_plane.lane_pool import LanePool
 from evolve.errors import PlanDeclined, PlanFault, PlanLost, WorkerCrashed, WorkerHung
 from evolve.workers.base import Answer, Worker
 from profiler.shapes import Shape
@@ -82,7 +82,7 @@ def serve(
         runtime.wait_for_plans(30)
         plan = staged_plan()
         runtime.parts.library.put(plan)
-        runtime.parts.admission.admit(plan)
+        runtime.parts.loading.admit(plan)
         return runtime, workers, plan
 
     yield make
@@ -140,11 +140,11 @@ def test_a_plan_that_cannot_be_loaded_takes_no_other_plans_place(
 
     monkeypatch.setattr(StagedWorker, "load", load)
     runtime.parts.library.put(faster)
-    runtime.parts.admission.admit(faster)
+    runtime.parts.loading.admit(faster)
     found = runtime.parts.library.get(faster.key)
     assert found is not None
     assert (found.state, found.reason) == (PlanState.QUARANTINED, "no such kernel here")
-    assert runtime.parts.fleet.held() == {plan.key}
+    assert runtime.parts.pool.held() == {plan.key}
 
 
 def test_a_plan_whose_files_are_gone_is_not_to_blame(
@@ -158,8 +158,8 @@ def test_a_plan_whose_files_are_gone_is_not_to_blame(
         costs_ms={shape: ms / 2 for shape, ms in plan.costs_ms.items()},
     )
     told: list[str] = []
-    fleet, library = runtime.parts.fleet, runtime.parts.library
-    monkeypatch.setattr(fleet, "_lost", lambda: told.append("rebuild"))
+    pool, library = runtime.parts.pool, runtime.parts.library
+    monkeypatch.setattr(pool, "_lost", lambda: told.append("rebuild"))
 
     def load(worker: StagedWorker, loading: Plan, warm: object) -> None:
         raise PlanLost("its files are gone")
@@ -167,11 +167,11 @@ def test_a_plan_whose_files_are_gone_is_not_to_blame(
     monkeypatch.setattr(StagedWorker, "load", load)
     library.put(faster)
     for _ in range(2):
-        runtime.parts.admission.admit(faster)
+        runtime.parts.loading.admit(faster)
     found = library.get(faster.key)
     assert found is not None
     assert found.state is PlanState.ADMITTED
-    assert fleet.held() == {plan.key}
+    assert pool.held() == {plan.key}
     assert eventually(lambda: told == ["rebuild"])
 
 
@@ -190,12 +190,12 @@ def test_the_next_best_plan_takes_the_place_of_one_that_is_quarantined(
     nearly = {shape: 1.01 * ms for shape, ms in plan.costs_ms.items()}
     other = replace(plan, spec=replace(plan.spec, backend="other"), costs_ms=nearly)
     runtime.parts.library.put(other)
-    runtime.parts.admission.admit(other)
-    assert runtime.parts.fleet.held() == {plan.key}  # the other one adds nothing yet
+    runtime.parts.loading.admit(other)
+    assert runtime.parts.pool.held() == {plan.key}  # the other one adds nothing yet
     x = torch.randn(1, 8)
     assert torch.allclose(runtime(x), mlp(x))
-    assert eventually(lambda: runtime.parts.fleet.held() == {other.key})
-    assert eventually(lambda: runtime.parts.fleet.lanes[0].resident() == {other.key})
+    assert eventually(lambda: runtime.parts.pool.held() == {other.key})
+    assert eventually(lambda: runtime.parts.pool.lanes[0].resident() == {other.key})
     runtime(x)
     assert eventually(lambda: other.key in runtime.status()["rows_by_plan"])
 
@@ -204,8 +204,8 @@ def test_a_worker_that_cannot_be_hired_at_once_is_hired_later(
     serve: Callable[..., tuple[evolve.Runtime, list[StagedWorker], Plan]], mlp: torch.nn.Module
 ) -> None:
     runtime, workers, plan = serve(lambda leaves: [mlp(leaves[0]).detach()])
-    fleet, first = runtime.parts.fleet, workers[-1]
-    hire, tries = fleet._hire, []
+    pool, first = runtime.parts.pool, workers[-1]
+    hire, tries = pool._hire, []
 
     def hire_at_the_third_try(name: str) -> Worker:
         tries.append(name)
@@ -213,7 +213,7 @@ def test_a_worker_that_cannot_be_hired_at_once_is_hired_later(
             raise OSError("Resource temporarily unavailable")
         return hire(name)
 
-    fleet._hire = hire_at_the_third_try
+    pool._hire = hire_at_the_third_try
     first.alive = False
     assert eventually(lambda: workers[-1] is not first and workers[-1].resident == {plan.key})
     assert len(tries) == 3
@@ -228,7 +228,7 @@ def test_a_plan_that_declines_stays_at_the_price_of_both_runs(
         return [torch.zeros(len(leaves[0]), 4)]
 
     runtime, _, plan = serve(declines_large_ones)
-    costs = runtime.parts.serving.tally.costs
+    costs = runtime.parts.serving.stats.costs
     before_ms = costs.estimate(plan.key, Shape(1, 1)).p50_ms
     large = torch.full((1, 8), 20.0)
     for _ in range(20):
@@ -277,7 +277,7 @@ def test_a_bad_plan_harms_nobody_and_is_quarantined(
     assert runtime.parts.library.admitted() == ()
     assert runtime.status()["counts"]["retried"] >= 1
     cache = ArtifactCache(config.plans.cache_dir)
-    name = report_name(plan.spec, runtime.parts.brain._workshop.device.key)
+    name = report_name(plan.spec, runtime.parts.builder._setup.device.key)
     assert eventually(lambda: cache.report(name) is not None), "no later start may admit it"
     said = [d for d in runtime.decisions() if d.after.get("state") == "quarantined"]
     assert [d.before["state"] for d in said] == ["resident"]
@@ -312,7 +312,7 @@ def test_a_plan_to_blame_runs_no_further_batch_even_before_the_fault_is_taken_up
         x = torch.randn(1, 8)
         assert torch.allclose(runtime(x), mlp(x), atol=1e-6)
         assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)
-    (lane,) = runtime.parts.fleet.lanes
+    (lane,) = runtime.parts.pool.lanes
     answer, own = lane.compute(plan.key, [x])  # the rest of a batch that was begun before
     assert own
     assert torch.allclose(answer.leaves[0], mlp(x), atol=1e-6)
@@ -350,7 +350,7 @@ def test_who_came_in_the_place_of_a_worker_that_is_lost_stays(
     fresh = StagedWorker("worker-0", lambda leaves: [mlp(leaves[0]).detach()])
 
     def is_renewed_and_dies(leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        (lane,) = runtime.parts.fleet.lanes
+        (lane,) = runtime.parts.pool.lanes
         fresh.resident = lane.resident()
         lane.swap(first, fresh)
         raise WorkerCrashed("worker-0", -signal.SIGKILL)
@@ -360,7 +360,7 @@ def test_who_came_in_the_place_of_a_worker_that_is_lost_stays(
     x = torch.randn(1, 8)
     assert torch.allclose(runtime(x), mlp(x), atol=1e-6)
     (_,) = reasons(runtime, "ran again on the original")
-    assert runtime.parts.fleet.lanes[0].worker is fresh
+    assert runtime.parts.pool.lanes[0].worker is fresh
     assert fresh.alive
     assert workers[-1] is first, "nobody was hired"
     assert torch.allclose(runtime(x), mlp(x), atol=1e-6)
@@ -420,7 +420,7 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
         def fails(*args: object) -> None:
             raise RuntimeError("bookkeeping failed")
 
-        broken.setattr(runtime.parts.serving.tally, "ended", fails)
+        broken.setattr(runtime.parts.serving.stats, "ended", fails)
         with pytest.raises(RuntimeError, match="bookkeeping failed"):
             runtime.submit(x).result(timeout=30)
     assert torch.allclose(runtime.submit(x).result(timeout=30), mlp(x), atol=1e-6)
@@ -428,25 +428,25 @@ def test_a_fault_of_our_own_loses_neither_the_request_nor_the_lane(
 
 def test_a_plan_that_is_ruled_out_while_a_new_worker_loads_it_costs_no_lane_its_worker() -> None:
     hired = threading.Event()
-    fleet = Fleet(
+    pool = LanePool(
         1, None, lambda name: StagedWorker(name, raises), lambda plan: [],
         lambda worker, what: hired.set() if what.startswith("replaced") else None,
     )  # fmt: skip
     plan = staged_plan()
-    fleet.load(plan)
+    pool.load(plan)
 
     class RuledOut(StagedWorker):
         def load(self, loading: Plan, warm: Sequence[Any] = ()) -> None:
             super().load(loading, warm)
-            fleet._plans = ()
+            pool._plans = ()
 
         def unload(self, key: str) -> None:
             raise WorkerCrashed(self.name, -signal.SIGKILL)
 
-    fleet._hire = lambda name: RuledOut(name, raises)
-    fleet.replace(fleet.lanes[0], "it died")
+    pool._hire = lambda name: RuledOut(name, raises)
+    pool.replace(pool.lanes[0], "it died")
     assert hired.wait(60)
-    assert isinstance(fleet.lanes[0].worker, RuledOut)
+    assert isinstance(pool.lanes[0].worker, RuledOut)
 
 
 @pytest.mark.parametrize(("apart_s", "waits"), [(1.0, 3), (61.0, 0)])
@@ -460,13 +460,13 @@ def test_only_a_worker_that_keeps_dying_waits_to_be_replaced(
         if what.startswith("replaced"):
             hired.release()
 
-    fleet = Fleet(
+    pool = LanePool(
         1, None, lambda name: StagedWorker(name, raises), lambda plan: [], said,
         clock=lambda: now_s[0],
     )  # fmt: skip
-    monkeypatch.setattr(fleet._closed, "wait", lambda timeout: waited.append(timeout))
+    monkeypatch.setattr(pool._closed, "wait", lambda timeout: waited.append(timeout))
     for _ in range(6):
-        fleet.replace(fleet.lanes[0], "it died")
+        pool.replace(pool.lanes[0], "it died")
         assert hired.acquire(timeout=30)
         now_s[0] += apart_s
     assert len(waited) == waits

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import evolve
-from evolve.control_plane.retrain_job import Request
+from evolve.control_plane.retrain_job import RetrainRequest
 from evolve.control_plane.retraining import MIN_TRAFFIC_S
 from evolve.monitoring.traffic import HORIZON_S, LEAST_RATIOS, Traffic
 from policies.network import Network
@@ -45,7 +45,7 @@ def runtime(mlp: torch.nn.Module, config: evolve.Config) -> Any:
 
 def visited(runtime: Any, seconds: float) -> None:
     """Requests at 50/s over that time, up to now."""
-    traffic = runtime.parts.controller._tally.traffic
+    traffic = runtime.parts.controller._stats.traffic
     now = traffic._clock_s()
     for at_s in np.arange(now - seconds, now, 0.02):
         traffic.arrived(float(at_s), 8)
@@ -66,15 +66,15 @@ def test_traffic_is_recent_in_order_and_bounded() -> None:
     assert trace.arrivals_s.tolist() == [0.0, 1.0]
     assert trace.lengths.tolist() == [7, 1]
     for ratio in (1.5, np.inf, np.nan, 0.0, -1.0):
-        traffic.ran(ratio)
+        traffic.record_batch(ratio)
     assert traffic.ratios(10.0).tolist() == [1.5]
     now[0] += 5.0
     for _ in range(LEAST_RATIOS):
-        traffic.ran(2.0)
+        traffic.record_batch(2.0)
     assert traffic.ratios(1.0).tolist() == [2.0] * LEAST_RATIOS, "of this load alone"
     assert traffic.ratios(5.0).tolist() == [1.5, *[2.0] * LEAST_RATIOS]
     now[0] += 5.0
-    traffic.ran(3.0)
+    traffic.record_batch(3.0)
     assert traffic.ratios(1.0).tolist() == [*[2.0] * (LEAST_RATIOS - 1), 3.0], "one is too few"
 
 
@@ -99,7 +99,7 @@ def test_too_little_traffic_is_no_attempt(runtime: Any) -> None:
 def test_a_verdict_is_followed_and_written_down(
     runtime: Any, monkeypatch: pytest.MonkeyPatch, promoted: bool
 ) -> None:
-    def trained(request: Request, terms: Terms) -> dict[str, Any]:
+    def trained(request: RetrainRequest, terms: Terms) -> dict[str, Any]:
         assert (Path(request.folder) / "twin.npz").exists()
         exported(Path(request.folder) / "policy")
         return {**VERDICT, "promoted": promoted}
@@ -120,7 +120,7 @@ def test_a_verdict_is_followed_and_written_down(
 def test_a_training_that_fails_is_said_and_harms_nothing(
     runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failed(request: Request, terms: Terms) -> dict[str, Any]:
+    def failed(request: RetrainRequest, terms: Terms) -> dict[str, Any]:
         raise JobCrashed("it crashed with SIGSEGV")
 
     monkeypatch.setattr("evolve.control_plane.retraining.run_job", failed)
@@ -136,7 +136,7 @@ def test_of_a_training_that_is_stopped_no_folder_is_left(
 ) -> None:
     folders: list[Path] = []
 
-    def stopped(request: Request, terms: Terms) -> dict[str, Any]:
+    def stopped(request: RetrainRequest, terms: Terms) -> dict[str, Any]:
         folders.append(Path(request.folder))
         raise JobCancelled("it was cancelled")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import evolve
-from evolve.monitoring.savings import ENOUGH, Ran, Savings
+from evolve.monitoring.savings import ENOUGH, BatchRecord, Savings
 from profiler.costs import CostTable
 from profiler.shapes import Shape, ShapeGrid
 from supernet.plans import ORIGINAL, Plan, PlanState
@@ -28,8 +28,8 @@ def savings() -> Savings:
 PLAN = Plan(SPEC, PlanState.ADMITTED, error=0.0, costs_ms={ONE: 4.0, FOUR: 16.0})
 
 
-def note(rows: int, elapsed_ms: float, plan: str = PLAN.key) -> Ran:
-    return Ran(plan, rows, 8, elapsed_ms, elapsed_ms, 0, rows * 8, False)
+def note(rows: int, elapsed_ms: float, plan: str = PLAN.key) -> BatchRecord:
+    return BatchRecord(plan, rows, 8, elapsed_ms, elapsed_ms, 0, rows * 8, False)
 
 
 def test_what_is_expected_is_said_at_two_shapes(savings: Savings) -> None:
@@ -42,9 +42,9 @@ def test_what_is_expected_is_said_at_two_shapes(savings: Savings) -> None:
 def test_the_account_is_of_the_batches_that_ran(savings: Savings) -> None:
     savings.expect(PLAN)
     for _ in range(ENOUGH):
-        savings.ran(note(1, 5.0))
-        savings.ran(note(4, 15.0))
-        savings.ran(note(4, 39.0, ORIGINAL))
+        savings.record_batch(note(1, 5.0))
+        savings.record_batch(note(4, 15.0))
+        savings.record_batch(note(4, 39.0, ORIGINAL))
     (saved,) = savings.report()
     assert saved.batches == 2 * ENOUGH
     assert saved.seen() == pytest.approx(
@@ -60,16 +60,16 @@ def test_the_account_is_of_the_batches_that_ran(savings: Savings) -> None:
 def test_a_few_batches_say_nothing_yet(savings: Savings) -> None:
     savings.expect(PLAN)
     for _ in range(ENOUGH - 1):
-        savings.ran(note(1, 5.0))
+        savings.record_batch(note(1, 5.0))
     assert savings.report() == []
-    savings.ran(note(1, 5.0))
+    savings.record_batch(note(1, 5.0))
     assert len(savings.report()) == 1
 
 
 def test_shapes_nobody_has_a_price_for_are_left_out(savings: Savings) -> None:
     savings.expect(PLAN)
     for _ in range(ENOUGH):
-        savings.ran(note(9, 5.0))
+        savings.record_batch(note(9, 5.0))
     assert savings.report() == []
 
 

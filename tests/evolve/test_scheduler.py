@@ -27,7 +27,7 @@ def tables(**changes: object) -> Tables:
         lengths=(8, 16),
         tier=np.zeros(2, np.int64),
         params=DEFAULT,
-        cells_only=frozenset({"quick"}),
+        buckets_only=frozenset({"quick"}),
         lanes=1,
     )
     return replace(made, **changes)
@@ -36,8 +36,8 @@ def tables(**changes: object) -> Tables:
 def request(
     at_ms: float = 0.0, *, length: int = 8, slo_ms: float = 50.0, group: int = 0
 ) -> Request:
-    cell = 0 if length <= 8 else 1
-    return Request((), {}, [], 1, length, cell, group, at_ms, at_ms + slo_ms, True)
+    bucket = 0 if length <= 8 else 1
+    return Request((), {}, [], 1, length, bucket, group, at_ms, at_ms + slo_ms, True)
 
 
 def scheduler(now_ms: float = 0.0, limit: int = 64, **changes: object) -> Scheduler:
@@ -57,11 +57,11 @@ def test_only_resident_plans_are_chosen() -> None:
         assert take(one, resident).plan == plan
 
 
-@pytest.mark.parametrize(("cells_only", "length"), [({"original"}, 16), (set(), 13)])
-def test_a_batch_is_padded_to_a_cell_only_where_new_lengths_cost(
-    cells_only: set[str], length: int
+@pytest.mark.parametrize(("buckets_only", "length"), [({"original"}, 16), (set(), 13)])
+def test_a_batch_is_padded_to_a_bucket_only_where_new_lengths_cost(
+    buckets_only: set[str], length: int
 ) -> None:
-    one = scheduler(cells_only=frozenset(cells_only))
+    one = scheduler(buckets_only=frozenset(buckets_only))
     members = [request(length=13), request(length=12)]
     for member in members:
         one.submit(member)

@@ -271,7 +271,7 @@ def served(
         spec = replace(staged_plan().spec, backend="eager")
         plan = replace(staged_plan(), spec=spec, costs_ms=costs)
         runtime.parts.library.put(plan)
-        runtime.parts.admission.admit(plan)
+        runtime.parts.loading.admit(plan)
         yield runtime
 
 
@@ -293,7 +293,7 @@ def test_moved_weights_are_served_by_the_original_within_a_tick_and_captured_ane
     assert any("the weights moved" in reason for reason in captures(served))
     assert served.wait_for_plans(120)
     assert not served.parts.pending
-    assert served.parts.fleet.held() == frozenset()
+    assert served.parts.pool.held() == frozenset()
     assert old.serving.capture.graph_hash != served.parts.serving.capture.graph_hash
     for n, call in ((7, fits), (190, too_long)):
         assert same(served(**call), want[n])
@@ -318,9 +318,9 @@ def test_plans_are_built_anew_for_the_new_weights(encoder: Encoder, tmp_path: Pa
         assert before.key != after.key
         assert before.state.may_serve
         assert after.state.may_serve
-        worker = runtime.parts.fleet.lanes[0].worker
+        worker = runtime.parts.pool.lanes[0].worker
         assert worker is not None
-        runtime.parts.fleet.load(after)  # whether or not it is worth its memory on this machine
+        runtime.parts.pool.load(after)  # whether or not it is worth its memory on this machine
         call = encoder_call(7)
         got = worker.run(after.key, [call["ids"], call["mask"]]).leaves
         assert same(dict(zip(("states", "mean"), got, strict=True)), encoder(**call))
@@ -404,7 +404,7 @@ def test_where_no_fork_can_be_had_plans_whose_files_are_gone_go_on(
     with evolve.wrap(mlp, (x,), config=config) as runtime:
         first = runtime.parts
         for _ in range(2):
-            runtime.parts.fleet.lost(PlanLost("its files are gone"))
+            runtime.parts.pool.lost(PlanLost("its files are gone"))
         assert eventually(lambda: bool(captures(runtime)))
         (said,) = captures(runtime)
         assert said.startswith("what was built is gone from the cache")
@@ -419,7 +419,7 @@ def test_where_no_fork_can_be_had_plans_whose_files_are_gone_go_on(
 def test_plans_whose_files_are_gone_are_built_anew(mlp: nn.Module, config: evolve.Config) -> None:
     with evolve.wrap(mlp, (torch.randn(2, 8),), config=config) as runtime:
         first = runtime.parts
-        first.fleet.lost(PlanLost("its files are gone"))
+        first.pool.lost(PlanLost("its files are gone"))
         assert eventually(lambda: runtime.parts is not first)
         assert runtime.wait_for_plans(120)
         assert not runtime.parts.pending

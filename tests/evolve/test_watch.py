@@ -17,7 +17,7 @@ from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Batch
 from evolve.journal.decision import Decision
 from evolve.lifecycle.watching import _is_watched
-from evolve.watch.judge import NotJudged, Verdict
+from evolve.watch.judge import Judgement, NotJudged
 from evolve.watch.samples import Sample, choose, rate
 from evolve.watch.watch import MAX_SAMPLES, QUIET_S, STALE_AFTER_S, Watch, Watched
 from supernet.building.reports import report_name
@@ -40,19 +40,19 @@ class Wrong:
     def __init__(self, clock: list[float], cost_s: float = 0.0) -> None:
         self.clock, self.cost_s, self.asked = clock, cost_s, 0
 
-    def check(self, sample: Sample) -> Verdict | None:
+    def check(self, sample: Sample) -> Judgement | None:
         self.asked += 1
         self.clock[0] += self.cost_s
-        return Verdict("plan", "marked") if bool(sample.answer[0][0, 0] < 0) else None
+        return Judgement("plan", "marked") if bool(sample.answer[0][0, 0] < 0) else None
 
 
 def watch(
     judge: Any, clock: list[float], *, idle: Callable[[], bool] = lambda: True, seed: int = 0
-) -> tuple[Watch, list[Verdict]]:
-    found: list[Verdict] = []
+) -> tuple[Watch, list[Judgement]]:
+    found: list[Judgement] = []
     made = Watch(
         judge, Watched(), act=lambda sample, verdict: found.append(verdict),
-        said=lambda what: None, idle=idle, weights=lambda: 0, clock=lambda: clock[0],
+        on_event=lambda what: None, idle=idle, weights=lambda: 0, clock=lambda: clock[0],
         rng=random.Random(seed),
     )  # fmt: skip
     return made, found
@@ -236,7 +236,7 @@ class Failing:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def check(self, sample: Sample) -> Verdict | None:
+    def check(self, sample: Sample) -> Judgement | None:
         raise self.error
 
 
@@ -275,24 +275,24 @@ def test_a_watch_that_stands_still_is_said_once_and_so_is_its_return() -> None:
     began, go_on = threading.Event(), threading.Event()
 
     class Hanging:
-        def check(self, sample: Sample) -> Verdict | None:
+        def check(self, sample: Sample) -> Judgement | None:
             began.set()
             assert go_on.wait(60)
             return None
 
     one = Watch(
-        Hanging(), Watched(), act=lambda sample, verdict: None, said=said.append,  # type: ignore[arg-type]
+        Hanging(), Watched(), act=lambda sample, verdict: None, on_event=said.append,  # type: ignore[arg-type]
         idle=lambda: True, weights=lambda: 0, clock=lambda: clock[0],
     )  # fmt: skip
     one.start()
     try:
         ran(one)
         assert began.wait(60)
-        one.look()
+        one.check()
         assert said == []
         clock[0] += QUIET_S + 1
-        one.look()
-        one.look()
+        one.check()
+        one.check()
         assert len(said) == 1
         assert said[0].startswith("stale")
         assert one.status()["state"] == "stale"
@@ -301,7 +301,7 @@ def test_a_watch_that_stands_still_is_said_once_and_so_is_its_return() -> None:
         go_on.set()
         while one.status()["checked"] == 0:
             threading.Event().wait(0.001)
-        one.look()
+        one.check()
         assert said[1:] == ["live answers are checked again"]
     finally:
         go_on.set()
@@ -317,12 +317,12 @@ def test_a_watch_whose_thread_died_is_stale() -> None:
         raise SystemExit
 
     one = Watch(
-        Wrong([0.0]), Watched(), act=lambda sample, verdict: None, said=said.append,  # type: ignore[arg-type]
+        Wrong([0.0]), Watched(), act=lambda sample, verdict: None, on_event=said.append,  # type: ignore[arg-type]
         idle=dies, weights=lambda: 0,
     )  # fmt: skip
     one.start()
     one.join(60)
-    one.look()
+    one.check()
     assert said == ["stale: live answers are no longer checked, its thread ended"]
 
 
@@ -344,7 +344,7 @@ def test_who_waited_together_runs_apart_once_padding_is_off(
 ) -> None:
     calls = [encoder_call(n) for n in (3, 9, 3, 17)]
     with evolve.wrap(encoder, [encoder_call(3), encoder_call(19)], config=config) as runtime:
-        lane, licence = runtime.parts.fleet.lanes[0], runtime.parts.serving.licence
+        lane, licence = runtime.parts.pool.lanes[0], runtime.parts.serving.licence
         assert licence.now.padding
         lengths = []
         for liberty in (None, "padding", "batching"):
@@ -436,7 +436,7 @@ def staged(
         assert runtime.wait_for_plans(60)
         plan = staged_plan()
         runtime.parts.library.put(plan)
-        runtime.parts.admission.admit(plan)
+        runtime.parts.loading.admit(plan)
         yield runtime
 
 
@@ -464,7 +464,7 @@ def test_a_plan_found_wrong_is_taken_out_said_and_stays_out(
     assert "where the model alone gives" in said.reason
     assert config.plans.cache_dir is not None
     cache = ArtifactCache(config.plans.cache_dir)
-    name = report_name(staged_plan().spec, staged.parts.brain._workshop.device.key)
+    name = report_name(staged_plan().spec, staged.parts.builder._setup.device.key)
     assert eventually(lambda: cache.report(name) is not None)
     report = cache.report(name)
     assert report is not None

@@ -12,7 +12,7 @@ import torch
 from evolve.data_plane.batching import split, stack
 from evolve.data_plane.original import Original
 from evolve.data_plane.request_queue import Request
-from evolve.watch.judge import Judge, Verdict
+from evolve.watch.judge import Judge, Judgement
 from evolve.watch.live_error import LiveErrors
 from evolve.watch.samples import Sample
 from evolve.watch.watch import Watch, Watched
@@ -73,16 +73,16 @@ class Service:
         library, staged = PlanLibrary(), plan(error)
         library.put(staged)
         self.plan = ORIGINAL if engine is None else staged.key
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[Judgement] = []
         self.said: list[str] = []
         self.idle, self.now_s = True, 0.0
         self.watch = Watch(
             Judge(self.original, signature, library, LiveErrors(limit)), watched,
-            act=self._act, said=self.said.append, idle=lambda: self.idle,
+            act=self._act, on_event=self.said.append, idle=lambda: self.idle,
             weights=self.original.version, clock=lambda: self.now_s, rng=random.Random(seed),
         )  # fmt: skip
 
-    def _act(self, sample: Sample, verdict: Verdict) -> None:
+    def _act(self, sample: Sample, verdict: Judgement) -> None:
         self.verdicts.append(verdict)
 
     def run(

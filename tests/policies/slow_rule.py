@@ -21,7 +21,7 @@ class Item:
 
     deadline_ms: float
     arrived_ms: float
-    cell: int
+    bucket: int
     rows: int = 1
     group: int = 0
     refusable: bool = True
@@ -57,21 +57,21 @@ class State:
             [p for p in usable if self.tier[p] == t] for t in sorted({self.tier[p] for p in usable})
         ]
 
-    def fastest(self, plans: list[int], rows: int, cell: int) -> tuple[float, int]:
+    def fastest(self, plans: list[int], rows: int, bucket: int) -> tuple[float, int]:
         """(cost, plan) of the fastest of `plans`; (inf, -1) when none is known."""
         best = (math.inf, -1)
         for p in plans:
-            if self.cost_ms[p][rows - 1][cell] < best[0]:
-                best = (self.cost_ms[p][rows - 1][cell], p)
+            if self.cost_ms[p][rows - 1][bucket] < best[0]:
+                best = (self.cost_ms[p][rows - 1][bucket], p)
         return best
 
-    def unit(self, plans: list[int], cell: int) -> float:
-        return min(self.fastest(plans, r, cell)[0] / r for r in range(1, self.cap + 1))
+    def ms_per_row(self, plans: list[int], bucket: int) -> float:
+        return min(self.fastest(plans, r, bucket)[0] / r for r in range(1, self.cap + 1))
 
-    def good_rows(self, plans: list[int], cell: int) -> int:
-        unit = self.unit(plans, cell)
+    def efficient_rows(self, plans: list[int], bucket: int) -> int:
+        ms_per_row = self.ms_per_row(plans, bucket)
         for r in range(1, self.cap):
-            if not unit < GOOD_SHARE * self.fastest(plans, r, cell)[0] / r:
+            if not ms_per_row < GOOD_SHARE * self.fastest(plans, r, bucket)[0] / r:
                 return r
         return self.cap
 
@@ -116,21 +116,21 @@ def prices(
     work: dict[int, float] = {}
     batch: dict[int, float] = {}
     for i, item in enumerate(state.items):
-        alone, _ = state.fastest(plans, item.rows, item.cell)
+        alone, _ = state.fastest(plans, item.rows, item.bucket)
         if alone == math.inf:
             own[i] = work[i] = batch[i] = 0.0
             continue
-        unit = state.unit(plans, item.cell)
+        ms_per_row = state.ms_per_row(plans, item.bucket)
         like = sum(
             other.rows
             for other in state.items
-            if other.cell <= item.cell
-            and state.lengths[item.cell] <= state.params.spread * state.lengths[other.cell]
+            if other.bucket <= item.bucket
+            and state.lengths[item.bucket] <= state.params.spread * state.lengths[other.bucket]
         )
-        filled = max(1, min(state.good_rows(plans, item.cell), like))
-        together, _ = state.fastest(plans, filled, item.cell)
+        filled = max(1, min(state.efficient_rows(plans, item.bucket), like))
+        together, _ = state.fastest(plans, filled, item.bucket)
         own[i] = alone
-        work[i] = item.rows * unit if unit < math.inf else alone
+        work[i] = item.rows * ms_per_row if ms_per_row < math.inf else alone
         batch[i] = max(alone, together) if together < math.inf else alone
     return own, work, batch
 
@@ -138,27 +138,27 @@ def prices(
 def batch_slowly(
     state: State, tier: list[int], head: int, fate: dict[int, str], order: list[int]
 ) -> tuple[list[int], int, int, float]:
-    """(members, rows, cell, efficiency) of the best batch around the head."""
+    """(members, rows, bucket, efficiency) of the best batch around the head."""
     greedy = state.params.margin == math.inf
     if greedy or state.params.spread == math.inf:
         walk = sorted((i for i in order if fate[i] != "dropped"), key=lambda i: fate[i] != "kept")
         return fill_slowly(state, tier, head, walk, -1, greedy)
     best: tuple[list[int], int, int, float] = ([], 0, 0, -1.0)
-    for widest in range(state.items[head].cell, len(state.lengths)):
-        if state.lengths[widest] > state.params.spread * state.lengths[state.items[head].cell]:
+    for widest in range(state.items[head].bucket, len(state.lengths)):
+        if state.lengths[widest] > state.params.spread * state.lengths[state.items[head].bucket]:
             break
-        if all(item.cell != widest for item in state.items):
+        if all(item.bucket != widest for item in state.items):
             continue
         walk = sorted(
             (
                 i
                 for i in order
                 if fate[i] != "dropped"
-                and state.items[i].cell <= widest
+                and state.items[i].bucket <= widest
                 and state.lengths[widest]
-                <= state.params.spread * state.lengths[state.items[i].cell]
+                <= state.params.spread * state.lengths[state.items[i].bucket]
             ),
-            key=lambda i: (fate[i] != "kept", -state.items[i].cell),
+            key=lambda i: (fate[i] != "kept", -state.items[i].bucket),
         )
         found = fill_slowly(state, tier, head, walk, widest, greedy)
         if found[3] > best[3]:
@@ -172,14 +172,14 @@ def fill_slowly(
     plans = [p for t in state.tiers() for p in t]
     own, _, _ = prices(state, plans)
     work = {
-        i: item.rows * state.unit(tier, item.cell)
-        if state.unit(tier, item.cell) < math.inf
+        i: item.rows * state.ms_per_row(tier, item.bucket)
+        if state.ms_per_row(tier, item.bucket) < math.inf
         else 0.0
         for i, item in enumerate(state.items)
     }
     members = [head]
     rows = state.items[head].rows
-    low = state.items[head].cell
+    low = state.items[head].bucket
     high = max(low, widest)
     tightest = state.slack(head) if state.slack(head) >= own[head] else math.inf
     done = work[head]
@@ -190,7 +190,7 @@ def fill_slowly(
             break
         if i == head or item.group != state.items[head].group or rows + item.rows > state.cap:
             continue
-        new_low, new_high = min(low, item.cell), max(high, item.cell)
+        new_low, new_high = min(low, item.bucket), max(high, item.bucket)
         if state.lengths[new_high] > state.params.spread * state.lengths[new_low]:
             continue
         ms, _ = state.fastest(tier, rows + item.rows, new_high)
@@ -229,8 +229,8 @@ def decide_slowly(state: State) -> tuple[int, list[int], list[int], float]:
         waiting = [i for i in order if fate[i] != "dropped"]
         queued = 0.0
         for i in waiting:
-            unit = state.unit(tier, state.items[i].cell)
-            queued += state.items[i].rows * unit if unit < math.inf else 0.0
+            ms_per_row = state.ms_per_row(tier, state.items[i].bucket)
+            queued += state.items[i].rows * ms_per_row if ms_per_row < math.inf else 0.0
         needed = state.params.beta * queued
         needed += state.params.alpha * state.rate_per_ms * max(slack, 0.0) * queued / len(waiting)
         drain = needed / efficiency if efficiency > 0 else math.inf
@@ -240,7 +240,7 @@ def decide_slowly(state: State) -> tuple[int, list[int], list[int], float]:
     chosen = carrying[0] if carrying else min(options, key=lambda o: (o[0], o[1]))
     _, _, members, rows, high, plan, tier = chosen
 
-    full = state.cap if state.params.margin == math.inf else state.good_rows(tier, high)
+    full = state.cap if state.params.margin == math.inf else state.efficient_rows(tier, high)
     own, _, _ = prices(state, [p for t in tiers for p in t])
     if state.params.wait_ms > 0 and rows < full and slack >= own[head]:
         ms = state.fastest(tier, full, high)[0]

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from policies.observation import ENTRIES, SEEN, Signal, encode, observation_names, observe
+from policies.observation import ENTRIES, SIGNALS, Signal, encode, observation_names, observe
 from profiler.signals import Signals
 from tests.policies.observed import QUIET, signals
 
@@ -15,7 +15,7 @@ APART = {"at_s", "arrivals_100ms", "arrivals_10ms"}
 
 def test_every_signal_has_its_place_under_its_own_name() -> None:
     assert {place.name.lower() for place in Signal} == {f.name for f in fields(Signals)} - APART
-    assert [int(place) for place in Signal] == list(range(20, SEEN)), "right after the arrivals"
+    assert [int(place) for place in Signal] == list(range(20, SIGNALS)), "right after the arrivals"
 
 
 def test_a_signal_is_seen_at_its_own_place_and_at_no_other() -> None:
@@ -36,7 +36,7 @@ def test_names_stand_where_the_entries_do() -> None:
     assert names[Signal.QUEUE] == "log_queue"
     assert names[Signal.HEAD_SLACK_MS] == "head_slack_over_slo"
     assert names[Signal.FUSED] == "fused"
-    seen, raw = np.empty(len(names), np.float32), np.ones(SEEN)
+    seen, raw = np.empty(len(names), np.float32), np.ones(SIGNALS)
     encode(raw, 1, seen)
     logs = [name.startswith("log_arrivals") for name in names]
     assert np.allclose(seen[logs], np.log(2.0))

@@ -46,7 +46,7 @@ def queue(items: tuple[Item, ...]) -> Waiting:
         waiting.append(
             item.deadline_ms,
             item.arrived_ms,
-            item.cell,
+            item.bucket,
             rows=item.rows,
             group=item.group,
             refusable=item.refusable,
@@ -216,7 +216,7 @@ def test_holding_ends_with_the_wait_the_slack_or_a_full_batch() -> None:
     assert pick(one_plan([Item(50, 1, 0)] * 2, params, now_ms=2.0)).members == (0, 1)
 
 
-cells = st.integers(0, 2)
+buckets = st.integers(0, 2)
 quarter_ms = st.integers(1, 240).map(lambda v: v / 4)
 
 
@@ -238,7 +238,7 @@ def states(draw: st.DrawFn) -> State:
                 Item,
                 st.integers(-40, 400).map(lambda v: v / 4),
                 st.integers(-200, 0).map(lambda v: v / 4),
-                cells,
+                buckets,
                 st.integers(1, max_rows),
                 st.sampled_from([0, 0, 0, 1]),
                 st.sampled_from([True, True, True, False]),
@@ -306,7 +306,7 @@ def test_whatever_the_state_the_answer_is_legal(state: State) -> None:
         assert 0 <= got.plan < len(state.cost_ms)
         assert len({state.items[i].group for i in got.members}) == 1
         assert len(got.members) == 1 or rows <= state.cap
-        lengths = [state.lengths[state.items[i].cell] for i in got.members]
+        lengths = [state.lengths[state.items[i].bucket] for i in got.members]
         assert max(lengths) <= state.params.spread * min(lengths)
     elif len(got.dropped) < len(state.items):
         assert state.now_ms < got.wake_ms < math.inf  # a hold always ends

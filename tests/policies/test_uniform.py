@@ -14,7 +14,7 @@ from policies.compiled import decide_prepared, prepare
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from policies.rule import Waiting
-from policies.uniform import Tables, decide_uniform, tables_of
+from policies.uniform import UniformTables, decide_uniform, tables_of
 
 Decision = tuple[int, list[int], int, float]
 
@@ -27,11 +27,13 @@ SETTINGS = (
 )
 
 
-def tables(prepared: Prepared, greedy: bool) -> Tables:
-    fastest, plan, unit, good = (a[..., 0].copy() for a in prepared[:4])
+def tables(prepared: Prepared, greedy: bool) -> UniformTables:
+    fastest, plan, ms_per_row, efficient_rows = (a[..., 0].copy() for a in prepared[:4])
     top, best = np.ones_like(plan), np.zeros_like(fastest)
-    tables_of(fastest, plan, unit, good, greedy, top, best)
-    return Tables(fastest, plan, unit, good, top, best, unit.shape[0] - 1)
+    tables_of(fastest, plan, ms_per_row, efficient_rows, greedy, top, best)
+    return UniformTables(
+        fastest, plan, ms_per_row, efficient_rows, top, best, ms_per_row.shape[0] - 1
+    )
 
 
 def both(

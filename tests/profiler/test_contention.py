@@ -36,7 +36,7 @@ def test_nothing_is_expected_where_nothing_was_measured(device: DeviceFingerprin
 def test_what_runs_corrects_what_was_expected(true: float, expected: float) -> None:
     contention = Contention(2, (1.0, expected))
     for _ in range(200):
-        contention.ran(1, true / contention.slowdown(1))
+        contention.record_batch(1, true / contention.slowdown(1))
     assert contention.slowdown(1) == pytest.approx(true, rel=0.02)
     assert contention.slowdown(0) == 1.0
 
@@ -45,19 +45,19 @@ def test_company_never_speeds_up_nor_slows_by_more_than_the_lanes() -> None:
     contention = Contention(2)
     for took in (0.1, 50.0):
         for _ in range(300):
-            contention.ran(1, took)
+            contention.record_batch(1, took)
     assert contention.slowdown(1) == 2.0
     for _ in range(300):
-        contention.ran(1, 0.1)
+        contention.record_batch(1, 0.1)
     assert contention.slowdown(1) == 1.0
 
 
 @pytest.mark.parametrize("nonsense", [math.nan, math.inf, 0.0, -1.0])
 def test_times_that_mean_nothing_teach_nothing(nonsense: float) -> None:
     contention = Contention(2, (1.0, 1.5))
-    contention.ran(1, nonsense)
-    contention.ran(0, 3.0)
-    contention.ran(2, 3.0)
+    contention.record_batch(1, nonsense)
+    contention.record_batch(0, 3.0)
+    contention.record_batch(2, 3.0)
     assert contention.slowdowns == (1.0, 1.5)
 
 

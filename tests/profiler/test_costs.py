@@ -124,7 +124,7 @@ def test_cells_keep_their_own_offset_when_the_mix_changes(clock: Clock) -> None:
     for _ in range(80):
         feed(table, Shape(1, 8), 1.0, 1)
         feed(table, Shape(1, 32), 3.0, 1)
-    feed(table, Shape(1, 8), 1.0, 300)  # long runs of one cell must not drag the other along
+    feed(table, Shape(1, 8), 1.0, 300)  # long runs of one bucket must not drag the other along
     assert table.estimate("plan", Shape(1, 8)).p50_ms == pytest.approx(1.8, rel=0.1)
     assert table.estimate("plan", Shape(1, 32)).p50_ms == pytest.approx(3 * 4.2, rel=0.15)
 
@@ -247,10 +247,10 @@ def test_prices_stay_monotone_and_agree_whatever_is_recorded(
     assert (np.diff(matrix, axis=0) >= -1e-9 * matrix[:-1]).all()
     assert (np.diff(matrix, axis=1) >= -1e-9 * matrix[:, :-1]).all()
     assert (matrix >= table.matrix(["plan"], 0.5)[0] * (1 - 1e-9)).all()
-    for cell, length in enumerate(GRID.lengths):
+    for bucket, length in enumerate(GRID.lengths):
         cost = table.estimate("plan", Shape(3, length))
-        assert cost.p50_ms == table.matrix(["plan"])[0, 2, cell]
-        assert cost.p99_ms == table.matrix(["plan"], 0.99)[0, 2, cell]
+        assert cost.p50_ms == table.matrix(["plan"])[0, 2, bucket]
+        assert cost.p99_ms == table.matrix(["plan"], 0.99)[0, 2, bucket]
 
 
 def test_everything_survives_json(clock: Clock) -> None:

@@ -80,8 +80,10 @@ def test_readings_by_hand() -> None:
     flops = DynamicFlops({Shape(1, 10): 1e9, Shape(1, 20): 2e9}, peak_gflop_per_s=200.0)
     empty = flops.reading()
     assert (empty.batches, empty.per_request, empty.share_of_peak) == (0, 0.0, 0.0)
-    flops.ran(Shape(4, 10), elapsed_ms=40.0, tokens=40)  # 4 GFLOP, no padding
-    flops.ran(Shape(2, 20), elapsed_ms=60.0, tokens=10)  # 4 GFLOP, three quarters padding
+    flops.record_batch(Shape(4, 10), elapsed_ms=40.0, real_tokens=40)  # 4 GFLOP, no padding
+    flops.record_batch(
+        Shape(2, 20), elapsed_ms=60.0, real_tokens=10
+    )  # 4 GFLOP, three quarters padding
     reading = flops.reading()
     assert (reading.requests, reading.batches) == (6, 2)
     assert reading.per_request == pytest.approx(8e9 / 6)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from profiler.patterns import Demand, Pattern, PatternTable, knots, moved_table, with_fusion
+from profiler.patterns import MemoryDemand, Pattern, PatternTable, knots, moved_table, with_fusion
 from profiler.shapes import Shape, ShapeGrid
 
 GRID = ShapeGrid(3, (8, 16, 32))
 
 
-def demand(shape: Shape) -> Demand:
+def demand(shape: Shape) -> MemoryDemand:
     """Weights of 10 MiB and 1 MiB a token, half of it written; everything from memory."""
     tokens = float(shape.tokens)
-    return Demand(2.0 * tokens, 10.0 + 0.5 * tokens, 0.5 * tokens, 10.0)
+    return MemoryDemand(2.0 * tokens, 10.0 + 0.5 * tokens, 0.5 * tokens, 10.0)
 
 
 def test_few_shapes_are_worked_out_the_corners_among_them() -> None:
@@ -48,7 +48,7 @@ def test_a_larger_batch_of_products_is_less_bound_by_memory() -> None:
 
 
 def test_what_moves_nothing_divides_by_nothing() -> None:
-    points = {Shape(1, 1): Demand(0.0, 0.0, 0.0, 0.0)}
+    points = {Shape(1, 1): MemoryDemand(0.0, 0.0, 0.0, 0.0)}
     assert moved_table(points, ShapeGrid(2, (1,))).tolist() == [[[0.0] * 3]] * 2
 
 
@@ -79,8 +79,14 @@ def test_the_mean_batch_is_looked_up_at_the_nearest_shape(
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Demand(1.0, -1.0, 0.0, 0.0), r"read_mib must be finite and at least 0, got -1\.0"),
-        (lambda: Demand(np.inf, 1.0, 0.0, 0.0), "work_mib must be finite and at least 0, got inf"),
+        (
+            lambda: MemoryDemand(1.0, -1.0, 0.0, 0.0),
+            r"read_mib must be finite and at least 0, got -1\.0",
+        ),
+        (
+            lambda: MemoryDemand(np.inf, 1.0, 0.0, 0.0),
+            "work_mib must be finite and at least 0, got inf",
+        ),
         (lambda: moved_table({}, GRID), r"points must be every pair of some rows and lengths"),
         (
             lambda: moved_table({s: demand(s) for s in (Shape(1, 8), Shape(3, 32))}, GRID),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from profiler.places import Place, keeping_place
+from profiler.places import StorageFolder, storage_folder
 from profiler.units import FingerprintDatabase, host_database
 
 Arrange = Callable[[Path], str]
@@ -57,10 +57,10 @@ def link_in_a_circle(home: Path) -> str:
 
 def test_the_usual_folder_is_taken_where_it_can_be_made_or_is_there(tmp_path: Path) -> None:
     usual = tmp_path / "home" / ".cache" / "evolve"
-    assert keeping_place() == Place(usual)
+    assert storage_folder() == StorageFolder(usual)
     assert not usual.parent.exists()  # looking creates nothing
     usual.mkdir(parents=True)
-    assert keeping_place() == Place(usual)
+    assert storage_folder() == StorageFolder(usual)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_without_a_home_a_private_folder_serves(
     arrange: Arrange, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", arrange(tmp_path / "home"))
-    place = keeping_place()
+    place = storage_folder()
     assert place.folder == spare(temporary)
     assert place.why
     assert list(temporary.iterdir()) == []
@@ -84,7 +84,7 @@ def test_a_user_whose_home_nobody_knows_gets_no_folder_called_tilde(
 
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name, **_: f"~/.cache/{name}")
     why = "the home folder must be known, got ~/.cache/evolve"
-    assert keeping_place() == Place(spare(temporary), why)
+    assert storage_folder() == StorageFolder(spare(temporary), why)
 
 
 def test_a_folder_that_may_not_be_written_is_passed_over(
@@ -98,8 +98,8 @@ def test_a_folder_that_may_not_be_written_is_passed_over(
 
     monkeypatch.setattr(os, "access", access)
     monkeypatch.setattr(os, "supports_effective_ids", {access})
-    assert keeping_place().folder == spare(temporary)
-    assert keeping_place().why == f"{tmp_path / 'home'} must be writable, got one that is not"
+    assert storage_folder().folder == spare(temporary)
+    assert storage_folder().why == f"{tmp_path / 'home'} must be writable, got one that is not"
 
 
 def test_a_folder_of_another_user_is_passed_over(
@@ -109,8 +109,8 @@ def test_a_folder_of_another_user_is_passed_over(
     usual.mkdir(parents=True)
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
-    assert keeping_place().folder == temporary / f"evolve-{other}"
-    assert f"must belong to user {other}" in str(keeping_place().why)
+    assert storage_folder().folder == temporary / f"evolve-{other}"
+    assert f"must belong to user {other}" in str(storage_folder().why)
 
 
 def link(folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_trap_among_temporary_files_is_not_walked_into(
 ) -> None:
     file_for_a_home(tmp_path / "home")
     trap(spare(temporary))
-    place = keeping_place()
+    place = storage_folder()
     assert place.folder is None
     assert f"{spare(temporary)} must be" in str(place.why)
 
@@ -146,7 +146,7 @@ def test_without_any_folder_devices_are_known_in_memory_only(
 
     file_for_a_home(tmp_path / "home")
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    assert keeping_place().folder is None
+    assert storage_folder().folder is None
     host_database.cache_clear()
     try:
         assert host_database().path is None

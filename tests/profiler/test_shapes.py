@@ -1,4 +1,4 @@
-"""The grid: cells, padding, and what is worth timing."""
+"""The grid: buckets, padding, and what is worth timing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_every_length_is_padded_up_and_never_far(a: int, b: int) -> None:
     for length in {low, (low + high) // 2, high}:
         padded = grid.pad(length)
         assert length <= padded <= max(length + 3, length * 1.27)
-        assert grid.lengths[grid.cell(length)] == padded
+        assert grid.lengths[grid.bucket(length)] == padded
 
 
-def test_a_length_on_a_cell_is_not_padded() -> None:
+def test_a_length_on_a_bucket_is_not_padded() -> None:
     grid = ShapeGrid(2, (4, 8))
     assert (grid.pad(4), grid.pad(5), grid.pad(1)) == (4, 8, 4)
 
@@ -47,7 +47,7 @@ def test_a_length_on_a_cell_is_not_padded() -> None:
 @pytest.mark.parametrize("length", [9, 0, -1])
 def test_a_length_outside_is_refused_with_the_remedy(length: int) -> None:
     with pytest.raises(ValueError, match=rf"between 1 and 8, got {length}; capture with a longer"):
-        ShapeGrid(2, (4, 8)).cell(length)
+        ShapeGrid(2, (4, 8)).bucket(length)
 
 
 def test_probes_are_few_cheapest_first_and_reach_every_corner() -> None:

@@ -113,8 +113,8 @@ def test_the_first_answer_is_not_read_as_thousands_a_second(window: Window) -> N
 
 
 def test_batches(window: Window) -> None:
-    window.ran("a", Shape(4, 16), elapsed_ms=12.0, predicted_ms=10.0, tokens=48)
-    window.ran("b", Shape(1, 16), elapsed_ms=8.0, predicted_ms=10.0, tokens=16)
+    window.record_batch("a", Shape(4, 16), elapsed_ms=12.0, predicted_ms=10.0, real_tokens=48)
+    window.record_batch("b", Shape(1, 16), elapsed_ms=8.0, predicted_ms=10.0, real_tokens=16)
     signals = seen(window)
     assert signals.batches == 2
     assert signals.cost_ratio_mean == pytest.approx(1.0)
@@ -129,11 +129,11 @@ def test_the_memory_pattern_is_that_of_the_mean_batch(window: Window) -> None:
         signals = seen(window)
         return signals.balance, signals.memory_share, signals.moved_mib, signals.fused
 
-    window.ran("a", Shape(4, 16), elapsed_ms=12.0, predicted_ms=10.0, tokens=48)
+    window.record_batch("a", Shape(4, 16), elapsed_ms=12.0, predicted_ms=10.0, real_tokens=48)
     assert pattern() == none  # the table is not known
     window.pattern = PatternTable(np.arange(16.0 * 4).reshape(8, 2, 4), (16, 32))
     assert pattern() == (24.0, 25.0, 26.0, 27.0)  # 4 × 16
-    window.ran("b", Shape(1, 32), elapsed_ms=8.0, predicted_ms=10.0, tokens=16)
+    window.record_batch("b", Shape(1, 32), elapsed_ms=8.0, predicted_ms=10.0, real_tokens=16)
     assert pattern() == (20.0, 21.0, 22.0, 23.0)  # (4 + 1) / 2 rows, 96 / 5 long: 3 × 32
 
 
@@ -144,7 +144,7 @@ def test_without_a_batch_there_is_no_memory_pattern(window: Window) -> None:
 
 @pytest.mark.parametrize("predicted_ms", [0.0, float("inf"), float("nan"), -1.0])
 def test_a_batch_without_a_prediction_is_neutral(window: Window, predicted_ms: float) -> None:
-    window.ran("a", Shape(1, 4), 3.0, predicted_ms, tokens=4)
+    window.record_batch("a", Shape(1, 4), 3.0, predicted_ms, real_tokens=4)
     assert (seen(window).cost_ratio_mean, seen(window).cost_ratio_max) == (1.0, 1.0)
 
 
@@ -175,7 +175,7 @@ def test_every_field_is_always_finite_and_ratios_are_ratios(
         elif kind == "r":
             window.refused()
         else:
-            window.ran("p", Shape(2, size), size * 1.5, gap_s, tokens=size)
+            window.record_batch("p", Shape(2, size), size * 1.5, gap_s, real_tokens=size)
     signals = seen(window)
     assert all(isfinite(value) for value in signals.compact().values())
     for name in ("met_ratio", "refused_ratio", "busy_share", "padded_ratio"):

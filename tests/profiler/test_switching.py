@@ -15,7 +15,7 @@ def after(changed_ms: float, others_ms: float, batches: int = 64, seed: int = 0)
     for _ in range(batches):
         for changed, more_ms in ((True, changed_ms), (False, others_ms)):
             noise = rng.normal(0.0, 0.05) + 100.0 * (rng.random() < 0.02)
-            switching.ran(5.0 + more_ms + noise, predicted_ms=5.0, changed=changed)
+            switching.record_batch(5.0 + more_ms + noise, predicted_ms=5.0, changed=changed)
     return switching
 
 
@@ -37,7 +37,7 @@ def test_what_was_never_predicted_or_timed_says_nothing() -> None:
     switching = after(1.5, 0.0)
     before = switching.ms
     for elapsed_ms, predicted_ms in ((90.0, 0.0), (float("nan"), 5.0), (90.0, float("inf"))):
-        switching.ran(elapsed_ms, predicted_ms=predicted_ms, changed=True)
+        switching.record_batch(elapsed_ms, predicted_ms=predicted_ms, changed=True)
     assert switching.ms == before
 
 

@@ -16,7 +16,7 @@ from profiler.signals import Signals
 from sims.evaluation import compare as room
 from sims.evaluation.compare import FIRST_TRAINING_SEED, compare
 from sims.evaluation.entrants import Entrant, entrant
-from sims.evaluation.evaluate import Chooser, contest
+from sims.evaluation.evaluate import VectorPolicy, evaluate
 from sims.evaluation.statistics import paired
 from sims.evaluation.suite import Suite, suite
 from sims.evaluation.timeline import timeline
@@ -36,7 +36,7 @@ def test_rows_are_the_contest_s_own(small: Suite) -> None:
     assert [row.label for row in found.rows] == ["rule", "slow"]
     for c, cell in enumerate(small.cells()):
         episodes = small.episodes(cell, [0, 1])
-        scores = contest(episodes, [DEFAULT, BentoML(0)])
+        scores = evaluate(episodes, [DEFAULT, BentoML(0)])
         for row, utility, met in zip(found.rows, scores.utility, scores.met, strict=True):
             assert row.utility[c].tolist() == utility.tolist()
             assert row.met[c].tolist() == met.tolist()
@@ -79,7 +79,7 @@ def test_tuning_sees_other_seeds_and_takes_the_best(
     assert not set(found.training_seeds) & set(found.seeds)
     mean = np.zeros(3)
     for cell in small.cells():
-        mean += contest(episodes(small, cell, training), grid).utility.mean(axis=1)
+        mean += evaluate(episodes(small, cell, training), grid).utility.mean(axis=1)
     tuned = found.rows[2]
     assert (tuned.label, tuned.pool) == ("bentoml, tuned", (grid[int(mean.argmax())],))
     assert tuned.setting == "plan 5, max rows 16"
@@ -91,9 +91,9 @@ def test_hindsight_is_the_best_of_the_grid_trace_by_trace(small: Suite) -> None:
     found = compare(small, entrants, 2, training_seeds=0)
     row = found.rows[1]
     for c, cell in enumerate(small.cells()):
-        utility = contest(small.episodes(cell, [0, 1]), grid).utility
+        utility = evaluate(small.episodes(cell, [0, 1]), grid).utility
         assert row.utility[c].tolist() == utility.max(axis=0).tolist()
-        assert row.driver(c, 1) == grid[int(utility[:, 1].argmax())]
+        assert row.policy(c, 1) == grid[int(utility[:, 1].argmax())]
     assert row.setting.endswith("settings")
 
 
@@ -122,7 +122,7 @@ def test_wrong_seeds_are_told(small: Suite) -> None:
     assert room.REFERENCE == "rule"
 
 
-# -- policies in a contest ----------------------------------------------------------------------
+# -- policies evaluated ----------------------------------------------------------------------
 
 
 class Restless:
@@ -148,15 +148,15 @@ def asked_one_by_one(policy: Policy) -> Policy:
 
 
 @pytest.mark.parametrize("policy", [RulePolicy(), ThresholdPolicy(), Restless()])
-def test_a_policy_does_in_a_contest_what_it_does_alone(small: Suite, policy: Policy) -> None:
-    assert not isinstance(policy, Chooser)
+def test_a_policy_does_beside_others_what_it_does_alone(small: Suite, policy: Policy) -> None:
+    assert not isinstance(policy, VectorPolicy)
     for cell in small.cells():
         episodes = small.episodes(cell, [0, 1])
-        utility = contest(episodes, [policy]).utility[0]
+        utility = evaluate(episodes, [policy]).utility[0]
         alone = [simulate(service, trace, policy).utility for service, trace in episodes]
         # Where the traces end at different ticks a policy is asked on while the others go on.
         assert utility.tolist() == pytest.approx(alone, abs=1e-3)
-        one = contest(episodes[:1], [policy]).utility[0, 0]
+        one = evaluate(episodes[:1], [policy]).utility[0, 0]
         assert one == pytest.approx(alone[0], abs=1e-12)
 
 
@@ -172,9 +172,9 @@ def test_a_chooser_asked_one_by_one_does_the_same(small: Suite) -> None:
         seen, tried, np.where(tried > 0, rng.normal(size=400), 0.0), PRESETS, min_samples=2
     )
     episodes = [one for cell in small.cells() for one in small.episodes(cell, [0])]
-    both = contest(episodes, [policy, asked_one_by_one(policy)])
+    both = evaluate(episodes, [policy, asked_one_by_one(policy)])
     assert both.utility[0] == pytest.approx(both.utility[1], abs=1e-9)
-    assert (both.utility[0] != contest(episodes, [DEFAULT]).utility[0]).any()
+    assert (both.utility[0] != evaluate(episodes, [DEFAULT]).utility[0]).any()
 
 
 def test_a_policy_may_invent_more_settings_than_are_kept(
@@ -183,9 +183,9 @@ def test_a_policy_may_invent_more_settings_than_are_kept(
     from sims.evaluation import evaluate as ring
 
     episodes = small.episodes(next(small.cells()), [0, 1])
-    expected = contest(episodes, [Restless()]).utility
+    expected = evaluate(episodes, [Restless()]).utility
     monkeypatch.setattr(ring, "_MOST_KNOWN", 2)
-    assert contest(episodes, [Restless()]).utility.tolist() == expected.tolist()
+    assert evaluate(episodes, [Restless()]).utility.tolist() == expected.tolist()
 
 
 # -- an episode over time -----------------------------------------------------------------------
@@ -193,9 +193,9 @@ def test_a_policy_may_invent_more_settings_than_are_kept(
 
 def test_a_timeline_adds_up(small: Suite) -> None:
     service, trace = small.episodes(list(small.cells())[3], [0])[0]  # surge at 1.2
-    for driver in (DEFAULT, SlackFit(early_drop=True), ThresholdPolicy()):
-        seen = timeline(service, trace, driver)
-        result = simulate(service, trace, driver)
+    for policy in (DEFAULT, SlackFit(early_drop=True), ThresholdPolicy()):
+        seen = timeline(service, trace, policy)
+        result = simulate(service, trace, policy)
         per_slot = seen.arrivals_per_s * seen.slot_ms / 1e3
         assert per_slot.sum() == pytest.approx(len(trace))
         assert (seen.refused * per_slot).sum() == pytest.approx(result.refused)

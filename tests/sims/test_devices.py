@@ -28,7 +28,7 @@ from sims.devices import (
     prefill,
     resident_rows,
 )
-from sims.devices.measured import Row, held_out, possible
+from sims.devices.measured import Measurement, held_out, possible
 from sims.devices.table import FITS, HELD_OUT_PERCENT, SPECS
 
 # 100 TFLOP/s and 1000 GB/s of which half is reached: 50e9 operations and 0.5e9 bytes per ms.
@@ -164,7 +164,7 @@ def test_impossible_values_are_refused() -> None:
 
 def test_configurations_are_held_out_whole() -> None:
     rows = [
-        Row(model, devices, length, batch, 1e6)
+        Measurement(model, devices, length, batch, 1e6)
         for model in ("llama-7b", "Qwen2-7B")
         for devices in (1, 2, 4)
         for length in (128, 256)
@@ -181,7 +181,7 @@ def test_configurations_are_held_out_whole() -> None:
 
 def test_runs_faster_than_the_peaks_allow_are_left_out() -> None:
     # 128 steps that each read 13.5 GB at 1555 GB/s take at least 1.1 s.
-    slow, broken = (Row("llama-7b", 1, 128, 1, ms) for ms in (1700.0, 900.0))
+    slow, broken = (Measurement("llama-7b", 1, 128, 1, ms) for ms in (1700.0, 900.0))
     assert possible([slow, broken], SPECS["a100"]) == [slow]
 
 

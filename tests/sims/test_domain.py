@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from policies.presets import DEFAULT
-from sims.engine.inputs import make_bank
+from sims.engine.inputs import make_inputs
 from sims.gym.domain import REGIMES, LoadDomain, capacity_per_s
 from sims.service import Service, Units
 from sims.traces import NoArrivals, Trace, poisson
@@ -73,7 +73,7 @@ def test_draws_stay_within_their_ranges_and_reach_both_ends() -> None:
         assert service.units is not None
         assert np.ptp(service.units.slower) == 0.0
         assert service.hidden.drift_every_ms == 200.0
-    make_bank(drawn, [poisson(50.0, 1.0, seed=0)], [DEFAULT])  # they share their tables
+    make_inputs(drawn, [poisson(50.0, 1.0, seed=0)], [DEFAULT])  # they share their tables
 
 
 def test_uneven_workers_keep_their_mean_speed() -> None:

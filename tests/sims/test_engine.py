@@ -15,9 +15,9 @@ from policies.presets import PRESETS
 from policies.rivals import BentoML, Clipper, Clockwork, DrainAware, Proteus, SlackFit
 from sims.engine import advance as engine
 from sims.engine.episodes import Piece, begin
-from sims.engine.inputs import make_bank
+from sims.engine.inputs import make_inputs
 from sims.engine.state import DROPPED, SERVED, full_log, make_state
-from sims.service import Hidden, Service, Switching, Units, noise
+from sims.service import Disturbances, Service, Switching, Units, noise
 from sims.simulation import Simulation
 from sims.traces import Trace, bursty, poisson
 
@@ -210,7 +210,7 @@ def test_each_kind_of_device_has_a_table_of_its_own() -> None:
 
 
 def test_drift_is_linear_between_its_levels_and_repeats() -> None:
-    hidden = Hidden(drift=np.array([1.0, 2.0, 4.0]), drift_every_ms=100.0)
+    hidden = Disturbances(drift=np.array([1.0, 2.0, 4.0]), drift_every_ms=100.0)
     _, ms = took(service(8.0, hidden=hidden), [0] * 8)
     factors = [1.0, 1.5, 2.0, 3.0, 4.0, 2.5, 1.0, 1.5]  # at 0, 50, …; from 4 back to 1
     assert ms == [8.0 * factor for factor in factors]
@@ -281,7 +281,7 @@ def test_requests_of_one_length_are_served_alike_either_way(
         cost_ms[0, 3:], cost_ms[1, 6:] = np.inf, np.nan
     one = Service(
         cost_ms, np.ones(1), 40.0, 3, tier=np.array([0, 1]), accuracy=np.array([1.0, 0.8]),
-        true_ms=true_ms, learning=0.3, hidden=Hidden(noise(rng, scatter=0.2)),
+        true_ms=true_ms, learning=0.3, hidden=Disturbances(noise(rng, scatter=0.2)),
         switching=Switching(0.5, 2.0, 1), units=replace(UNEVEN, placement="use"),
     )  # fmt: skip
     trace = bursty(1500.0, 1.5, cv2=6.0, seed=1, lengths=ONE)
@@ -319,10 +319,10 @@ def test_lengths_are_counted_even_where_all_are_padded_to_one() -> None:
 
 def bounded(one: Service, trace: Trace, room: int, setting: RuleParams) -> Any:
     """The log of a run with room for so many to wait."""
-    bank = make_bank([one], [trace], [setting])
-    state, log = make_state(1, bank, room=room), full_log(len(trace))
-    begin(bank, state, 0, Piece(0, 0, 0, len(trace)))
-    engine.advance(bank, state, log, 0, math.inf)
+    inputs = make_inputs([one], [trace], [setting])
+    state, log = make_state(1, inputs, room=room), full_log(len(trace))
+    begin(inputs, state, 0, Piece(0, 0, 0, len(trace)))
+    engine.advance(inputs, state, log, 0, math.inf)
     assert state.env["refused"][0] == (log.outcome == DROPPED).sum()
     return log
 
@@ -348,9 +348,9 @@ def test_a_queue_that_moves_on_in_its_room_loses_nobody() -> None:
 
 
 def test_room_for_hardly_anybody_is_refused() -> None:
-    bank = make_bank([service()], [at(0)], [ALONE])
+    inputs = make_inputs([service()], [at(0)], [ALONE])
     with pytest.raises(ValueError, match="room must be at least 8, got 7"):
-        make_state(1, bank, room=7)
+        make_state(1, inputs, room=7)
 
 
 # -- other disciplines --------------------------------------------------------------------------
@@ -406,7 +406,7 @@ def test_disciplines_worked_by_hand() -> None:
     assert got.end_ms.tolist() == [8.0, 18.0, 18.0, 30.0, 30.0, 30.0]
     # A batch that takes 1.5 times what was expected counts so ever after: 12 of 15 ms, two rows
     # would take 15.
-    spiky = replace(roomy, slo_ms=20.0, hidden=Hidden(np.array([1.5])))
+    spiky = replace(roomy, slo_ms=20.0, hidden=Disturbances(np.array([1.5])))
     got = run(spiky, at(0, 30, 30), Clockwork(0))
     assert got.batches()["rows"].tolist() == [1, 2]
     got = run(replace(spiky, slo_ms=14.0), at(0, 30, 30), Clockwork(0))

@@ -74,10 +74,10 @@ def test_the_reward_is_the_advantage_over_the_default_from_the_same_state() -> N
         twin = Simulation(service, trace)
         twin.advance(500.0, presets[0])
         waiting = int((twin.outcome[: twin.offered] == WAITING).sum())
-        before, arrived = twin.worth, twin.offered
+        before, arrived = twin.utility_sum, twin.offered
         twin.advance(600.0, presets[action])
         twin.advance(700.0, presets[0])
-        worth.append(twin.worth - before)
+        worth.append(twin.utility_sum - before)
         concerned = waiting + twin.offered - arrived
     assert reward == pytest.approx(20 * (worth[0] - worth[1]) / concerned)
     assert reward < 0
@@ -138,11 +138,11 @@ def test_an_environment_among_many_is_the_one_alone() -> None:
     """Same service, same piece of the same trace: same observations and rewards."""
     gym = LoadGym(SMALL, 2, services=1, traces=1, seed=5)
     seen = gym.reset()[0]
-    env, bank = gym._all.state.env[0], gym._all.bank
-    at_ms = (bank.at_ms[env["start"] : env["last"]] - env["origin_ms"]) * env["stretch"]
+    env, inputs = gym._all.state.env[0], gym._all.inputs
+    at_ms = (inputs.at_ms[env["start"] : env["last"]] - env["origin_ms"]) * env["stretch"]
     rng = np.random.default_rng(5)
     service = SMALL.draw_service(rng)
-    trace = Trace(at_ms / 1e3, bank.length[env["start"] : env["last"]].copy(), "piece")
+    trace = Trace(at_ms / 1e3, inputs.length[env["start"] : env["last"]].copy(), "piece")
     alone = LoadEnv(SMALL)
     first, _ = alone.reset(seed=0, options={"service": service, "trace": trace})
     np.testing.assert_allclose(seen, first)
@@ -219,8 +219,8 @@ def test_the_docstring_specifies_every_entry_and_capacity_is_by_hand() -> None:
     assert LoadEnv().observation_space.shape == (len(observation_names()),) == (63,)
     service = reference_service(workers=3)
     lengths = np.array([16, 16], np.int32)
-    cell = service.lengths.tolist().index(16.0)
-    best = min(service.cost_ms[p, r, cell] / (r + 1) for p in range(3) for r in range(16))
+    bucket = service.lengths.tolist().index(16.0)
+    best = min(service.cost_ms[p, r, bucket] / (r + 1) for p in range(3) for r in range(16))
     assert capacity_per_s(service, lengths) == pytest.approx(3000.0 / best)
 
 

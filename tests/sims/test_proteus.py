@@ -11,7 +11,7 @@ import pytest
 
 from policies._proteus import PLANS
 from policies.rivals import Proteus
-from sims.engine.inputs import make_bank
+from sims.engine.inputs import make_inputs
 from sims.engine.proteus import gives_way
 from sims.engine.scene import Costs, Crew
 from sims.engine.state import BY_ORDER, make_state
@@ -79,8 +79,8 @@ def test_a_worker_that_joins_is_given_a_plan_at_once() -> None:
 def whose_turn(left_ms: float, busy: int = -1, waiting: int = 8) -> int:
     """Who is asked when so much time is left to all that wait; worker 1 runs plan 0, 0 plan 2."""
     service = fleet()
-    bank = make_bank([service], [poisson(1.0, 9.0, seed=0, lengths=ONE)], [Proteus()])
-    state = make_state(1, bank)
+    inputs = make_inputs([service], [poisson(1.0, 9.0, seed=0, lengths=ONE)], [Proteus()])
+    state = make_state(1, inputs)
     env, memo, units = state.env[0], state.memo[0], state.unit[0]
     env["active"], env["now_ms"], units["correction"] = 2, 1000.0, 1.0
     env["tail"], state.queue_ms[0, :waiting] = waiting, 950.0 + left_ms
@@ -88,10 +88,10 @@ def whose_turn(left_ms: float, busy: int = -1, waiting: int = 8) -> int:
     memo[PLANS : PLANS + 2] = 2.0, 0.0
     if busy >= 0:
         units["free_ms"][busy] = 2000.0
-    crew = Crew(bank.worker[0], units, BY_ORDER)
+    crew = Crew(inputs.worker[0], units, BY_ORDER)
     way = gives_way(
-        busy == 0, env, 50.0, crew, Costs(bank.believed, bank.accuracy), state.queue_ms[0],
-        bank.params[0], memo,
+        busy == 0, env, 50.0, crew, Costs(inputs.believed, inputs.accuracy), state.queue_ms[0],
+        inputs.params[0], memo,
     )  # fmt: skip
     asked = next_worker(1000.0, 2, crew)
     assert way == (asked != (busy == 0))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sims.service import Hidden, Result, Service, Switching, Units, drifting, noise
+from sims.service import Disturbances, Result, Service, Switching, Units, drifting, noise
 
 
 def service(**changes: Any) -> Service:
@@ -105,11 +105,11 @@ def test_workers_that_make_no_sense_are_refused(changes: dict[str, Any], text: s
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Hidden(np.zeros(1)), "factor must hold finite multipliers greater than 0"),
-        (lambda: Hidden(np.empty(0)), "factor must hold finite multipliers greater than 0"),
-        (lambda: Hidden(drift=np.array([1, np.inf])), "drift must hold finite multipliers"),
+        (lambda: Disturbances(np.zeros(1)), "factor must hold finite multipliers greater than 0"),
+        (lambda: Disturbances(np.empty(0)), "factor must hold finite multipliers greater than 0"),
+        (lambda: Disturbances(drift=np.array([1, np.inf])), "drift must hold finite multipliers"),
         (
-            lambda: Hidden(drift_every_ms=0.0),
+            lambda: Disturbances(drift_every_ms=0.0),
             r"drift_every_ms must be finite and greater than 0, got 0\.0",
         ),
         (lambda: Switching(-1.0), r"switch_ms must be finite and at least 0, got -1\.0"),

@@ -17,7 +17,7 @@ from profiler.signals import Window
 from sims.engine import state
 from sims.evaluation.static_sweep import sweep_static
 from sims.reference import reference_service
-from sims.service import Hidden, Service
+from sims.service import Disturbances, Service
 from sims.simulation import Simulation, simulate
 from sims.traces import Trace, bursty, poisson, surge
 
@@ -51,7 +51,7 @@ def test_one_at_a_time_worked_by_hand() -> None:
 
 
 def test_batches_overhead_and_hidden_costs_worked_by_hand() -> None:
-    disturbed = service(hidden=Hidden(np.array([1.0, 3.0])), overhead_ms=0.5)
+    disturbed = service(hidden=Disturbances(np.array([1.0, 3.0])), overhead_ms=0.5)
     got = run(disturbed, trace_of(0, 1, 2), RuleParams.static(0, 4))
     # 0 runs alone till 4.5; then two rows, 6 ms × 3 + 0.5.
     assert got.end_ms.tolist() == [4.5, 23.0, 23.0]
@@ -89,14 +89,14 @@ def live(service: Service, trace: Trace, params: RuleParams) -> tuple[list[float
     arrivals = (trace.arrivals_s * 1e3).tolist()
     end = [math.inf] * len(arrivals)
     refused = [False] * len(arrivals)
-    cells = np.searchsorted(service.lengths, trace.lengths)
+    buckets = np.searchsorted(service.lengths, trace.lengths)
     now, following, batches, rate, rate_at, hold = 0.0, 0, 0, 0.0, 0.0, -math.inf
     while following < len(arrivals) or owners:
         while following < len(arrivals) and arrivals[following] <= now:
             at = arrivals[following]
             rate = rate * np.exp((rate_at - at) / 40.0) + 1 / 40.0
             rate_at, hold = at, -math.inf
-            waiting.append(at + service.slo_ms, at, int(cells[following]))
+            waiting.append(at + service.slo_ms, at, int(buckets[following]))
             owners.append(following)
             following += 1
         worker = free.index(min(free))
@@ -105,8 +105,8 @@ def live(service: Service, trace: Trace, params: RuleParams) -> tuple[list[float
             for k in got.dropped:
                 end[owners[k]], refused[owners[k]] = now, True
             if got.members:
-                cell = max(int(cells[owners[k]]) for k in got.members)
-                took = service.cost_ms[got.plan, len(got.members) - 1, cell]
+                bucket = max(int(buckets[owners[k]]) for k in got.members)
+                took = service.cost_ms[got.plan, len(got.members) - 1, bucket]
                 took *= service.hidden.factor[batches % service.hidden.factor.size]
                 batches += 1
                 free[worker] = now + took + service.overhead_ms
@@ -202,11 +202,11 @@ def window(simulation: Simulation, one: Service, trace: Trace) -> object:
             events.append((float(simulation.end_ms[i]) / 1e3, 2, (latency, latency <= one.slo_ms)))
     log = simulation.batches()
     for k in range(len(log["start_ms"])):
-        shape = Shape(int(log["rows"][k]), int(one.lengths[log["cell"][k]]))
+        shape = Shape(int(log["rows"][k]), int(one.lengths[log["bucket"][k]]))
         elapsed = float(log["finish_ms"][k] - log["start_ms"][k])
         told = ("plan", shape, elapsed, float(log["expected_ms"][k]), int(log["tokens"][k]))
         events.append((float(log["finish_ms"][k]) / 1e3, 3, told))
-    calls = (live.arrived, live.refused, live.ended, live.ran)
+    calls = (live.arrived, live.refused, live.ended, live.record_batch)
     for at_s, kind, arguments in sorted(events, key=lambda e: (e[0], e[1])):
         if at_s <= now_s:
             clock[0] = at_s
@@ -288,7 +288,7 @@ def test_a_run_says_how_it_went() -> None:
     assert (simulation.now_ms, simulation.offered, simulation.done) == (0.0, 0, False)
     simulation.advance(1.0, RuleParams.static(0, 1))
     assert (simulation.now_ms, simulation.offered, simulation.done) == (1.0, 2, False)
-    assert simulation.worth == 2.0  # counted when a batch starts
+    assert simulation.utility_sum == 2.0  # counted when a batch starts
     simulation.advance(10.0, RuleParams.static(0, 1))
     assert not simulation.done  # one is still to come
     simulation.advance(math.inf, RuleParams.static(0, 1))

@@ -26,7 +26,7 @@ from sims.engine.state import SERVED
 from sims.evaluation.suite import six_tiers
 from sims.latencies import ACCURACY
 from sims.reference import reference_service
-from sims.service import Hidden, Result, Service, Switching, Units, drifting, noise
+from sims.service import Disturbances, Result, Service, Switching, Units, drifting, noise
 from sims.simulation import Simulation, drive, played, simulate
 from sims.streaming import StreamedSimulation, simulate_stream
 from sims.traces import NoArrivals, Trace, bursty, poisson, recorded, stream, surge
@@ -72,7 +72,7 @@ def disturbed(seed: int) -> Service:
     return replace(
         six_tiers(workers=3), lengths=np.array([300.0]), units=units, learning=0.1,
         overhead_ms=0.3, delay_ms=1.5,
-        hidden=Hidden(factor, drifting(rng, (0.7, 1.6), 5), 400.0),
+        hidden=Disturbances(factor, drifting(rng, (0.7, 1.6), 5), 400.0),
         switching=Switching(0.7, 3.0, 2),
     )  # fmt: skip
 
@@ -171,10 +171,10 @@ def test_many_at_one_moment_may_be_cut_anywhere_and_that_moment_may_be_0() -> No
     service, lengths = gone_long(), np.full(90, 7, np.int32)
     for moments in ([0.0], [0.0, 0.05, 0.2]):
         trace = Trace(np.repeat(moments, 90 // len(moments)), lengths, "clumps")
-        for driver in (DEFAULT, SlackFit(), Sensitive()):
-            whole = simulate(service, trace, driver, tick_ms=50.0)
+        for policy in (DEFAULT, SlackFit(), Sensitive()):
+            whole = simulate(service, trace, policy, tick_ms=50.0)
             for size in (1, 7, 30):
-                got = simulate_stream(service, pieces_of(trace, size), driver, tick_ms=50.0)
+                got = simulate_stream(service, pieces_of(trace, size), policy, tick_ms=50.0)
                 assert same(got, whole)
 
 
@@ -198,12 +198,12 @@ def generated(count: int) -> Iterator[Trace]:
 
 def sizes(simulation: StreamedSimulation) -> int:
     """Entries of the largest array that depends on the trace."""
-    bank, state, log = simulation._bank, simulation._state, simulation._log
-    return max(bank.at_ms.size, bank.length.size, state.queue_ms.size, log.end_ms.size)
+    inputs, state, log = simulation._inputs, simulation._state, simulation._log
+    return max(inputs.at_ms.size, inputs.length.size, state.queue_ms.size, log.end_ms.size)
 
 
-@pytest.mark.parametrize("driver", [DEFAULT, Sensitive()], ids=["setting", "policy"])
-def test_memory_is_that_of_a_piece_however_many_there_are(driver: Any) -> None:
+@pytest.mark.parametrize("policy", [DEFAULT, Sensitive()], ids=["setting", "policy"])
+def test_memory_is_that_of_a_piece_however_many_there_are(policy: Any) -> None:
     simulation, largest, service = None, [], reference_service()
 
     def watched() -> Iterator[Trace]:
@@ -213,7 +213,7 @@ def test_memory_is_that_of_a_piece_however_many_there_are(driver: Any) -> None:
             yield piece
 
     simulation = StreamedSimulation(service, watched())
-    drive(simulation, driver)
+    drive(simulation, policy)
     assert len(largest) == 149
     # A piece, the second before it, the few who may wait for an answer within 50 ms, and in the
     # log of batches a turn of the hidden factors.
@@ -288,9 +288,9 @@ def at(*times_s: float, length: int = 16) -> Trace:
     ],
 )
 def test_pieces_must_be_one_trace(pieces: list[Trace], text: str) -> None:
-    for driver in (DEFAULT, ThresholdPolicy()):
+    for policy in (DEFAULT, ThresholdPolicy()):
         with pytest.raises(ValueError, match=text):
-            simulate_stream(reference_service(), pieces, driver)
+            simulate_stream(reference_service(), pieces, policy)
 
 
 def test_no_piece_is_no_arrivals() -> None:
@@ -308,8 +308,8 @@ def test_a_driver_must_make_sense() -> None:
     service, trace = reference_service(), poisson(100.0, 1.0, seed=0)
     assert isinstance(Silent(), Policy)
     for run in (
-        lambda driver, **more: simulate(service, trace, driver, **more),
-        lambda driver, **more: simulate_stream(service, [trace], driver, **more),
+        lambda policy, **more: simulate(service, trace, policy, **more),
+        lambda policy, **more: simulate_stream(service, [trace], policy, **more),
     ):
         with pytest.raises(
             ValueError, match="silent: choose must return a Choice of RuleParams, got None"

@@ -40,9 +40,9 @@ def test_trained_it_is_no_worse_than_the_rule_it_starts_from() -> None:
     domain, config = LoadDomain(), TrainConfig(steps=500_000)
     policy = train(envs(domain, config), config).policy
 
-    def utility(driver: Policy) -> np.ndarray:
+    def utility(policy: Policy) -> np.ndarray:
         episodes = (domain.draw(np.random.default_rng(10_000 + s)) for s in range(60))
-        return np.array([simulate(*episode, driver).utility for episode in episodes])
+        return np.array([simulate(*episode, policy).utility for episode in episodes])
 
     gain = utility(policy) - utility(RulePolicy())
     assert gain.mean() >= -0.001

@@ -71,7 +71,7 @@ def test_it_gives_what_the_gym_gives() -> None:
 def test_an_episode_ends_truncated_with_its_return_length_and_figures() -> None:
     plain, envs = gym(), LoadVecEnv(gym())
     plain.reset()
-    told = [plain.step(action).told for action in actions(TICKS)][-1]
+    totals = [plain.step(action).totals for action in actions(TICKS)][-1]
     steps = played(envs, 2 * TICKS)
     for start in (0, TICKS):  # the second episode counts from its own beginning
         piece = steps[start : start + TICKS]
@@ -91,7 +91,7 @@ def test_an_episode_ends_truncated_with_its_return_length_and_figures() -> None:
             assert 0 <= episode["met_ratio"] <= 1
             assert episode["utility"] == pytest.approx(episode["met_ratio"])  # every answer is 1
     for e, info in enumerate(steps[TICKS - 1][3]):
-        offered, _, met, worth = told[e]
+        offered, _, met, worth = totals[e]
         assert info["episode"]["met_ratio"] == met / offered
         assert info["episode"]["utility"] == worth / offered
 
@@ -127,8 +127,8 @@ def test_vec_normalize_and_vec_monitor_wrap_it() -> None:
         for mine, wrapped in zip(expected[3], got[3], strict=True):
             if mine:
                 for key in ("r", "l"):
-                    told = wrapped["episode"][key]
-                    assert told == pytest.approx(mine["episode"][key], abs=1e-5)
+                    totals = wrapped["episode"][key]
+                    assert totals == pytest.approx(mine["episode"][key], abs=1e-5)
                 assert wrapped["TimeLimit.truncated"] is True
     np.testing.assert_array_equal(envs.get_original_obs(), expected[0])
     assert envs.obs_rms.mean.shape == plain.observation_space.shape

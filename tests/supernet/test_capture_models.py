@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from supernet.backends.eager import EagerPlan
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.capture.probe import agree
 from supernet.capture.subject import Capture, capture
 from tests.supernet.models import (
@@ -201,8 +201,8 @@ def _answers_agree(model: nn.Module, learned: Capture, call: tuple[Any, ...]) ->
     got = learned.rebuild(EagerPlan(learned.program).run(flat.leaves))
     with torch.no_grad():
         want = model(*call)
-    got_leaves, got_structure = take_apart(got)
-    want_leaves, want_structure = take_apart(want)
+    got_leaves, got_structure = flatten(got)
+    want_leaves, want_structure = flatten(want)
     assert got_structure == want_structure
     assert type(got) is type(want)
     assert agree(got_leaves, want_leaves)

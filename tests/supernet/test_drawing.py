@@ -30,8 +30,8 @@ from supernet.fusion.report.region_report import (
     flow_of,
     home,
     layer_to_draw,
+    op_counts,
     read,
-    tally,
 )
 from supernet.fusion.rules.rules import FusionChoice, apply_fusion_rules
 from tests.supernet.contract import MemorySource, make_spec
@@ -105,7 +105,7 @@ def test_home_is_what_the_modules_have_in_common(found: Regions) -> None:
 
 def test_tally_begins_with_what_is_computed(found: Regions) -> None:
     attention = next(region for region in found.regions if region.rule == "attention")
-    assert tally(found.graph, attention.ops) == (
+    assert op_counts(found.graph, attention.ops) == (
         "scaled_dot_product_attention, view × 3, transpose × 4, reshape"
     )
 

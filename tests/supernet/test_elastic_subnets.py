@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from supernet.capture.pytree import take_apart
+from supernet.capture.pytree import flatten
 from torch import nn
 
 from supernet.capture.probe import agree
@@ -32,7 +32,7 @@ IMAGES: Any = [(noise(3, 3, 16, 16),), (noise(1, 3, 16, 16),)]
 def answers(model: nn.Module, call: Any) -> list[torch.Tensor]:
     args, kwargs = ((), call) if isinstance(call, dict) else (call, {})
     with torch.no_grad():
-        return take_apart(model(*args, **kwargs))[0]
+        return flatten(model(*args, **kwargs))[0]
 
 
 def drawn(net: Supernet, rng: random.Random) -> SubnetSpec:

@@ -244,13 +244,13 @@ def test_states_are_saved_once_a_minute_and_before_a_stop(tmp_path: Path) -> Non
 def test_the_time_left_is_told_by_the_pace_of_this_stage() -> None:
     now_s = [0.0]
     pace = Pace(lambda: now_s[0])
-    assert pace.heard("training", 0.5) == Stage("training", 0.5, None), "it went on from there"
+    assert pace.update("training", 0.5) == Stage("training", 0.5, None), "it went on from there"
     now_s[0] = 10.0
-    assert pace.heard("training", 0.6).left_s == pytest.approx(40.0)
-    assert pace.heard("judging", 0.0).left_s is None
+    assert pace.update("training", 0.6).left_s == pytest.approx(40.0)
+    assert pace.update("judging", 0.0).left_s is None
     now_s[0] = 15.0
-    assert pace.heard("judging", 0.5).left_s == pytest.approx(5.0)
-    assert pace.heard("judging", 1.0).left_s == 0.0
+    assert pace.update("judging", 0.5).left_s == pytest.approx(5.0)
+    assert pace.update("judging", 1.0).left_s == 0.0
 
 
 def test_errors_of_no_job_are_not_named() -> None:

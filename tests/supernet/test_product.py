@@ -18,20 +18,20 @@ from supernet.backends.base import backend
 from supernet.backends.fused_build import captured, roundings
 from supernet.capture.subject import capture
 from supernet.fidelity import Limit, error
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 from supernet.fusion.kernels.product import fits, multiply, pack, takes
 from tests.supernet.contract import MemorySource, make_spec
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
 
-ACTIVATIONS: Mapping[str, tuple[Activation, Callable[[Tensor], Tensor]]] = {
-    "none": (Activation(), lambda y: y),
-    "relu": (Activation("relu"), torch.relu),
-    "hardtanh": (Activation("hardtanh", (-0.25, 0.5)), lambda y: y.clamp(-0.25, 0.5)),
-    "swish": (Activation("swish"), functional.silu),
-    "gelu": (Activation("gelu", algorithm="none"), functional.gelu),
+ACTIVATIONS: Mapping[str, tuple[PostOp, Callable[[Tensor], Tensor]]] = {
+    "none": (PostOp(), lambda y: y),
+    "relu": (PostOp("relu"), torch.relu),
+    "hardtanh": (PostOp("hardtanh", (-0.25, 0.5)), lambda y: y.clamp(-0.25, 0.5)),
+    "swish": (PostOp("swish"), functional.silu),
+    "gelu": (PostOp("gelu", algorithm="none"), functional.gelu),
     "gelu tanh": (
-        Activation("gelu", algorithm="tanh"),
+        PostOp("gelu", algorithm="tanh"),
         lambda y: functional.gelu(y, approximate="tanh"),
     ),
 }
@@ -42,9 +42,9 @@ def randn(*sizes: int) -> Tensor:
 
 
 def run(x: Tensor, packed: Tensor, bias: Tensor | None = None,
-        activation: Activation | None = None) -> Tensor:  # fmt: skip
+        activation: PostOp | None = None) -> Tensor:  # fmt: skip
     assert not packed.is_mkldnn
-    name, scalars, algorithm = (activation or Activation()).arguments()
+    name, scalars, algorithm = (activation or PostOp()).arguments()
     return multiply(x, packed, bias, name, scalars, algorithm)
 
 
@@ -117,7 +117,7 @@ def test_only_whole_panels_and_known_activations() -> None:
     assert not fits(torch.ones(100, 64))
     assert not fits(torch.ones(64, 0))
     assert all(takes(activation) for activation, _ in ACTIVATIONS.values())
-    assert not takes(Activation("sigmoid"))
+    assert not takes(PostOp("sigmoid"))
 
 
 class Wide(nn.Module):

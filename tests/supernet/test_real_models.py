@@ -14,7 +14,7 @@ from supernet.backends.base import backend
 from supernet.backends.eager import EagerPlan
 from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.capture.probe import agree
 from supernet.capture.stored import store
 from supernet.capture.subject import Capture, capture
@@ -34,8 +34,8 @@ def _answers_agree(model: nn.Module, learned: Capture, call: dict[str, torch.Ten
     with torch.no_grad():
         want = model(**call)
     assert type(got) is type(want)
-    assert take_apart(got)[1] == take_apart(want)[1]
-    assert agree(take_apart(got)[0], take_apart(want)[0])
+    assert flatten(got)[1] == flatten(want)[1]
+    assert agree(flatten(got)[0], flatten(want)[0])
 
 
 def words(rows: int, length: int) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from supernet.errors import BuildFailed
 from supernet.fusion.graph.op_graph import OpGraph
 from supernet.fusion.kernels import onednn
 from supernet.fusion.lowering.lowering import functional, lower
-from supernet.fusion.search import NOISE, Found, candidates, halve, pareto, subsets
+from supernet.fusion.search import NOISE, MeasuredVariant, candidates, halve, pareto, subsets
 from supernet.plans import PlanState
 from supernet.proposals import FUSION
 from tests.supernet.contract import make_spec
@@ -76,18 +76,20 @@ def test_a_budget_leaves_out_the_costly_shapes() -> None:
 
 times = st.fixed_dictionaries({SMALL: st.floats(1.0, 2.0), LARGE: st.floats(1.0, 2.0)})
 found = st.lists(
-    st.builds(Found, st.just(""), times, st.integers(1, 3), st.sampled_from([0.0, 0.001, 0.01])),
+    st.builds(
+        MeasuredVariant, st.just(""), times, st.integers(1, 3), st.sampled_from([0.0, 0.001, 0.01])
+    ),
     min_size=1,
 )
 
 
 @given(found)
-def test_what_is_kept_is_beaten_by_nothing_and_beats_the_rest(tried: list[Found]) -> None:
+def test_what_is_kept_is_beaten_by_nothing_and_beats_the_rest(tried: list[MeasuredVariant]) -> None:
     named = [replace(one, name=str(i)) for i, one in enumerate(tried)]
     kept = pareto(named)
     assert kept
 
-    def as_good(a: Found, b: Found, slack: float) -> bool:
+    def as_good(a: MeasuredVariant, b: MeasuredVariant, slack: float) -> bool:
         fast = all(a.costs_ms[s] <= (1 + slack) * b.costs_ms[s] for s in b.costs_ms)
         return fast and a.memory_bytes <= b.memory_bytes and a.error <= b.error
 

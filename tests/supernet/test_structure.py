@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supernet.capture.calls.pytree import take_apart
+from supernet.capture.calls.pytree import flatten
 from supernet.errors import OutsideCapture, Uncapturable
 from tests.supernet.models import Pair, Scores
 
@@ -32,9 +32,9 @@ VALUES = st.recursive(
 @given(VALUES)
 @settings(max_examples=60, deadline=None)
 def test_apart_and_together(value: Any) -> None:
-    leaves, structure = take_apart(value)
+    leaves, structure = flatten(value)
     assert structure.size == len(leaves)
-    again, same = take_apart(structure.rebuild(leaves))
+    again, same = flatten(structure.rebuild(leaves))
     assert same == structure
     assert all(a is b for a, b in zip(again, leaves, strict=True))
     matched: list[torch.Tensor] = []
@@ -45,14 +45,14 @@ def test_apart_and_together(value: Any) -> None:
 @pytest.mark.parametrize("cls", [OrderedDict, lambda pairs: defaultdict(int, pairs)])
 def test_what_pytree_knows_is_kept_as_its_own_type(cls: Any) -> None:
     value = cls([("a", torch.ones(1)), ("b", 2)])
-    leaves, structure = take_apart(value)
+    leaves, structure = flatten(value)
     rebuilt = structure.rebuild(leaves)
     assert type(rebuilt) is type(value)
     assert rebuilt == value
 
 
 def test_nan_as_a_constant_equals_itself() -> None:
-    _, structure = take_apart([float("nan")])
+    _, structure = flatten([float("nan")])
     structure.match([float("nan")], [], "value")
 
 
@@ -66,14 +66,14 @@ def test_nan_as_a_constant_equals_itself() -> None:
 )
 def test_what_cannot_be_taken_apart_is_named(value: Any, reason: str) -> None:
     with pytest.raises(Uncapturable, match=reason):
-        take_apart(value)
+        flatten(value)
 
 
 def test_a_value_that_holds_itself_is_refused() -> None:
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(Uncapturable, match="more than 32 levels"):
-        take_apart(loop)
+        flatten(loop)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_a_value_that_holds_itself_is_refused() -> None:
     ],
 )
 def test_another_build_is_named(value: Any, reason: str) -> None:
-    _, structure = take_apart([torch.ones(1), 2])
+    _, structure = flatten([torch.ones(1), 2])
     with pytest.raises(OutsideCapture, match=reason):
         structure.match(value, [], "value")
 
 
 def test_the_number_of_leaves_must_fit() -> None:
-    _, structure = take_apart((torch.ones(1), None))
+    _, structure = flatten((torch.ones(1), None))
     with pytest.raises(ValueError, match="leaves must number 1, got 2"):
         structure.rebuild([torch.ones(1), torch.ones(1)])

@@ -13,7 +13,7 @@ from supernet.backends.fused_build import captured, plan_of
 from supernet.capture.subject import capture
 from supernet.fidelity import error
 from supernet.fusion.kernels import winograd
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 from supernet.fusion.kernels.winograd import convolve, fits, pack
 from supernet.fusion.lowering.lowering import lower
 from supernet.fusion.lowering.subgraphs import pieces_of
@@ -146,7 +146,7 @@ def test_only_what_pays_is_put_on_it(convolution: nn.Conv2d, size: int, is_for_i
 
 @pytest.mark.parametrize(("name", "takes"), [("relu", True), ("gelu", False)])
 def test_only_clipping_comes_after_it(name: str, takes: bool) -> None:
-    assert winograd.takes(Activation(name)) == takes
+    assert winograd.takes(PostOp(name)) == takes
 
 
 class Basic(nn.Module):

@@ -40,12 +40,12 @@ def explain(
     """Print the explanation of the plans that ``model`` names, and draw one of them."""
     from evolve.cli.explaining.explained import as_json, show
 
-    told = explanation(cache, found, select(found, model), limit=limit, shape=shape)
-    drawn = None if plot is None else _drawn(told, plot)
+    result = explanation(cache, found, select(found, model), limit=limit, shape=shape)
+    drawn = None if plot is None else _drawn(result, plot)
     if json:
-        say(json_.dumps({"cache": str(cache.root), **as_json(told, drawn)}, indent=2))
+        say(json_.dumps({"cache": str(cache.root), **as_json(result, drawn)}, indent=2))
         return
-    show(told)
+    show(result)
     if drawn is not None:
         say(f"drawn: {drawn}")
 
@@ -168,11 +168,11 @@ def _gb_per_s() -> float | None:
     return known[0].memory_bandwidth_gb_per_s if known else None
 
 
-def _drawn(told: Explanation, out: Path) -> Path:
+def _drawn(result: Explanation, out: Path) -> Path:
     from supernet.fusion.report.drawing import draw
     from supernet.fusion.report.region_report import amount
 
-    for story in told.stories:
+    for story in result.stories:
         if story.regions is not None:
             saves = {a.number: f" · saves {amount(a.bytes_kept)}" for a in story.accounts
                      if a.bytes_kept}  # fmt: skip

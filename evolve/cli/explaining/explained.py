@@ -24,23 +24,23 @@ MIB = 2**20
 NONE = "–"
 
 
-def show(told: Explanation) -> None:
+def show(facts: Explanation) -> None:
     """Print a table per fused artifact, then what its plans really took, then the others."""
     console = screen()
-    for story in told.stories:
+    for story in facts.stories:
         if story.regions is None:
             names = ", ".join(plan.key for plan in story.plans)
             reason = printable(story.plans[0].reason, 300)
             console.print(f"{names}: no files in the cache to explain; {reason}\n", markup=False)
         else:
-            _print_regions(console, told, story)
-            console.print(_totals(told, story), markup=False)
-    if told.stories:
-        _print_timings(console, told)
+            _print_regions(console, facts, story)
+            console.print(_totals(facts, story), markup=False)
+    if facts.stories:
+        _print_timings(console, facts)
     else:
         console.print("no fused plan among these, so there are no regions to explain")
-    for backend in dict.fromkeys(plan.spec.backend for plan in told.others):
-        plans = [f"{p.key} ({p.state.value})" for p in told.others if p.spec.backend == backend]
+    for backend in dict.fromkeys(plan.spec.backend for plan in facts.others):
+        plans = [f"{p.key} ({p.state.value})" for p in facts.others if p.spec.backend == backend]
         console.print(f"{_by_itself(backend)}: {', '.join(plans)}", markup=False)
 
 
@@ -50,11 +50,11 @@ def _by_itself(backend: str) -> str:
     return f"{backend} decides by itself what it fuses, and does not tell"
 
 
-def _print_regions(console: Console, told: Explanation, story: Story) -> None:
+def _print_regions(console: Console, facts: Explanation, story: Story) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    assert told.shape is not None  # for the type checker: a story with regions has one
+    assert facts.shape is not None  # for the type checker: a story with regions has one
     spec = story.plans[0].spec
     table = Table(
         title=f"{', '.join(plan.key for plan in story.plans)} of graph {spec.graph_hash[:8]}",
@@ -71,7 +71,7 @@ def _print_regions(console: Console, told: Explanation, story: Story) -> None:
     for title in ("MiB saved", "µs saved"):
         table.add_column(title, justify="right")
     for group in _groups(story.accounts):
-        table.add_row(*(Text(cell) for cell in _row(told, story, group)))
+        table.add_row(*(Text(cell) for cell in _row(facts, story, group)))
     console.print(table)
 
 
@@ -88,8 +88,8 @@ def _groups(accounts: Sequence[Account]) -> list[list[Account]]:
     return [*groups.values(), *([idle] if idle else [])]
 
 
-def _row(told: Explanation, story: Story, group: Sequence[Account]) -> tuple[str, ...]:
-    from supernet.fusion.report.region_report import tally
+def _row(facts: Explanation, story: Story, group: Sequence[Account]) -> tuple[str, ...]:
+    from supernet.fusion.report.region_report import op_counts
 
     assert story.regions is not None  # for the type checker: it has accounts
     first = group[0]
@@ -101,11 +101,11 @@ def _row(told: Explanation, story: Story, group: Sequence[Account]) -> tuple[str
         NONE if is_idle else str(first.number),
         "alone" if first.region.rule == "none" else first.region.rule,
         str(len(group)),
-        printable(tally(story.regions.graph, ops), 200),
+        printable(op_counts(story.regions.graph, ops), 200),
         printable(_span([account.layer for account in group]), 100) or NONE,
         idle.get(by_torch, f"torch × {by_torch}") if is_idle else first.runs_on,
         _saved(saved / MIB, kept / MIB, 2),
-        _saved(told.us(saved), told.us(kept), 0),
+        _saved(facts.us(saved), facts.us(kept), 0),
     )
 
 
@@ -115,11 +115,11 @@ def _saved(all_of_it: float | None, kept: float | None, digits: int) -> str:
         return NONE
     least = 10**-digits
 
-    def told(value: float) -> str:
+    def shown(value: float) -> str:
         return f"{value:.{digits}f}" if value >= least else f"<{least:g}"
 
     rest = all_of_it - kept
-    return " ".join([*([told(kept)] if kept else []), *([f"({told(rest)})"] if rest > 0 else [])])
+    return " ".join([*([shown(kept)] if kept else []), *([f"({shown(rest)})"] if rest > 0 else [])])
 
 
 def _span(layers: Sequence[str]) -> str:
@@ -143,27 +143,27 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)
 
 
-def _totals(told: Explanation, story: Story) -> str:
-    assert told.shape is not None  # for the type checker, as above
+def _totals(facts: Explanation, story: Story) -> str:
+    assert facts.shape is not None  # for the type checker, as above
     assert story.regions is not None
     saved = sum(account.bytes_saved for account in story.accounts)
     kept = sum(account.bytes_kept for account in story.accounts)
     counts = Counter(engine for account in story.accounts for engine in account.engines)
     engines = ", ".join(f"{n} of {engine}" for engine, n in sorted(counts.items()))
-    us = told.us(kept)
+    us = facts.us(kept)
     if us is None:
         time = "how long that takes is not known, as this memory was never measured"
     else:
-        time = f"{us:.0f} µs at the {told.gb_per_s:.3g} GB/s measured here"
+        time = f"{us:.0f} µs at the {facts.gb_per_s:.3g} GB/s measured here"
     return (
         f"{len(story.regions.graph.graph)} ops in {len(story.accounts)} regions; "
         f"{counts.total()} fused kernels{engines and ': '}{engines}. "
-        f"A batch of {told.shape.rows} × {told.shape.length} stores {kept / MIB:.2f} MiB less, "
+        f"A batch of {facts.shape.rows} × {facts.shape.length} stores {kept / MIB:.2f} MiB less, "
         f"{time}; {(saved - kept) / MIB:.2f} MiB more could be.\n"
     )
 
 
-def _print_timings(console: Console, told: Explanation) -> None:
+def _print_timings(console: Console, facts: Explanation) -> None:
     from rich.table import Table
 
     table = Table(
@@ -179,10 +179,10 @@ def _print_timings(console: Console, told: Explanation) -> None:
     table.add_column("other", overflow="fold")
     table.add_column("its ms", justify="right", no_wrap=True)
     table.add_column("takes", justify="right", no_wrap=True)
-    for plan in (plan for story in told.stories for plan in story.plans):
+    for plan in (plan for story in facts.stories for plan in story.plans):
         error = NONE if plan.error is None else f"{plan.error:.1e}"
-        head = (plan.key, plan.state.value, f"{plan.metric} {error} of {told.limit:g}")
-        for row in [_timing(timing) for timing in told.timings(plan)] or [("",) * 5]:
+        head = (plan.key, plan.state.value, f"{plan.metric} {error} of {facts.limit:g}")
+        for row in [_timing(timing) for timing in facts.timings(plan)] or [("",) * 5]:
             table.add_row(*head, *row)
             head = ("", "", "")
     console.print(table)
@@ -197,20 +197,20 @@ def _timing(timing: Timing) -> tuple[str, ...]:
     return shape, f"{timing.ms:.3g}", timing.other.key, f"{timing.other_ms:.3g}", verdict
 
 
-def as_json(told: Explanation, drawn: Path | None) -> dict[str, Any]:
+def as_json(facts: Explanation, drawn: Path | None) -> dict[str, Any]:
     """Everything the tables say and every region, none left out; bytes and µs as numbers."""
-    plans = [_plan_json(told, story, plan) for story in told.stories for plan in story.plans]
+    plans = [_plan_json(facts, story, plan) for story in facts.stories for plan in story.plans]
     return {
-        "shape": None if told.shape is None else [told.shape.rows, told.shape.length],
-        "memory_gb_per_s": told.gb_per_s,
+        "shape": None if facts.shape is None else [facts.shape.rows, facts.shape.length],
+        "memory_gb_per_s": facts.gb_per_s,
         "fused": plans,
         "others": [{"plan": p.key, "state": p.state.value, "backend": p.spec.backend,
-                    "fusion": _by_itself(p.spec.backend)} for p in told.others],
+                    "fusion": _by_itself(p.spec.backend)} for p in facts.others],
         "plot": None if drawn is None else str(drawn),
     }  # fmt: skip
 
 
-def _plan_json(told: Explanation, story: Story, plan: Plan) -> dict[str, Any]:
+def _plan_json(facts: Explanation, story: Story, plan: Plan) -> dict[str, Any]:
     error = plan.error
     return {
         "plan": plan.key,
@@ -219,10 +219,10 @@ def _plan_json(told: Explanation, story: Story, plan: Plan) -> dict[str, Any]:
         "reason": plan.reason,
         "error": error if error is not None and math.isfinite(error) else None,
         "metric": plan.metric,
-        "limit": told.limit,
+        "limit": facts.limit,
         "fusion": plan.spec.fusion,
-        "measured": [_timing_json(timing) for timing in told.timings(plan)],
-        "regions": None if story.regions is None else [_json(told, a) for a in story.accounts],
+        "measured": [_timing_json(timing) for timing in facts.timings(plan)],
+        "regions": None if story.regions is None else [_json(facts, a) for a in story.accounts],
     }
 
 
@@ -232,7 +232,7 @@ def _timing_json(timing: Timing) -> dict[str, Any]:
     return {"shape": shape, "ms": timing.ms, "other": other, "other_ms": timing.other_ms}
 
 
-def _json(told: Explanation, account: Account) -> dict[str, Any]:
+def _json(facts: Explanation, account: Account) -> dict[str, Any]:
     return {
         "number": account.number,
         "rule": account.region.rule,
@@ -245,6 +245,6 @@ def _json(told: Explanation, account: Account) -> dict[str, Any]:
         "by_torch": list(account.by_torch),
         "bytes_saved": account.bytes_saved,
         "bytes_kept": account.bytes_kept,
-        "us_saved": told.us(account.bytes_saved),
-        "us_kept": told.us(account.bytes_kept),
+        "us_saved": facts.us(account.bytes_saved),
+        "us_kept": facts.us(account.bytes_kept),
     }

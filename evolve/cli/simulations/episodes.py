@@ -11,13 +11,13 @@ from evolve.journal.plot import matplotlib
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.evaluation.results import Comparison, Row
+    from sims.evaluation.results import ComparedPolicy, Comparison
     from sims.evaluation.timeline import Timeline
 
 __all__ = ["episode"]
 
 
-def episode(found: Comparison, rows: Sequence[Row], regime: str) -> Any:
+def episode(found: Comparison, rows: Sequence[ComparedPolicy], regime: str) -> Any:
     """A figure of the first seed of a regime at the load in the middle, one column per row."""
     from sims.evaluation.timeline import timeline
 
@@ -25,7 +25,7 @@ def episode(found: Comparison, rows: Sequence[Row], regime: str) -> Any:
     load = loads[len(loads) // 2]
     cell = int(found.where(regime=regime, load=load)[0])
     service, trace = found.suite.episodes(found.cells[cell], found.seeds[:1])[0]
-    seen = [timeline(service, trace, row.driver(cell, 0)) for row in rows]
+    seen = [timeline(service, trace, row.policy(cell, 0)) for row in rows]
     figure = sheet(3.1 * len(rows) + 2.2, 6.2)
     grid = figure.subplots(
         3, len(rows), sharex=True, sharey="row", height_ratios=(2, 3, 3), squeeze=False

@@ -13,8 +13,8 @@ from evolve.cli.simulations.episodes import episode
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sims.evaluation.results import Comparison, Row
-    from sims.evaluation.statistics import Interval
+    from sims.evaluation.results import ComparedPolicy, Comparison
+    from sims.evaluation.statistics import ConfidenceInterval
 
 __all__ = ["draw"]
 
@@ -45,7 +45,7 @@ def draw(found: Comparison, policies: Sequence[str], out: Path) -> list[Path]:
     return files
 
 
-def _shown(found: Comparison, name: str) -> list[Row]:
+def _shown(found: Comparison, name: str) -> list[ComparedPolicy]:
     """The rows that stand for a policy: tuned where it was; of the rule both."""
     rows = [row for row in found.rows if row.name == name]
     if name == found.rows[0].name:
@@ -84,7 +84,7 @@ def _by_regime(found: Comparison) -> Any:
     return figure
 
 
-def _dot(ax: Axes, interval: Interval, y: float, how: str) -> None:
+def _dot(ax: Axes, interval: ConfidenceInterval, y: float, how: str) -> None:
     mark, face, edge, label = _LOOK[how]
     ax.errorbar(
         interval.mean, y, xerr=_half(interval), fmt=mark, ms=4.5, mfc=face, mec=edge, ecolor=edge,
@@ -92,7 +92,7 @@ def _dot(ax: Axes, interval: Interval, y: float, how: str) -> None:
     )  # fmt: skip
 
 
-def _half(interval: Interval) -> float:
+def _half(interval: ConfidenceInterval) -> float:
     """Of one seed alone nothing is drawn."""
     return interval.half if math.isfinite(interval.half) else 0.0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sims.service import Result, Service
     from sims.traces import Trace
 
-__all__ = ["KINDS", "Found", "one_trace", "print_json", "print_table"]
+__all__ = ["KINDS", "PolicyTable", "one_trace", "print_json", "print_table"]
 
 KINDS = ("poisson", "bursty", "surge")
 BURST_CV2 = 4.0
@@ -32,7 +32,7 @@ STATIC = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PolicyRow:
     """What one policy reached, one result per seed."""
 
     policy: str
@@ -50,10 +50,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class PolicyTable:
     """The rows, and what they are of."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[PolicyRow, ...]
     traces: tuple[Trace, ...]
     workers: int
     slo_ms: float
@@ -66,7 +66,7 @@ def one_trace(
     policies: Sequence[str],
     seeds: int,
     service: Service,
-) -> Found:
+) -> PolicyTable:
     """Play each policy on `seeds` traces of a kind, or of a file, and return what came of it.
 
     Raises BadParameter for a kind or a policy that is none, before anything runs.
@@ -83,8 +83,8 @@ def one_trace(
     bar = track(pairs, "Simulating", console=screen(stderr=True), transient=True)
     for name, one in bar:
         done[name].append(runs[name](service, one))
-    rows = tuple(Row(name, tuple(results)) for name, results in done.items())
-    return Found(rows, tuple(traces), service.workers, service.slo_ms)
+    rows = tuple(PolicyRow(name, tuple(results)) for name, results in done.items())
+    return PolicyTable(rows, tuple(traces), service.workers, service.slo_ms)
 
 
 def _runner(name: str) -> Callable[[Service, Trace], Result]:
@@ -138,11 +138,11 @@ def _recorded(path: Path, rate: float | None, seconds: float, seed: int, service
     return replace(trace.head(seconds), lengths=trace.head(seconds).lengths.clip(1, longest))
 
 
-def _note(rows: Sequence[Row]) -> str:
+def _note(rows: Sequence[PolicyRow]) -> str:
     return COSTS + (STATIC if any(row.policy == "static" for row in rows) else "")
 
 
-def print_json(found: Found) -> None:
+def print_json(found: PolicyTable) -> None:
     """Everything, one JSON object."""
     rows, traces = found.rows, found.traces
     told = {
@@ -160,7 +160,7 @@ def print_json(found: Found) -> None:
     say(json_.dumps(told, indent=2))
 
 
-def print_table(found: Found) -> None:
+def print_table(found: PolicyTable) -> None:
     """One line per policy, means over the seeds."""
     rows, traces = found.rows, found.traces
     from rich.table import Table

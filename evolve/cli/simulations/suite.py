@@ -15,8 +15,8 @@ from evolve.cli.plain import say
 
 if TYPE_CHECKING:
     from sims.evaluation.entrants import Entrant
-    from sims.evaluation.results import Comparison, Row
-    from sims.evaluation.statistics import Interval
+    from sims.evaluation.results import ComparedPolicy, Comparison
+    from sims.evaluation.statistics import ConfidenceInterval
     from sims.evaluation.suite import Suite
     from sims.service import Service
 
@@ -169,7 +169,7 @@ def _print(found: Comparison, name: str, asked: Asked, left_out: Sequence[str]) 
     console.print(table)
 
 
-def _line(found: Comparison, row: Row) -> tuple[str, ...]:
+def _line(found: Comparison, row: ComparedPolicy) -> tuple[str, ...]:
     utility, regret = found.utility(row), found.regret(row)
     points, cell = found.worst(row)
     first = row is found.rows[0]
@@ -188,7 +188,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _signed(points: Interval) -> str:
+def _signed(points: ConfidenceInterval) -> str:
     if not math.isfinite(points.half):
         return f"{points.mean:+.2f}"
     return f"{points.mean:+.2f} [{points.low:+.2f}, {points.high:+.2f}]".replace("[", "\\[")

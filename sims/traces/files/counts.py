@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sims.traces.files.lines import Batch, Reading, lines, whole_number
+from sims.traces.files.lines import ArrivalChunk, Reading, lines, whole_number
 
 __all__ = ["count_batches"]
 
@@ -23,7 +23,7 @@ MOST_PER_S = 10_000_000  # a typing error must not fill the memory
 Counts = NDArray[np.int64]
 
 
-def count_batches(source: Path, reading: Reading) -> Iterator[Batch]:
+def count_batches(source: Path, reading: Reading) -> Iterator[ArrivalChunk]:
     """The arrivals of lines within [start_s, stop_s) of the file, `start_s` as 0, gaps cut out.
 
     Each block of lines has its own random numbers: a slice holds the arrivals of the whole file,
@@ -49,7 +49,7 @@ def count_batches(source: Path, reading: Reading) -> Iterator[Batch]:
         kept = (times >= reading.start_s) & (times < reading.stop_s)
         shifted = times - (np.repeat(cuts_s, per_s) + reading.start_s)
         if kept.any():
-            yield Batch(np.maximum(shifted[kept], 0.0), None, drawn=True)
+            yield ArrivalChunk(np.maximum(shifted[kept], 0.0), None, drawn=True)
 
 
 def _blocks(source: Path) -> Iterator[Counts]:

@@ -14,13 +14,13 @@ from sims.traces.intensity import Floats
 from sims.traces.lengths import Lengths
 from sims.traces.rules import at_least, positive
 
-__all__ = ["BATCH_LINES", "Batch", "Reading", "lines", "moment", "whole_number"]
+__all__ = ["CHUNK_LINES", "ArrivalChunk", "Reading", "lines", "moment", "whole_number"]
 
-BATCH_LINES = 4096  # enough for numpy to pay off, little beside what a program holds anyway
+CHUNK_LINES = 4096  # enough for numpy to pay off, little beside what a program holds anyway
 LONGEST = 2**31 - 1  # lengths are int32
 
 
-class Batch(NamedTuple):
+class ArrivalChunk(NamedTuple):
     """Some consecutive arrivals of a file: float64 [N] ascending, int32 [N] where it has lengths.
 
     `drawn`: the file holds only roughly when they came, the rest is random.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.traces.files.lines import Batch, Reading, lines, moment, whole_number
+from sims.traces.files.lines import ArrivalChunk, Reading, lines, moment, whole_number
 from sims.traces.files.units import TimeColumn
 
 __all__ = ["json_batches"]
@@ -21,7 +21,7 @@ __all__ = ["json_batches"]
 _DATES_FROM = 1e9  # eleven days in ms: a trace that counts from its beginning begins earlier
 
 
-def json_batches(source: Path, reading: Reading) -> Iterator[Batch]:
+def json_batches(source: Path, reading: Reading) -> Iterator[ArrivalChunk]:
     """One batch per timestamp, the first timestamp at 0 s."""
     rng = np.random.default_rng(reading.seed)
     first_s: float | None = None
@@ -44,10 +44,12 @@ def json_batches(source: Path, reading: Reading) -> Iterator[Batch]:
         yield _spread(begin_s, begin_s + reading.quantum_s, lengths, rng)
 
 
-def _spread(begin_s: float, stop_s: float, lengths: list[int], rng: np.random.Generator) -> Batch:
+def _spread(
+    begin_s: float, stop_s: float, lengths: list[int], rng: np.random.Generator
+) -> ArrivalChunk:
     within = np.sort(rng.random(len(lengths))) * (stop_s - begin_s)
     times = np.minimum(begin_s + within, stop_s)
-    return Batch(times, np.array(lengths, np.int32), drawn=stop_s > begin_s)
+    return ArrivalChunk(times, np.array(lengths, np.int32), drawn=stop_s > begin_s)
 
 
 def _request(text: str, where: str) -> tuple[float, int]:

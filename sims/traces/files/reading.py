@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sims.traces.files.counts import count_batches
-from sims.traces.files.lines import Batch, Reading, lines
+from sims.traces.files.lines import ArrivalChunk, Reading, lines
 from sims.traces.files.mooncake import json_batches
 from sims.traces.files.tables import table_batches
 from sims.traces.lengths import Lengths, drawn_lengths
@@ -17,7 +17,7 @@ from sims.traces.trace import Trace
 
 __all__ = ["recorded", "stream"]
 
-_Reader = Callable[[Path, Reading], Iterator[Batch]]
+_Reader = Callable[[Path, Reading], Iterator[ArrivalChunk]]
 
 
 def recorded(
@@ -106,9 +106,9 @@ def _pieces(
         raise ValueError(f"{source.name}: must hold at least one arrival, got none")
 
 
-def _chunks(batches: Iterator[Batch], chunk_s: float) -> Iterator[list[Batch]]:
+def _chunks(batches: Iterator[ArrivalChunk], chunk_s: float) -> Iterator[list[ArrivalChunk]]:
     """The batches regrouped so that none reaches over a multiple of `chunk_s`."""
-    held: list[Batch] = []
+    held: list[ArrivalChunk] = []
     stop_s = chunk_s
     for batch in batches:
         rest = batch
@@ -128,7 +128,7 @@ def _next_multiple(time_s: float, chunk_s: float) -> float:
     return count * chunk_s
 
 
-def _batches(source: Path, reading: Reading) -> Iterator[Batch]:
+def _batches(source: Path, reading: Reading) -> Iterator[ArrivalChunk]:
     reader = _reader(source)
     batches = reader(source, reading)
     if reader is count_batches:  # it slices for itself, without drawing what is not wanted
@@ -154,23 +154,27 @@ def _reader(source: Path) -> _Reader:
     return count_batches if first[:1] in set("+-.0123456789") else table_batches
 
 
-def _part(batch: Batch, kept: slice) -> Batch:
+def _part(batch: ArrivalChunk, kept: slice) -> ArrivalChunk:
     lengths = None if batch.lengths is None else batch.lengths[kept]
-    return Batch(batch.times_s[kept], lengths, batch.drawn)
+    return ArrivalChunk(batch.times_s[kept], lengths, batch.drawn)
 
 
-def _joined(batches: list[Batch]) -> Batch | None:
+def _joined(batches: list[ArrivalChunk]) -> ArrivalChunk | None:
     batches = [batch for batch in batches if batch.times_s.size]
     if not batches:
         return None
     lengths = [batch.lengths for batch in batches if batch.lengths is not None]
     times = np.concatenate([batch.times_s for batch in batches])
     drawn = any(batch.drawn for batch in batches)
-    return Batch(times, np.concatenate(lengths) if lengths else None, drawn)
+    return ArrivalChunk(times, np.concatenate(lengths) if lengths else None, drawn)
 
 
 def _trace(
-    batch: Batch, source: Path, reading: Reading, rng: np.random.Generator, pool: Lengths | None
+    batch: ArrivalChunk,
+    source: Path,
+    reading: Reading,
+    rng: np.random.Generator,
+    pool: Lengths | None,
 ) -> Trace:
     name = Path(source.name.removesuffix(".gz")).stem
     if batch.lengths is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sims.traces.files.lines import BATCH_LINES, Batch, Reading, lines, moment, whole_number
+from sims.traces.files.lines import CHUNK_LINES, ArrivalChunk, Reading, lines, moment, whole_number
 from sims.traces.files.units import PER_S, TimeColumn
 
 __all__ = ["table_batches"]
@@ -26,7 +26,7 @@ _SAID = {f"{name}_{unit}": unit for name in _TIME_COLUMNS[:3] for unit in PER_S}
 _LENGTH_COLUMNS = ("contexttokens", "length", "tokens", "input_length", "input_tokens")
 
 
-def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
+def table_batches(source: Path, reading: Reading) -> Iterator[ArrivalChunk]:
     """The rows in order, the first one at 0 s. `reading` is not needed: nothing is drawn."""
     reader = csv.reader(lines(source))
     try:
@@ -51,7 +51,7 @@ def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
             times.append(last_s - first_s)
             if size is not None:
                 counts.append(max(1, whole_number(_field(row, size), "length", where)))
-            if len(times) == BATCH_LINES:
+            if len(times) == CHUNK_LINES:
                 yield _batch(times, counts)
                 times, counts = [], []
     except csv.Error as error:
@@ -60,8 +60,8 @@ def table_batches(source: Path, reading: Reading) -> Iterator[Batch]:
         yield _batch(times, counts)
 
 
-def _batch(times: list[float], counts: list[int]) -> Batch:
-    return Batch(np.array(times), np.array(counts, np.int32) if counts else None)
+def _batch(times: list[float], counts: list[int]) -> ArrivalChunk:
+    return ArrivalChunk(np.array(times), np.array(counts, np.int32) if counts else None)
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from supernet.capture.calls.pytree import TENSOR, Structure, take_apart
+from supernet.capture.calls.pytree import TENSOR, Structure, flatten
 from supernet.errors import OutsideCapture
 
 __all__ = ["CallForm", "Example", "check_example"]
@@ -50,7 +50,7 @@ class CallForm:
         leaves: list[torch.Tensor] = []
         slots: list[tuple[Key, Structure]] = []
         for key, value in _bind(names, example.args, example.kwargs).items():
-            found, structure = take_apart(value, f"argument {key!r}")
+            found, structure = flatten(value, f"argument {key!r}")
             if found or not _is_default(defaults, key, value):
                 slots.append((key, structure))
                 leaves.extend(found)

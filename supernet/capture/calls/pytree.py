@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree  # the one registry third-party output
 
 from supernet.errors import OutsideCapture, Uncapturable
 
-__all__ = ["TENSOR", "Structure", "detached", "take_apart"]
+__all__ = ["TENSOR", "Structure", "detached", "flatten"]
 
 _Kind: TypeAlias = Literal["tensor", "constant", "sequence", "named", "mapping", "fields", "node"]
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, slice, range, enum.Enum)
@@ -38,7 +38,7 @@ class Structure:
     children: tuple[Structure, ...] = ()
 
     def rebuild(self, leaves: Sequence[torch.Tensor]) -> Any:
-        """The nested value with these tensors in it, in the order ``take_apart`` gave them."""
+        """The nested value with these tensors in it, in the order ``flatten`` gave them."""
         rest = iter(leaves)
         value = self._build(rest)
         if next(rest, None) is not None:
@@ -98,7 +98,7 @@ class Structure:
 TENSOR = Structure("tensor", torch.Tensor)
 
 
-def take_apart(value: Any, where: str = "value") -> tuple[list[torch.Tensor], Structure]:
+def flatten(value: Any, where: str = "value") -> tuple[list[torch.Tensor], Structure]:
     """The tensors in ``value``, depth first, and the structure that held them.
 
     ``Uncapturable`` names the first part that is neither a tensor, a known container nor a
@@ -111,7 +111,7 @@ def take_apart(value: Any, where: str = "value") -> tuple[list[torch.Tensor], St
 def detached(value: Any) -> Any:
     """The same without gradients; the very same where it cannot be taken apart."""
     try:
-        leaves, structure = take_apart(value)
+        leaves, structure = flatten(value)
     except Uncapturable:
         return value
     return structure.rebuild([leaf.detach() for leaf in leaves])

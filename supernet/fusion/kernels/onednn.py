@@ -20,7 +20,7 @@ from torch.fx import Node
 __all__ = [
     "AFTER_SUM",
     "IN_INT8",
-    "Activation",
+    "PostOp",
     "activation_of",
     "convolution",
     "convolution_sum",
@@ -72,7 +72,7 @@ def without_int8() -> str | None:
         weighted = (packed, step, torch.zeros(16, dtype=torch.int64), None)
         for name in IN_INT8:
             scalars = (0.0, 6.0) if name == "hardtanh" else ()
-            rest = Activation(name, scalars, "none" if name == "gelu" else "").arguments()
+            rest = PostOp(name, scalars, "none" if name == "gelu" else "").arguments()
             linear_int8()(ones, 1.0, 0, *weighted, 1.0, 0, torch.float32, *rest)
     except (AttributeError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} has no such int8 products: {str(error).splitlines()[0]}"
@@ -81,19 +81,19 @@ def without_int8() -> str | None:
 
 def _trial() -> None:
     x = torch.ones(2, 16)
-    linear()(x, pack_linear(torch.ones(16, 16)), None, *Activation("relu").arguments())
+    linear()(x, pack_linear(torch.ones(16, 16)), None, *PostOp("relu").arguments())
     image, weight = torch.ones(1, 8, 4, 4), torch.ones(8, 8, 3, 3)
     where = ([1, 1], [1, 1], [1, 1], 1)
     packed = pack_convolution(weight, *where)
-    convolution()(image, packed, None, *where, *Activation().arguments())
-    for name in (Activation().name, *AFTER_SUM):
-        rest = of_sum(Activation(name))
+    convolution()(image, packed, None, *where, *PostOp().arguments())
+    for name in (PostOp().name, *AFTER_SUM):
+        rest = of_sum(PostOp(name))
         convolution_sum()(image, image, packed, None, *where, *rest)
         convolution_sum_into()(image, image, packed, None, *where, *rest)
 
 
 @dataclass(frozen=True, slots=True)
-class Activation:
+class PostOp:
     """An elementwise function that oneDNN applies while the result is still in a register."""
 
     name: str = "none"
@@ -104,41 +104,41 @@ class Activation:
         return self.name, list(self.scalars), self.algorithm
 
 
-def activation_of(node: Node) -> Activation | None:
+def activation_of(node: Node) -> PostOp | None:
     """The fused form of an activation node of a captured graph; None for any other node."""
     make = _ACTIVATIONS.get(str(node.target))
     return None if make is None else make(node)
 
 
-def _gelu(node: Node) -> Activation:
+def _gelu(node: Node) -> PostOp:
     approximate = node.kwargs.get("approximate", node.args[1] if len(node.args) > 1 else "none")
-    return Activation("gelu", algorithm=str(approximate))
+    return PostOp("gelu", algorithm=str(approximate))
 
 
-def _hardtanh(node: Node) -> Activation | None:
+def _hardtanh(node: Node) -> PostOp | None:
     given = dict(zip(("input", "min_val", "max_val"), node.args, strict=False)) | node.kwargs
     return _clipped(given.get("min_val", -1.0), given.get("max_val", 1.0))
 
 
-def _clipped(least: Any, most: Any) -> Activation | None:
+def _clipped(least: Any, most: Any) -> PostOp | None:
     numbers = isinstance(least, (int, float)) and isinstance(most, (int, float))
     if not numbers or not (math.isfinite(least) and math.isfinite(most)):
         return None
-    return Activation("hardtanh", (float(least), float(most)))
+    return PostOp("hardtanh", (float(least), float(most)))
 
 
-def _plain(name: str) -> Callable[[Node], Activation]:
-    return lambda node: Activation(name)
+def _plain(name: str) -> Callable[[Node], PostOp]:
+    return lambda node: PostOp(name)
 
 
-_ACTIVATIONS: dict[str, Callable[[Node], Activation | None]] = {
+_ACTIVATIONS: dict[str, Callable[[Node], PostOp | None]] = {
     "aten.relu.default": _plain("relu"),
     "aten.sigmoid.default": _plain("sigmoid"),
     "aten.tanh.default": _plain("tanh"),
     "aten.silu.default": _plain("swish"),
     "aten.hardswish.default": _plain("hardswish"),
     "aten.gelu.default": _gelu,
-    "aten.relu6.default": lambda node: Activation("hardtanh", (0.0, 6.0)),
+    "aten.relu6.default": lambda node: PostOp("hardtanh", (0.0, 6.0)),
     "aten.hardtanh.default": _hardtanh,
 }
 
@@ -169,7 +169,7 @@ def convolution_sum_into() -> Any:
     return torch.ops.mkldnn._convolution_pointwise_.binary
 
 
-def of_sum(activation: Activation) -> tuple[Any, ...]:
+def of_sum(activation: PostOp) -> tuple[Any, ...]:
     """The arguments that ask for ``activation``, one of ``AFTER_SUM`` or none, of the sum."""
     return "add", 1.0, activation.name if activation.name in AFTER_SUM else None, [], ""
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from supernet.fusion.kernels import native, onednn
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 
 __all__ = ["fits", "multiply", "pack", "takes"]
 
@@ -29,7 +29,7 @@ def fits(weight: Tensor) -> bool:
     return weight.numel() > 0 and weight.shape[0] % _OUTPUTS == 0
 
 
-def takes(activation: Activation) -> bool:
+def takes(activation: PostOp) -> bool:
     """Whether the kernel can apply it to the result."""
     clips = (*_CLIPS, "hardtanh")
     return activation.name in clips or (activation.name, activation.algorithm) in _CODES

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from supernet.fusion.kernels import native, onednn
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 
 __all__ = ["Where", "convolve", "fits", "pack", "takes"]
 
@@ -47,7 +47,7 @@ def fits(weight: Tensor, where: Where, image: Sequence[int] | None) -> bool:
     return tiles >= _LEAST_TILES and all(n % _CHANNELS == 0 for n in weight.shape[:2])
 
 
-def takes(activation: Activation) -> bool:
+def takes(activation: PostOp) -> bool:
     """Whether the kernel can apply it: those that clip."""
     return activation.name in (*_CLIPS, "hardtanh")
 
@@ -88,7 +88,7 @@ def convolve(
     """
     where = (padding, stride, dilation, groups)
     if packed.is_mkldnn:
-        return _by_onednn(x, packed, bias, addend, where, Activation(activation, tuple(scalars)))
+        return _by_onednn(x, packed, bias, addend, where, PostOp(activation, tuple(scalars)))
     kernel = native.kernels()
     assert kernel is not None  # it packed the weight
     images, taken, height, width = x.shape
@@ -109,7 +109,7 @@ def convolve(
 
 def _by_onednn(
     x: Tensor, packed: Tensor, bias: Tensor | None, addend: Tensor | None, where: Where,
-    activation: Activation,
+    activation: PostOp,
 ) -> Tensor:  # fmt: skip
     weighted = (packed, bias, *where)
     if addend is None:

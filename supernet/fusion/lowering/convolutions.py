@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from supernet.fusion.kernels import onednn, product, winograd
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 from supernet.fusion.kernels.packing import Pack
 from supernet.fusion.kernels.winograd import Where
 from supernet.fusion.lowering.linear import Rewrite, only_user, weight_of, with_activation
@@ -62,7 +62,7 @@ def lower_convolution(work: Rewrite, node: Node, inside: set[Node]) -> None:
     if addend is None or activation.name in onednn.AFTER_SUM:
         last = activated
     else:
-        activation = Activation()
+        activation = PostOp()
     # Before the last of them: what it is summed with may be computed after the convolution.
     with work.graph.inserting_before(last):
         made = _kernel(work, node, source, addend, weight, bias, where, activation)
@@ -73,7 +73,7 @@ def lower_convolution(work: Rewrite, node: Node, inside: set[Node]) -> None:
 
 def _kernel(
     work: Rewrite, node: Node, source: Any, addend: Node | None, weight: Tensor,
-    bias: Tensor | None, where: Where, activation: Activation,
+    bias: Tensor | None, where: Where, activation: PostOp,
 ) -> Node:  # fmt: skip
     """The call that computes it all, Winograd's where that fits, else oneDNN's."""
     name, sizes = f"packed_{node.name}", _sizes(source)

@@ -13,7 +13,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from supernet.errors import BuildFailed
 from supernet.fusion.kernels import onednn, product
-from supernet.fusion.kernels.onednn import Activation
+from supernet.fusion.kernels.onednn import PostOp
 from supernet.fusion.kernels.packing import Pack
 from supernet.fusion.kernels.quantization import Rounding, quantize, scales
 
@@ -86,7 +86,7 @@ def lower_product(work: Rewrite, node: Node, inside: set[Node]) -> None:
     if (kind == "int8" and activation.name not in onednn.IN_INT8) or (
         kind == "fp16" and not product.takes(activation)
     ):
-        last, activation = node, Activation()
+        last, activation = node, PostOp()
     last.replace_all_uses_with(_product(work, [node], activation))
     work.kernels.append((node.name,) if last is node else (node.name, last.name))
 
@@ -94,7 +94,7 @@ def lower_product(work: Rewrite, node: Node, inside: set[Node]) -> None:
 def merge_products(work: Rewrite, linears: Sequence[Node]) -> None:
     """Linears that read the same value in the same precision as one product, its rows split
     between them."""
-    merged = _product(work, linears, Activation())
+    merged = _product(work, linears, PostOp())
     sizes = [weight_of(work, node).shape[0] for node in linears]
     with work.graph.inserting_after(merged):
         parts = work.graph.call_function(
@@ -108,7 +108,7 @@ def merge_products(work: Rewrite, linears: Sequence[Node]) -> None:
     work.kernels.append(tuple(node.name for node in linears))
 
 
-def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> Node:
+def _product(work: Rewrite, linears: Sequence[Node], activation: PostOp) -> Node:
     at, rounding = linears[0], work.rounded.get(linears[0].name)
     weights = [weight_of(work, node) for node in linears]
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
@@ -136,7 +136,7 @@ def _product(work: Rewrite, linears: Sequence[Node], activation: Activation) -> 
 
 def _int8(
     work: Rewrite, name: str, x: Any, weight: Tensor, bias: Tensor | None,
-    activation: Activation, rounding: Rounding,
+    activation: PostOp, rounding: Rounding,
 ) -> Node:  # fmt: skip
     step = scales(weight)
     whole = (weight / step[:, None]).round().to(torch.int8)
@@ -174,11 +174,11 @@ def _biases(work: Rewrite, linears: Sequence[Node]) -> Tensor | None:
     )
 
 
-def with_activation(node: Node, inside: set[Node]) -> tuple[Node, Activation]:
+def with_activation(node: Node, inside: set[Node]) -> tuple[Node, PostOp]:
     """The activation that alone reads ``node`` within its region, or ``node`` and none."""
     user = only_user(node, inside)
     activation = None if user is None else onednn.activation_of(user)
-    return (node, Activation()) if user is None or activation is None else (user, activation)
+    return (node, PostOp()) if user is None or activation is None else (user, activation)
 
 
 def only_user(node: Node, inside: set[Node]) -> Node | None:

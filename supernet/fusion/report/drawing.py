@@ -18,7 +18,7 @@ import networkx as nx
 from supernet.fusion.graph.matching import base
 from supernet.fusion.graph.op_graph import OpGraph
 from supernet.fusion.graph.regions import Regions
-from supernet.fusion.report.region_report import amount, flow_of, home, layer_to_draw, tally
+from supernet.fusion.report.region_report import amount, flow_of, home, layer_to_draw, op_counts
 
 __all__ = ["draw"]
 
@@ -123,7 +123,7 @@ def _after(regions: Regions, chosen: Sequence[int], notes: Mapping[int, str]) ->
     for index in (i for i in chosen if str(i) in flow):
         region = regions.regions[index]
         rule = "alone" if region.rule == "none" else region.rule
-        ops = tally(regions.graph, region.ops).replace(" × ", "\u00a0×\u00a0")
+        ops = op_counts(regions.graph, region.ops).replace(" × ", "\u00a0×\u00a0")
         lines = [f"{index + 1}  {rule}", *textwrap.wrap(ops, 36)]
         lines += [notes[index]] if index in notes else []
         boxes[str(index)] = _Box("\n".join(lines), *tones[index])

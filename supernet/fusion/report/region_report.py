@@ -23,7 +23,7 @@ from supernet.fusion.rules.layers import isomorphic
 from supernet.fusion.rules.rules import apply_fusion_rules, rules_of
 from supernet.signature import Signature
 
-__all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "read", "tally"]
+__all__ = ["Account", "accounts", "amount", "flow_of", "home", "layer_to_draw", "op_counts", "read"]
 
 _OURS = {"product": "evolve", "winograd": "evolve Winograd"}
 """Of the kinds of packed weights; oneDNN's are the others."""
@@ -144,7 +144,7 @@ def home(graph: OpGraph, names: Collection[str]) -> str:
     return ".".join(common)
 
 
-def tally(graph: OpGraph, names: Collection[str]) -> str:
+def op_counts(graph: OpGraph, names: Collection[str]) -> str:
     """What these ops are, those that write something first: ``"linear × 3, view"``."""
     ops = sorted((graph.op(n) for n in names), key=lambda op: not op.writes)
     counts = Counter(base(op) for op in ops)

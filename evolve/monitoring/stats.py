@@ -1,6 +1,6 @@
 """Request counters since the start, and the window of the last second.
 
-A lane only notes what its batches cost; the tick learns from the notes (`Tally.settle`).
+A lane only notes what its batches cost; the tick learns from the notes (`Stats.settle`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from profiler.shapes import Shape
 from profiler.switching import SwitchCost
 
 if TYPE_CHECKING:
-    from evolve.monitoring.savings import Ran, Savings
+    from evolve.monitoring.savings import BatchRecord, Savings
     from evolve.monitoring.traffic import Traffic
     from profiler.costs import CostTable
     from profiler.flops import DynamicFlops
     from profiler.signals import Window
 
-__all__ = ["Counts", "Tally"]
+__all__ = ["Counts", "Stats"]
 
 MAX_NOTES = 65_536  # batches between two ticks; more than any machine runs in a minute
 
@@ -66,14 +66,14 @@ class Counts:
         with self._lock:
             self._counts[name] += by
 
-    def ran(self, note: Ran) -> None:
+    def record_batch(self, note: BatchRecord) -> None:
         """A batch ran."""
         computed = note.rows * note.length
         with self._lock:
             self._plan_rows[note.plan] += note.rows
             self._counts["rows"] += note.rows
             self._counts["tokens"] += computed
-            self._counts["padded_tokens"] += computed - note.tokens
+            self._counts["padded_tokens"] += computed - note.real_tokens
 
     def now(self) -> dict[str, int]:
         """All counters, absent ones as 0."""
@@ -86,7 +86,7 @@ class Counts:
             return dict(self._plan_rows)
 
 
-class Tally:
+class Stats:
     """Counts endings and feeds the window, the cost table and the reserve of one revision.
     Thread-safe."""
 
@@ -111,7 +111,7 @@ class Tally:
         self._counts = Counts() if counts is None else counts
         self.reserve = Reserve(window.slo_ms) if reserve is None else reserve
         self.contention = Contention(1) if contention is None else contention
-        self._ran: deque[Ran] = deque(maxlen=MAX_NOTES)
+        self._records: deque[BatchRecord] = deque(maxlen=MAX_NOTES)
         self._turned_away_s: deque[float] = deque()
         self._length = 1  # of the latest request that was looked at
         self._switching = SwitchCost()
@@ -148,9 +148,9 @@ class Tally:
     def retried(self, requests: int) -> None:
         self._counts.add("retried", requests)
 
-    def ran(self, note: Ran) -> None:
+    def record_batch(self, note: BatchRecord) -> None:
         """A batch ran. Only noted here: `settle` learns from it, off the request path."""
-        self._ran.append(note)
+        self._records.append(note)
 
     def declined(self, plan: str, rows: int, length: int, elapsed_ms: float) -> None:
         """A plan declined a batch, which took so long until the original had answered it: that is
@@ -166,28 +166,30 @@ class Tally:
             self.window.turned_away(times_s, self._length)
             for at_s in times_s:
                 self.traffic.arrived(at_s, self._length)
-        while self._ran:
+        while self._records:
             try:
-                note = self._ran.popleft()
+                note = self._records.popleft()
             except IndexError:  # another thread took the last one
                 return
             shape = Shape(note.rows, note.length)
-            self._counts.ran(note)
+            self._counts.record_batch(note)
             took_ms = self._of_the_plan(note)
             if 0.0 < note.predicted_ms < math.inf:
-                self.contention.ran(note.beside, took_ms / note.predicted_ms)
+                self.contention.record_batch(note.beside, took_ms / note.predicted_ms)
             alone_ms = took_ms / self.contention.slowdown(note.beside)
             self.costs.record(note.plan, shape, alone_ms)
-            self.savings.ran(note._replace(elapsed_ms=alone_ms))
+            self.savings.record_batch(note._replace(elapsed_ms=alone_ms))
             if note.predicted_ms > 0.0:
-                self.traffic.ran(note.elapsed_ms / note.predicted_ms)
+                self.traffic.record_batch(note.elapsed_ms / note.predicted_ms)
             if self.flops is not None:
-                self.flops.ran(shape, note.elapsed_ms, note.tokens)
-            self.window.ran(note.plan, shape, note.elapsed_ms, note.predicted_ms, note.tokens)
+                self.flops.record_batch(shape, note.elapsed_ms, note.real_tokens)
+            self.window.record_batch(
+                note.plan, shape, note.elapsed_ms, note.predicted_ms, note.real_tokens
+            )
 
-    def _of_the_plan(self, note: Ran) -> float:
+    def _of_the_plan(self, note: BatchRecord) -> float:
         """What the batch took, less what a change of plan costs, which no plan's price holds."""
-        self._switching.ran(
+        self._switching.record_batch(
             note.elapsed_ms, predicted_ms=note.predicted_ms, changed=note.changed
         )  # fmt: skip
         self.window.switch_ms = self._switching.ms

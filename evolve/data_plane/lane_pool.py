@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from evolve.workers.base import Inputs, Worker
     from supernet.plans import Plan
 
-__all__ = ["Fleet"]
+__all__ = ["LanePool"]
 
 MAX_BACKOFF_S = 30.0
 LEAVE_S = 1.0  # a lane that has just taken up its worker's name will have begun its batch by then
 FORGIVEN_AFTER_S = 60.0
 
 
-class Fleet:
+class LanePool:
     """All lanes of one runtime.
 
     Args:
@@ -31,8 +31,8 @@ class Fleet:
         serving: What the lanes share.
         hire: Starts a worker of the given name.
         warm: The batches to run once on a plan before it serves.
-        said: Told, for the journal, (worker, what happened).
-        lost: Told, once, that a worker found a plan's files gone.
+        on_event: Told, for the journal, (worker, what happened).
+        on_lost: Told, once, that a worker found a plan's files gone.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Fleet:
         serving: Serving,
         hire: Callable[[str], Worker],
         warm: Callable[[Plan], Sequence[Inputs]],
-        said: Callable[[str, str], None],
-        lost: Callable[[], None] = lambda: None,
+        on_event: Callable[[str, str], None],
+        on_lost: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serving = serving
         self._hire = hire
         self._warm = warm
-        self._said = said
-        self._lost = lost
+        self._on_event = on_event
+        self._on_lost = on_lost
         self._is_told = False
         self._plans: tuple[Plan, ...] = ()
         self._close_source: Callable[[], None] = lambda: None
@@ -102,7 +102,7 @@ class Fleet:
                     worker.unload(key)
                 except PlanFault as fault:
                     if not self._closed.is_set():  # the worker has not merely gone home
-                        self._said(worker.name, str(fault))
+                        self._on_event(worker.name, str(fault))
 
     def replace(self, lane: Lane, reason: str) -> None:
         """Takes the worker of `lane` off it and hires another; nothing where it has none."""
@@ -119,7 +119,9 @@ class Fleet:
             now_s = self._clock()
             recent = [at for at in self._deaths_s[lane.index] if now_s - at < FORGIVEN_AFTER_S]
             self._deaths_s[lane.index] = [*recent, now_s]
-        self._said(dead.name, f"{reason}; the original model serves this lane until it is replaced")
+        self._on_event(
+            dead.name, f"{reason}; the original model serves this lane until it is replaced"
+        )
         threading.Thread(
             target=self._rehire, args=(lane, dead), name=f"hire-{lane.index}", daemon=True
         ).start()
@@ -142,7 +144,7 @@ class Fleet:
                 self._try_to_load(worker, plan)
             if not self._closed.is_set():
                 told = f"replaced (process {worker.pid}), {len(worker.resident)} plans"
-                self._said(worker.name, told)
+                self._on_event(worker.name, told)
                 self._complete(lane, worker)
         finally:
             if not on_duty:
@@ -171,14 +173,14 @@ class Fleet:
             self.lost(fault)
         except PlanFault as fault:
             if not is_told:
-                self._said(worker.name, f"{fault}; tried again until it can be")
+                self._on_event(worker.name, f"{fault}; tried again until it can be")
 
     def lost(self, fault: PlanLost) -> None:
         """The files of a plan are gone; said once, for whoever finds it next finds the same."""
         if not self._is_told:
             self._is_told = True
-            self._said("plans", str(fault))
-            self._lost()
+            self._on_event("plans", str(fault))
+            self._on_lost()
 
     def _hired(self, name: str) -> Worker | None:
         """A new worker, however often that fails (no memory, no process left); None once closed."""
@@ -188,7 +190,7 @@ class Fleet:
                 return self._hire(name)
             except (OSError, PlanFault) as fault:
                 if pause_s == 0.1:
-                    self._said(name, f"cannot be hired, tried again until it can: {fault}")
+                    self._on_event(name, f"cannot be hired, tried again until it can: {fault}")
             self._closed.wait(pause_s)
             pause_s = min(2 * pause_s, MAX_BACKOFF_S)
         return None

@@ -1,4 +1,4 @@
-"""Names of drivers: what each stands for, its settings in words, and errors that say what is."""
+"""Names of policies: what each stands for, its settings in words, and errors that say what is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from policies.params import RuleParams
 from policies.presets import DEFAULT, PRESETS
 from policies.rivals import Clockwork, SlackFit
 from policies.tactical import PolicyFileError, TacticalPolicy
-from sims.evaluation.entrants import RIVALS, described, driver_names, entrant
-from sims.evaluation.evaluate import contest
+from sims.evaluation.entrants import RIVALS, described, entrant, entrant_names
+from sims.evaluation.evaluate import evaluate
 from sims.evaluation.suite import six_tiers, suite
 
 SERVICE = six_tiers()
@@ -25,16 +25,16 @@ def test_every_name_can_be_played(name: str) -> None:
     found = entrant(name, SERVICE)
     small = suite(SERVICE, seconds=1.0)
     episode = small.episodes(next(small.cells()), [0])
-    drivers = [*([found.default] if found.default else []), *found.grid[:2]]
-    utility = contest(episode, drivers).utility
+    policies = [*([found.default] if found.default else []), *found.grid[:2]]
+    utility = evaluate(episode, policies).utility
     assert np.isfinite(utility).all()
-    assert all(described(driver) for driver in drivers)
+    assert all(described(policy) for policy in policies)
 
 
 @pytest.mark.parametrize("name", [name for name in RIVALS if name != "static"])
 def test_a_grid_holds_no_setting_twice_and_the_default(name: str) -> None:
     found = entrant(name, SERVICE)
-    told = [described(driver) for driver in found.grid]
+    told = [described(policy) for policy in found.grid]
     assert len(set(told)) == len(told)
     assert found.default is not None
     assert described(found.default) in told or name == "clipper"
@@ -48,10 +48,10 @@ def test_what_the_names_stand_for() -> None:
     static = entrant("static", SERVICE)
     assert static.default is None
     assert static.hindsight
-    assert {driver.plans for driver in static.grid if isinstance(driver, RuleParams)} == {
+    assert {policy.plans for policy in static.grid if isinstance(policy, RuleParams)} == {
         (plan,) for plan in range(6)
     }
-    assert set(RIVALS) | {"bold"} <= set(driver_names())
+    assert set(RIVALS) | {"bold"} <= set(entrant_names())
 
 
 def test_settings_are_read_from_the_name() -> None:

@@ -19,7 +19,7 @@ import torch
 import evolve
 from evolve.control_plane import plan_builder
 from evolve.lifecycle.assembly import _has_room
-from profiler.places import Place
+from profiler.places import StorageFolder
 from profiler.units import host_database
 from supernet.building.build import BuildLimits
 from supernet.building.reports import failed
@@ -233,7 +233,7 @@ def test_close_plans_are_compared_and_what_that_found_decides(
         said = [d for d in runtime.decisions() if d.after.get("state") == "compared"]
         assert [d.reason[:20] for d in said] == ["2 of 2 were close in"]
         winner = runtime.plans()[1]
-        assert runtime.parts.fleet.held() == {winner.key}
+        assert runtime.parts.pool.held() == {winner.key}
         shape = next(iter(winner.costs_ms))
         assert winner.costs_ms[shape] == 1e-3
         assert torch.allclose(runtime(torch.ones(1, 8)), mlp(torch.ones(1, 8)), atol=1e-5)
@@ -267,8 +267,8 @@ def _is_a_build_stopped() -> bool:
 def test_without_any_folder_the_model_is_served_and_why_nothing_is_built_is_said(
     mlp: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = Place(None, "every disk is read-only")
-    monkeypatch.setattr(plan_builder, "keeping_place", lambda: nowhere)
+    nowhere = StorageFolder(None, "every disk is read-only")
+    monkeypatch.setattr(plan_builder, "storage_folder", lambda: nowhere)
     with evolve.wrap(mlp, (torch.randn(1, 8),)) as runtime:
         assert runtime.wait_for_plans(60)
         x = torch.randn(2, 8)

@@ -12,8 +12,8 @@ import pytest
 from policies.params import RuleParams
 from policies.presets import DEFAULT
 from policies.rivals import Clipper, Clockwork, SlackFit
-from sims.engine.inputs import make_bank
-from sims.service import Hidden, Service, Switching, Units
+from sims.engine.inputs import make_inputs
+from sims.service import Disturbances, Service, Switching, Units
 from sims.simulation import Simulation
 from sims.traces import Trace
 
@@ -38,7 +38,7 @@ def test_of_each_there_must_be_one(empty: int, text: str) -> None:
     given: list[Any] = [[ONE], [trace_of(1)], [DEFAULT]]
     given[empty] = []
     with pytest.raises(ValueError, match=text):
-        make_bank(*given)
+        make_inputs(*given)
 
 
 @pytest.mark.parametrize(
@@ -57,33 +57,33 @@ def test_services_of_other_tables_need_a_bank_of_their_own(changes: dict[str, An
         ValueError,
         match="services must share cost_ms, true_ms, lengths, tier, accuracy and pattern",
     ):
-        make_bank([ONE, replace(ONE, **changes)], [trace_of(1)], [DEFAULT])
+        make_inputs([ONE, replace(ONE, **changes)], [trace_of(1)], [DEFAULT])
     same = {name: np.copy(getattr(replace(ONE, **changes), name)) for name in changes}
-    make_bank([replace(ONE, **changes), replace(ONE, **same)], [trace_of(1)], [DEFAULT])
+    make_inputs([replace(ONE, **changes), replace(ONE, **same)], [trace_of(1)], [DEFAULT])
 
 
 def test_services_may_differ_in_all_else() -> None:
     other = replace(
         ONE, workers=3, slo_ms=50.0, switching=Switching(1.0, 2.0, 2), learning=0.5,
         units=replace(Units.alike(3), slower=np.array([1.0, 2.0, 4.0]), placement="use"),
-        hidden=Hidden(np.array([1.0, 2.0]), np.array([1.0, 3.0]), 100.0),
+        hidden=Disturbances(np.array([1.0, 2.0]), np.array([1.0, 3.0]), 100.0),
     )  # fmt: skip
-    bank = make_bank([ONE, other], [trace_of(1, 1), trace_of(1)], [DEFAULT])
-    assert bank.service["workers"].tolist() == [1, 3]
-    assert bank.service["slo_ms"].tolist() == [20.0, 50.0]
-    assert bank.worker.shape == (2, 3)
-    assert bank.worker["ability"][1].tolist() == [1.0, 0.5, 0.25]
-    assert bank.worker["abilities"][1].tolist() == [1.0, 1.5, 1.75]
-    assert bank.factor.tolist() == [[1.0, 1.0], [1.0, 2.0]]
-    assert bank.drift.tolist() == [[1.0, 1.0], [1.0, 3.0]]
-    assert (bank.first.tolist(), bank.size.tolist()) == ([0, 2], [2, 1])
+    inputs = make_inputs([ONE, other], [trace_of(1, 1), trace_of(1)], [DEFAULT])
+    assert inputs.service["workers"].tolist() == [1, 3]
+    assert inputs.service["slo_ms"].tolist() == [20.0, 50.0]
+    assert inputs.worker.shape == (2, 3)
+    assert inputs.worker["ability"][1].tolist() == [1.0, 0.5, 0.25]
+    assert inputs.worker["abilities"][1].tolist() == [1.0, 1.5, 1.75]
+    assert inputs.factor.tolist() == [[1.0, 1.0], [1.0, 2.0]]
+    assert inputs.drift.tolist() == [[1.0, 1.0], [1.0, 3.0]]
+    assert (inputs.first.tolist(), inputs.size.tolist()) == ([0, 2], [2, 1])
 
 
 def test_hidden_disturbances_have_one_size() -> None:
-    hidden = (Hidden(np.ones(2)), Hidden(np.ones(3)))
+    hidden = (Disturbances(np.ones(2)), Disturbances(np.ones(3)))
     services = [replace(ONE, hidden=one) for one in hidden]
     with pytest.raises(ValueError, match=r"factor and drift must have one size .* got 2 beside 3"):
-        make_bank(services, [trace_of(1)], [DEFAULT])
+        make_inputs(services, [trace_of(1)], [DEFAULT])
 
 
 def test_a_trace_too_long_for_the_grid_is_refused() -> None:
@@ -96,7 +96,7 @@ def test_a_trace_too_long_for_the_grid_is_refused() -> None:
 def test_only_the_rule_serves_requests_of_different_lengths() -> None:
     text = r"slackfit-16 must serve requests of one padded length, got 2; only the rule batches"
     with pytest.raises(ValueError, match=text):
-        make_bank([TWO], [trace_of(16)], [DEFAULT, SlackFit()])
+        make_inputs([TWO], [trace_of(16)], [DEFAULT, SlackFit()])
     simulation = Simulation(TWO, trace_of(16))
     with pytest.raises(ValueError, match=text):
         simulation.advance(1.0, SlackFit())
@@ -104,8 +104,8 @@ def test_only_the_rule_serves_requests_of_different_lengths() -> None:
 
 def test_a_discipline_must_use_a_plan_there_is() -> None:
     with pytest.raises(ValueError, match=r"clockwork-p3: plan must be in 0\.\.2, got 3"):
-        make_bank([ONE], [trace_of(1)], [Clockwork(3)])
-    make_bank([ONE], [trace_of(1)], [Clipper(2), SlackFit()])
+        make_inputs([ONE], [trace_of(1)], [Clockwork(3)])
+    make_inputs([ONE], [trace_of(1)], [Clipper(2), SlackFit()])
 
 
 def test_the_short_rule_is_for_one_length_and_known_costs() -> None:
@@ -119,6 +119,6 @@ def test_the_short_rule_is_for_one_length_and_known_costs() -> None:
         RuleParams.static(2, 2),
         RuleParams("all", margin=math.inf),
     ]
-    short = make_bank([kinds], [trace_of(1)], settings).short
+    short = make_inputs([kinds], [trace_of(1)], settings).short
     assert short.tolist() == [[True, False], [True, True], [True, False], [True, False]]
-    assert not make_bank([TWO], [trace_of(1)], [DEFAULT]).short.any()
+    assert not make_inputs([TWO], [trace_of(1)], [DEFAULT]).short.any()
