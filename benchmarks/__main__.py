@@ -13,9 +13,9 @@ from benchmarks import verdict
 NAMES = ("units", "tick", "overhead", "swap", "start", "memory", "kill", "surge", "capacity",
          "fleet", "twin", "search", "search_strategic", "overload")  # fmt: skip
 # From minutes to hours: run only when asked for.
-LONG = ("chaos", "cycles", "fresh", "fusion", "gym", "tail", "trust", "zoo")
+LONG = ("chaos", "cycles", "evolve_minilm", "fresh", "fusion", "gym", "tail", "trust", "zoo")
 # With options of their own: `python -m benchmarks NAME --help`.
-OPTIONS = ("search_strategic", "trust")
+OPTIONS = ("evolve_minilm", "search_strategic", "trust")
 RESULTS = Path("out/bench")
 
 

@@ -4,7 +4,7 @@
 worth building; ``build_plan`` builds, verifies and measures one in a process of its own;
 ``ArtifactCache`` keeps the results; ``load_plan`` makes a built plan ready to run; ``PlanLibrary``
 holds what is known. ``Supernet`` makes smaller models of a captured one, each named by a
-``SubnetSpec``.
+``SubnetSpec``; ``distill`` trains the weights that those share.
 
 Names are imported at first use, so that loading a plan for an engine other than torch never
 imports it. (The function ``capture`` is imported from its module, whose name it shares.)
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from supernet.cache import ArtifactCache
     from supernet.capture.captured import Capture, Flat
     from supernet.capture.subject import Examples
+    from supernet.distillation.batches import Batch, Corpus, batched
+    from supernet.distillation.distiller import distill
+    from supernet.distillation.result import Distilled
+    from supernet.distillation.settings import DistillConfig
     from supernet.elastic.subnet import SubnetSpec
     from supernet.elastic.supernet import Supernet
     from supernet.errors import (
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
         CacheError,
         CacheFull,
         CacheUntrusted,
+        CheckpointFailed,
         OutsideCapture,
         SupernetError,
         Uncapturable,
@@ -47,11 +52,15 @@ else:
             "cache": "ArtifactCache",
             "capture.captured": "Capture Flat",
             "capture.subject": "Examples",
+            "distillation.batches": "Batch Corpus batched",
+            "distillation.distiller": "distill",
+            "distillation.result": "Distilled",
+            "distillation.settings": "DistillConfig",
             "elastic.subnet": "SubnetSpec",
             "elastic.supernet": "Supernet",
             "errors": (
                 "BuildFailed BuildInterrupted CacheError CacheFull CacheUntrusted "
-                "OutsideCapture SupernetError Uncapturable"
+                "CheckpointFailed OutsideCapture SupernetError Uncapturable"
             ),
             "fidelity": "Fidelity error judge",
             "plans": "Plan PlanLibrary PlanSpec PlanState",
@@ -64,6 +73,7 @@ __all__ = [
     "BACKENDS",
     "ArtifactCache",
     "Backend",
+    "Batch",
     "BuildFailed",
     "BuildInterrupted",
     "BuildLimits",
@@ -71,6 +81,10 @@ __all__ = [
     "CacheFull",
     "CacheUntrusted",
     "Capture",
+    "CheckpointFailed",
+    "Corpus",
+    "DistillConfig",
+    "Distilled",
     "Examples",
     "Fidelity",
     "Flat",
@@ -87,7 +101,9 @@ __all__ = [
     "TensorSpec",
     "Uncapturable",
     "backend",
+    "batched",
     "build_plan",
+    "distill",
     "error",
     "judge",
     "load_plan",

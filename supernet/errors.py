@@ -11,6 +11,7 @@
     ├── BuildFailed         the backend could not build, load or run the plan
     │   ├── OperatorMissing an operator of some library is not defined in the building process
     │   └── ArtifactBroken  a plan's files are gone from the cache, or not as they were built
+    ├── CheckpointFailed    a training cannot be written to disk; what it has reached is with it
     ├── BuildInterrupted    the build process was killed from outside
     ├── JobError            any work in a process of its own: see `supernet.jobs.errors`
     └── CacheError
@@ -20,6 +21,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ArtifactBroken",
     "BuildFailed",
@@ -27,6 +30,7 @@ __all__ = [
     "CacheError",
     "CacheFull",
     "CacheUntrusted",
+    "CheckpointFailed",
     "NeedsGradients",
     "OperatorMissing",
     "OutsideCapture",
@@ -75,6 +79,18 @@ class ArtifactBroken(BuildFailed):
 
 class BuildInterrupted(SupernetError):
     """The build process was killed by someone else (out of memory, or by hand)."""
+
+
+class CheckpointFailed(SupernetError):
+    """A training cannot be written to disk, which is full, most likely.
+
+    Training ends there; ``result`` is what it has come to, judged as at any other end. The
+    checkpoint before is still whole.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class CacheError(SupernetError):

@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +65,20 @@ def cuts_of(anatomy: Anatomy, spec: SubnetSpec) -> dict[Axis, int]:
     return cuts
 
 
-def narrow(anatomy: Anatomy, spec: SubnetSpec, attentions: Attentions = SOFTMAX) -> Narrowed:
-    """The graph of a canonical spec, other kinds of attention as ``attentions`` has them."""
+def narrow(
+    anatomy: Anatomy,
+    spec: SubnetSpec,
+    attentions: Attentions = SOFTMAX,
+    watched: Sequence[str] = (),
+) -> Narrowed:
+    """The graph of a canonical spec, other kinds of attention as ``attentions`` has them. After its
+    own outputs it gives what has become of the nodes named in ``watched``."""
     trace = anatomy.trace
     graph = copy.deepcopy(trace.program.graph)
     nodes = {node.name: node for node in graph.nodes}
+    if watched:
+        own: Any = graph.output_node().args[0]
+        graph.output_node().args = ((*own, *(nodes[name] for name in watched)),)
     cuts = cuts_of(anatomy, spec)
     gone = {axis for axis, kept in cuts.items() if kept == 0}
     cuts = {axis: kept for axis, kept in cuts.items() if kept}
