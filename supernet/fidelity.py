@@ -25,6 +25,7 @@ __all__ = [
     "METRICS",
     "Fidelity",
     "Limit",
+    "agreement",
     "as_array",
     "as_floats",
     "error",
@@ -101,6 +102,20 @@ def error(metric: str, got: Sequence[Any], reference: Sequence[Any]) -> float:
         measured = [*exact, *(measure(a, b, _scale(finite)) for a, b in finite if b.size)]
     # A norm of float64 may overflow: what can't be measured is no match.
     return max([0.0, *(float("inf") if math.isnan(one) else one for one in measured)])
+
+
+def agreement(measure: str, got: Sequence[Any], original: Sequence[Any]) -> float:
+    """How far the answers of a sub-network agree with the original's, 0 to 1.
+
+    ``"cosine"``: the cosine similarity along the last dim, its mean, 0 where that is negative;
+    ``"top1"``: the share of positions with the same largest entry. Of several outputs the one that
+    agrees least counts; answers of another shape or with a NaN of their own agree in nothing.
+
+    >>> import numpy as np
+    >>> agreement("top1", [np.array([[1.0, 2.0], [1.0, 0.0]])], [np.array([[0.0, 2.0]] * 2)])
+    0.5
+    """
+    return max(0.0, 1.0 - error(measure, got, original))
 
 
 def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> Fidelity:
