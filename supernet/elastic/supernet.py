@@ -19,7 +19,7 @@ from supernet.elastic.anatomy import Anatomy, Refusal, find
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.importance import Importance, measure
 from supernet.elastic.module import Elastic
-from supernet.elastic.narrowing import Narrowed, narrow, select
+from supernet.elastic.narrowing import Narrowed, Selection, narrow, select
 from supernet.elastic.programs import assemble, module_of
 from supernet.elastic.reordering import reorder
 from supernet.elastic.space import Space, SpaceConfig
@@ -80,7 +80,14 @@ class Supernet:
         """
         if capture.program is None:
             raise Uncapturable(f"there is no program to cut: {capture.reason or 'not exported'}")
-        return _make(functional(capture.program), capture.signature, config)
+        return Supernet.of_program(capture.program, capture.signature, config)
+
+    @staticmethod
+    def of_program(
+        program: ExportedProgram, signature: Signature, config: SpaceConfig | None = None
+    ) -> Supernet:
+        """The supernet of a captured model's program."""
+        return _make(functional(program), signature, config)
 
     @property
     def full(self) -> SubnetSpec:
@@ -127,9 +134,15 @@ class Supernet:
         """A module that trains all sub-networks in one set of weights, a copy of these."""
         return Elastic(self.anatomy, self.space, self.weights)
 
-    def program(self, spec: SubnetSpec) -> ExportedProgram:
-        """A sub-network as an exported program: called as the original's is."""
-        narrowed, weights = self._taken(spec)
+    def program(
+        self, spec: SubnetSpec, weights: Mapping[str, Tensor] | None = None
+    ) -> ExportedProgram:
+        """A sub-network as an exported program: called as the original's is.
+
+        `weights`, by name, take the place of these: each of the full size, of which it takes its
+        part, or of the size that the sub-network has it in.
+        """
+        narrowed, weights = self._taken(spec, weights)
         return assemble(self.anatomy.trace.program, narrowed, weights)
 
     def module(self, spec: SubnetSpec) -> fx.GraphModule:
@@ -189,13 +202,20 @@ class Supernet:
         )
         return net.with_weights({**net.weights, **load_file(folder / _WEIGHTS)})
 
-    def _taken(self, spec: SubnetSpec) -> tuple[Narrowed, dict[str, Tensor]]:
+    def _taken(
+        self, spec: SubnetSpec, given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Narrowed, dict[str, Tensor]]:
         """The graph of a sub-network, and its parts of the weights."""
         spec = self.space.check(spec)
         narrowed = narrow(self.anatomy, spec)
         weights = self.original if spec == self.full else self.weights
-        chosen = narrowed.selections
-        return narrowed, {n: select(weights[n], chosen.get(n, ())) for n in narrowed.weights}
+        taken = {}
+        for name in narrowed.weights:
+            chosen = narrowed.selections.get(name, ())
+            taken[name] = part = select(weights[name], chosen)
+            if given is not None and name in given:
+                taken[name] = _part(name, given[name], weights[name], part, chosen)
+        return narrowed, taken
 
     def _whole(self, weights: Mapping[str, Tensor]) -> fx.GraphModule:
         return module_of(self.anatomy.trace.program, narrow(self.anatomy, self.full), weights)
@@ -204,6 +224,17 @@ class Supernet:
 def _make(program: ExportedProgram, signature: Signature, config: SpaceConfig | None) -> Supernet:
     anatomy = find(program)
     return Supernet(anatomy, signature, Space.of(anatomy, config), held(program))
+
+
+def _part(
+    name: str, given: Tensor, whole: Tensor, part: Tensor, chosen: Sequence[Selection]
+) -> Tensor:
+    if given.shape == whole.shape:
+        return select(given, chosen)
+    if given.shape != part.shape:
+        sizes = " or ".join(str(tuple(one.shape)) for one in (whole, part))
+        raise ValueError(f"the weight {name!r} must be of {sizes}, got {tuple(given.shape)}")
+    return given
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
