@@ -163,7 +163,8 @@ def _narrowed(leaf: Any, axis: int, index: int) -> Any:
 
 
 def tier_of(error: float | None) -> int:
-    """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
+    """Tier of an error: 0 is exact, then one tier per factor of two. Of a plan see
+    `supernet.tiers.plan_tier`.
 
     >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
     (0, 1, 4)
