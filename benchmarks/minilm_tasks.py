@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from evolve.demo.text import sentences
-from supernet.distillation.quality import Interval, paired_bootstrap
+from supernet.distillation.quality import ConfidenceInterval, paired_bootstrap
 
 __all__ = ["PACKAGED", "Task", "Texts", "read", "shares"]
 
@@ -97,7 +97,7 @@ def read(data: Path, *, most: int | None, seed: int) -> Texts:
     return Texts(tuple(seen.values()), sources, tuple(tasks))
 
 
-def shares(task: Task, original: Floats, other: Floats, seed: int) -> Interval:
+def shares(task: Task, original: Floats, other: Floats, seed: int) -> ConfidenceInterval:
     """The other's score in percent of the original's, paired by rows; from `Task.outcomes`."""
 
     def percent(rows: npt.NDArray[np.int64]) -> float:

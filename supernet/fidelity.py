@@ -25,6 +25,7 @@ __all__ = [
     "METRICS",
     "Fidelity",
     "Limit",
+    "agreement",
     "as_array",
     "as_floats",
     "error",
@@ -103,6 +104,20 @@ def error(metric: str, got: Sequence[Any], reference: Sequence[Any]) -> float:
     return max([0.0, *(float("inf") if math.isnan(one) else one for one in measured)])
 
 
+def agreement(measure: str, got: Sequence[Any], original: Sequence[Any]) -> float:
+    """How far the answers of a sub-network agree with the original's, 0 to 1.
+
+    ``"cosine"``: the cosine similarity along the last dim, its mean, 0 where that is negative;
+    ``"top1"``: the share of positions with the same largest entry. Of several outputs the one that
+    agrees least counts; answers of another shape or with a NaN of their own agree in nothing.
+
+    >>> import numpy as np
+    >>> agreement("top1", [np.array([[1.0, 2.0], [1.0, 0.0]])], [np.array([[0.0, 2.0]] * 2)])
+    0.5
+    """
+    return max(0.0, 1.0 - error(measure, got, original))
+
+
 def judge(metric: str, pairs: Iterable[tuple[Sequence[Any], Sequence[Any]]]) -> Fidelity:
     """Errors over (got, reference) pairs; no pair at all is an infinite error, not a pass."""
     errors = [error(metric, got, reference) for got, reference in pairs]
@@ -148,7 +163,8 @@ def _narrowed(leaf: Any, axis: int, index: int) -> Any:
 
 
 def tier_of(error: float | None) -> int:
-    """Quality tier of a plan: 0 is exact, then one tier per factor of two in error.
+    """Tier of an error: 0 is exact, then one tier per factor of two. Of a plan see
+    `supernet.tiers.plan_tier`.
 
     >>> tier_of(1e-6), tier_of(1.5e-4), tier_of(1e-3)
     (0, 1, 4)

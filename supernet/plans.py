@@ -138,11 +138,13 @@ _NEXT: Mapping[PlanState | None, tuple[PlanState, ...]] = MappingProxyType(
 class Plan:
     """A spec and the evidence about it.
 
-    ``error`` is by ``metric`` against the original model (worst example), None before it
-    was judged; ``costs_ms`` the measured milliseconds per batch shape; ``memory_mib`` the
-    resident memory one loaded copy takes; ``microbatches`` which batches it runs in parts, None
-    where it runs all of them whole; ``bounds`` which requests a coarse plan is for, None where it
-    is for all; ``reason`` says why it is in its state.
+    ``error`` is by ``metric`` against what it runs (worst example), None before it was judged.
+    ``subnet`` names the sub-network that it runs, "" for the model itself; ``quality`` is how far
+    that agrees with the model (`supernet.fidelity.agreement`). ``costs_ms`` the measured
+    milliseconds per batch shape; ``memory_mib`` the resident memory one loaded copy takes;
+    ``microbatches`` which batches it runs in parts, None where it runs all of them whole;
+    ``bounds`` which requests a coarse plan is for, None where it is for all; ``reason`` says why
+    it is in its state.
     """
 
     spec: PlanSpec
@@ -155,6 +157,12 @@ class Plan:
     bounds: Bounds | None = field(default=None, hash=False)
     artifact: Path | None = None
     reason: str = ""
+    subnet: str = ""
+    quality: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quality <= 1:
+            raise ValueError(f"quality must be in [0, 1], got {self.quality}")
 
     @property
     def key(self) -> str:

@@ -28,7 +28,10 @@ ROOMS: dict[str, set[str]] = {
     },
     "supernet.backends": {"supernet.capture", "supernet.domain", "supernet.fusion"},
     "supernet.fusion": {"supernet.backends", "supernet.capture"},
-    "supernet.elastic": {"supernet.backends", "supernet.capture", "supernet.fusion"},
+    "supernet.elastic": {
+        "supernet.backends", "supernet.capture", "supernet.experiments", "supernet.fusion",
+        "supernet.jobs",
+    },
     "supernet.distillation": {"supernet.elastic", "supernet.jobs"},
     "supernet.building": {
         "supernet.backends", "supernet.capture", "supernet.fusion", "supernet.jobs",

@@ -15,8 +15,8 @@ from evolve.control_plane.advice import Advisor, NoAdvice
 from evolve.data_plane.scheduler import Scheduler, Tables
 from policies.base import Choice, Policy
 from supernet.backends.base import backend
-from supernet.fidelity import tier_of
 from supernet.plans import ORIGINAL
+from supernet.tiers import plan_tier
 
 if TYPE_CHECKING:
     from evolve.journal.journal import Journal
@@ -49,7 +49,7 @@ class _Held:
         return cls(
             admitted,
             (ORIGINAL, *(plan.key for plan in admitted)),
-            np.array([0, *(tier_of(plan.error) for plan in admitted)], np.int64),
+            np.array([0, *(plan_tier(plan) for plan in admitted)], np.int64),
             frozenset(plan.key for plan in wants),
             (False, *(bool(plan.spec.fusion) for plan in admitted)),
         )

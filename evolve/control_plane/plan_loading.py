@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from evolve.control_plane.residency import worth_keeping
 from evolve.errors import PlanFault, PlanLost
-from supernet.fidelity import tier_of
 from supernet.guards import Within
 from supernet.plans import ORIGINAL, PlanState
+from supernet.tiers import plan_tier
 
 if TYPE_CHECKING:
     from evolve.data_plane.lane_pool import LanePool
@@ -125,7 +125,7 @@ class PlanLoading:
     def _keep(self) -> set[str]:
         plans = [plan for plan in self._library.admitted() if plan.key not in self._lost]
         keys = [ORIGINAL, *(plan.key for plan in plans)]
-        tiers = [0, *(tier_of(plan.error) for plan in plans)]
+        tiers = [0, *(plan_tier(plan) for plan in plans)]
         kept = worth_keeping(
             self._costs.matrix(keys), tiers, slo_ms=self._slo_ms, limit=self._limit
         )

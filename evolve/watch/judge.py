@@ -22,8 +22,8 @@ from supernet.capture.probe import one_line
 from supernet.errors import Uncapturable
 from supernet.experiments.agreement import Difference, difference, noise_of
 from supernet.experiments.noise import noisy_answers
-from supernet.fidelity import tier_of
 from supernet.plans import ORIGINAL
+from supernet.tiers import plan_tier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class Judge:
             return f"an answer was given where the model alone raises {one_line(truth)}"
         if plan is None or sample.plan == ORIGINAL:
             found = case.difference(sample.answer)
-        elif plan.metric == "relative_l2" and tier_of(plan.error) == 0:
+        elif plan.metric == "relative_l2" and plan_tier(plan) == 0:
             found = case.difference(sample.answer, plan.error or 0.0)
         else:
             return self._errors.over(sample.plan, sample.answer, truth)

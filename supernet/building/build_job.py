@@ -25,11 +25,12 @@ from supernet.building.timing import Timed, clock_of, measure
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture
 from supernet.errors import BuildFailed, OperatorMissing
-from supernet.fidelity import EXACT, METRICS, Limit, judge, tier_of
+from supernet.fidelity import EXACT, METRICS, Limit, judge
 from supernet.jobs import malloc
 from supernet.jobs.child import Say, is_out_of_memory, main
 from supernet.operators import write_operators
 from supernet.plans import Plan, PlanSpec
+from supernet.tiers import plan_tier
 
 if TYPE_CHECKING:
     from supernet.backends.base import LoadedPlan
@@ -185,7 +186,7 @@ def _compare(request: BuildRequest, say: Say) -> dict[str, Any]:
     limit = Limit(request.metric, request.max_error)
     plans = {name: _known(cache, name, limit) for name in request.reports}
     known = {name: plan.costs_ms for name, plan in plans.items()}
-    contests = close_plans(known, {name: tier_of(plan.error) for name, plan in plans.items()})
+    contests = close_plans(known, {name: plan_tier(plan) for name, plan in plans.items()})
     met = {name: plans[name] for name in sorted({n for names in contests.values() for n in names})}
     threads = int(request.spec["threads"])
     if any(_backend(request, plan.spec).needs_torch for plan in met.values()):

@@ -34,7 +34,7 @@ def close_plans(
     """By shape, cheapest first, the plans whose order is open and matters.
 
     ``costs``: known milliseconds per plan and shape. ``tiers``: a quality tier per plan, 0 the most
-    accurate (`supernet.fidelity.tier_of`). A plan matters where none of at least its accuracy is
+    accurate (`supernet.tiers.plan_tier`). A plan matters where none of at least its accuracy is
     faster by more than `CLOSE`.
 
     >>> a, b = {Shape(1): 1.0, Shape(2): 2.0}, {Shape(1): 1.1, Shape(2): 4.0}

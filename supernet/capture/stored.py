@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from supernet.capture.subject import Capture
+    from supernet.experiments.references import Reference
 
-__all__ = ["StoredBatch", "StoredCapture", "find", "newest", "store"]
+__all__ = ["PROGRAM", "StoredBatch", "StoredCapture", "find", "newest", "store", "write_batches"]
 
-_PROGRAM = "program.pt2"
+PROGRAM = "program.pt2"
 _RECORD = "capture.json"
 _GROUPS = ("references", "usual", "strange")
 _RECENT = 8  # captures of a graph whose batches are kept beside those in use
@@ -84,12 +85,17 @@ class StoredCapture:
             padding=Finding.from_json(record["padding"]),
         )
 
+    def record(self) -> dict[str, Any]:
+        """What is on record of it beside its batches, JSON-able."""
+        record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+        return {name: value for name, value in record.items() if name not in _GROUPS}
+
     def program(self) -> ExportedProgram:
         """The exported program (imports torch, and what defines its operators)."""
         from supernet.backends.eager import load_program
 
         define(self.operators)
-        return load_program(self.folder.parents[1] / "captures" / self.graph_hash / _PROGRAM)
+        return load_program(self.folder.parents[1] / "captures" / self.graph_hash / PROGRAM)
 
     def batches(self, arrays: str, group: str = "references") -> tuple[StoredBatch, ...]:
         """The reference batches as ``"numpy"`` arrays (torch is not imported) or ``"torch"``; of
@@ -116,14 +122,14 @@ def store(cache: ArtifactCache, capture: Capture) -> Path:
         from supernet.backends.eager import save_program
 
         with cache.adding("captures", capture.graph_hash) as folder:
-            save_program(capture.program, folder / _PROGRAM)
+            save_program(capture.program, folder / PROGRAM)
     found = find(cache, capture)
     if found is None:
         key = (
             _key(capture) if cache.entry("references", _key(capture)) is None else _own_key(capture)
         )
         with cache.adding("references", key) as folder:
-            _write_batches(capture, capture.program, folder)
+            _write(capture, capture.program, folder)
         found = cache.held("references", key)
         cache.prune("references", f"{capture.graph_hash[:_GRAPH]}-", _RECENT)
     if found is None or cache.entry("captures", capture.graph_hash) is None:
@@ -189,22 +195,32 @@ def _answers_agree(folder: Path, capture: Capture) -> bool:
     )
 
 
-def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> None:
+def write_batches(
+    folder: Path,
+    record: Mapping[str, Any],
+    groups: Mapping[str, Sequence[Reference | StoredBatch]],
+) -> None:
+    """Fill the folder of a capture's batches: these groups of them, and what else is on record."""
     from safetensors.torch import save_file
 
+    for name, batches in groups.items():
+        tensors = {}
+        for n, batch in enumerate(batches):
+            for i, tensor in enumerate(batch.inputs):
+                tensors[f"{n}.in.{i}"] = _own(tensor)
+            for i, tensor in enumerate(batch.outputs):
+                tensors[f"{n}.out.{i}"] = _own(tensor)
+        save_file(tensors, str(folder / f"{name}.safetensors"))
+    shapes = {name: _pairs([batch.shape for batch in batches]) for name, batches in groups.items()}
+    (folder / _RECORD).write_text(json.dumps({**record, **shapes}), encoding="utf-8")
+
+
+def _write(capture: Capture, program: ExportedProgram, folder: Path) -> None:
     groups = {
         "references": capture.references,
         "usual": capture.unseen.usual,
         "strange": capture.unseen.strange,
     }
-    for name, batches in groups.items():
-        tensors = {}
-        for n, reference in enumerate(batches):
-            for i, tensor in enumerate(reference.inputs):
-                tensors[f"{n}.in.{i}"] = _own(tensor)
-            for i, tensor in enumerate(reference.outputs):
-                tensors[f"{n}.out.{i}"] = _own(tensor)
-        save_file(tensors, str(folder / f"{name}.safetensors"))
     record = {
         "graph_hash": capture.graph_hash,
         "signature": capture.signature.to_json(),
@@ -213,9 +229,8 @@ def _write_batches(capture: Capture, program: ExportedProgram, folder: Path) -> 
         "batching": capture.batching.to_json(),
         "padding": capture.padding.to_json(),
         "masks": list(capture.unseen.masks),
-        **{name: _pairs([batch.shape for batch in batches]) for name, batches in groups.items()},
     }
-    (folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+    write_batches(folder, record, groups)
 
 
 def _own(tensor: Any) -> Any:

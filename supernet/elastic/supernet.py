@@ -20,7 +20,7 @@ from supernet.elastic.attention import Attentions, Core, find_cores
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.importance import Importance, measure
 from supernet.elastic.module import Elastic
-from supernet.elastic.narrowing import SOFTMAX, Narrowed, narrow, select
+from supernet.elastic.narrowing import SOFTMAX, Narrowed, Selection, narrow, select
 from supernet.elastic.programs import assemble, module_of, products
 from supernet.elastic.reordering import reorder
 from supernet.elastic.space import Space, SpaceConfig
@@ -81,14 +81,25 @@ class Supernet:
         """
         if capture.program is None:
             raise Uncapturable(f"there is no program to cut: {capture.reason or 'not exported'}")
-        anatomy = find(functional(capture.program))
+        batches = [reference.inputs for reference in capture.references]
+        return Supernet.of_program(capture.program, capture.signature, config, batches)
+
+    @staticmethod
+    def of_program(
+        program: ExportedProgram,
+        signature: Signature,
+        config: SpaceConfig | None = None,
+        batches: Sequence[Sequence[Tensor]] = (),
+    ) -> Supernet:
+        """The supernet of a captured model's program. `batches` of flat inputs are asked for where
+        other kinds of attention are on offer: those found are tried on them."""
+        anatomy = find(functional(program))
         config = config or SpaceConfig()
         attentions = Attentions()
         if config.attention:
-            batches = [reference.inputs for reference in capture.references]
             found = find_cores(anatomy, batches)
             attentions = Attentions(*found, config.window, config.sinks)
-        return _make(anatomy, capture.signature, config, attentions)
+        return _make(anatomy, signature, config, attentions)
 
     @property
     def full(self) -> SubnetSpec:
@@ -137,9 +148,15 @@ class Supernet:
         """A module that trains all sub-networks in one set of weights, a copy of these."""
         return Elastic(self.anatomy, self.space, self.weights, self.attentions)
 
-    def program(self, spec: SubnetSpec) -> ExportedProgram:
-        """A sub-network as an exported program: called as the original's is."""
-        narrowed, weights = self._taken(spec)
+    def program(
+        self, spec: SubnetSpec, weights: Mapping[str, Tensor] | None = None
+    ) -> ExportedProgram:
+        """A sub-network as an exported program: called as the original's is.
+
+        `weights`, by name, take the place of these: each of the full size, of which it takes its
+        part, or of the size that the sub-network has it in.
+        """
+        narrowed, weights = self._taken(spec, weights)
         return assemble(self.anatomy.trace.program, narrowed, weights)
 
     def module(self, spec: SubnetSpec) -> fx.GraphModule:
@@ -204,14 +221,20 @@ class Supernet:
         net = _make(anatomy, signature, config, attentions)
         return net.with_weights({**net.weights, **load_file(folder / _WEIGHTS)})
 
-    def _taken(self, spec: SubnetSpec) -> tuple[Narrowed, dict[str, Tensor]]:
+    def _taken(
+        self, spec: SubnetSpec, given: Mapping[str, Tensor] | None = None
+    ) -> tuple[Narrowed, dict[str, Tensor]]:
         """The graph of a sub-network, and its parts of the weights."""
         spec = self.space.check(spec)
         narrowed = narrow(self.anatomy, spec, self.attentions)
         weights = self.original if spec == self.full else self.weights
-        chosen = narrowed.selections
-        used = narrowed.names.values()
-        return narrowed, {name: select(weights[name], chosen.get(name, ())) for name in used}
+        taken = {}
+        for name in narrowed.names.values():
+            chosen = narrowed.selections.get(name, ())
+            taken[name] = part = select(weights[name], chosen)
+            if given is not None and name in given:
+                taken[name] = _part(name, given[name], weights[name], part, chosen)
+        return narrowed, taken
 
     def _whole(self, weights: Mapping[str, Tensor]) -> fx.GraphModule:
         return module_of(self.anatomy.trace.program, narrow(self.anatomy, self.full), weights)
@@ -223,6 +246,17 @@ def _make(
     space = Space.of(anatomy, config, attentions.cores)
     weights = held(anatomy.trace.program) | attentions.identity_maps(anatomy.trace)
     return Supernet(anatomy, signature, space, weights, attentions)
+
+
+def _part(
+    name: str, given: Tensor, whole: Tensor, part: Tensor, chosen: Sequence[Selection]
+) -> Tensor:
+    if given.shape == whole.shape:
+        return select(given, chosen)
+    if given.shape != part.shape:
+        sizes = " or ".join(str(tuple(one.shape)) for one in (whole, part))
+        raise ValueError(f"the weight {name!r} must be of {sizes}, got {tuple(given.shape)}")
+    return given
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -207,6 +207,17 @@ def test_plans_that_are_admitted_or_taken_out_are_on_the_tables_at_the_next_tick
     assert bench.scheduler.tables.plans == (ORIGINAL,)
 
 
+def test_a_sub_network_never_answers_a_direct_call_however_fast_it_is(bench: Bench) -> None:
+    small = plan(costs_ms={Shape(1, 8): 0.1, Shape(4, 8): 0.2}, subnet="small", quality=0.999)
+    bench.stats.costs.seed(small.key, small.costs_ms)
+    bench.admit(small)
+    bench.tick()
+    tables = bench.scheduler.tables
+    assert tables.plans == (ORIGINAL, small.key)
+    assert tables.tier[1] > tables.tier[0] == 0
+    assert tables.fastest(1, 0, frozenset({small.key})) == ORIGINAL
+
+
 def test_tables_that_were_begun_earlier_never_replace_newer_ones(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

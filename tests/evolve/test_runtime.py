@@ -294,6 +294,9 @@ def test_wrap_names_the_bad_argument(
         ({"p99_ms": float("nan")}, "p99_ms must be a positive number"),
         ({"max_error": 1.5}, r"max_error must be in \[0, 1\), got 1.5"),
         ({"metric": "l1"}, "metric must be one of relative_l2, cosine, top1, got 'l1'"),
+        ({"min_quality": 0}, "min_quality must be above 0 and at most 1, got 0"),
+        ({"min_quality": float("nan")}, "min_quality must be above 0 and at most 1, got nan"),
+        ({"agreement": "l2"}, "agreement must be one of cosine, top1, got 'l2'"),
     ],
 )
 def test_slo_names_the_rule(arguments: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from supernet.fidelity import METRICS, error, judge
+from supernet.fidelity import METRICS, agreement, error, judge
 
 
 def floats(*values: float) -> np.ndarray:  # type: ignore[type-arg]
@@ -90,3 +90,26 @@ def test_an_unknown_metric_is_named() -> None:
 def test_answers_too_large_to_be_measured_are_no_match(metric: str) -> None:
     large = np.array([1e200, -2e200])
     assert error(metric, [-large], [large]) == float("inf")
+
+
+def test_agreement_is_one_for_equal_answers_and_falls_with_the_angle() -> None:
+    a = np.array([[1.0, 0.0], [0.0, 2.0]])
+    turned = np.array([[1.0, 1.0], [0.0, 1.0]])
+    assert agreement("cosine", [a], [a]) == 1
+    assert agreement("cosine", [turned], [a]) == pytest.approx((2**-0.5 + 1) / 2)
+    assert agreement("top1", [turned], [a]) == 1
+    assert agreement("cosine", [-a], [a]) == 0
+
+
+def test_the_output_that_agrees_least_counts() -> None:
+    a, b = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+    assert agreement("cosine", [a, b], [a, a]) == 0
+    assert agreement("cosine", [a, np.array([1, 2])], [a, np.array([1, 3])]) == 0.5
+
+
+@pytest.mark.parametrize("measure", ["cosine", "top1"])
+def test_answers_that_cannot_be_compared_agree_in_nothing(measure: str) -> None:
+    a = np.array([[1.0, 2.0]])
+    assert agreement(measure, [np.array([[np.nan, 2.0]])], [a]) == 0
+    assert agreement(measure, [a[:, :1]], [a]) == 0
+    assert agreement(measure, [], [a]) == 0

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from supernet.plans import Plan, PlanLibrary, PlanSpec, PlanState, moved
+from supernet.tiers import plan_tier
 
 SPEC = PlanSpec("ab" * 32, "onnxruntime", "fp32", 1, "cd" * 32, "2.13.0", "1.31.1", "x86_64-avx2")
 BUILT = Plan(SPEC, PlanState.BUILT, error=1e-6)
@@ -200,3 +201,25 @@ def test_readers_see_whole_values_while_others_write() -> None:
         thread.join()
     assert not torn
     assert {plan.spec for plan in library.admitted()} == set(specs)
+
+
+def test_any_sub_network_is_of_a_higher_tier_than_any_plan_of_the_model() -> None:
+    exact = [replace(VERIFIED, error=error) for error in (None, 0.0, 1e-6)]
+    coarse = [replace(VERIFIED, error=error) for error in (2e-4, 1e-3, 0.1, 1.0, 1e6)]
+    own = [replace(VERIFIED, subnet="half", quality=q) for q in (1.0, 0.999, 0.98, 0.5, 0.0)]
+    assert {plan_tier(plan) for plan in exact} == {0}
+    tiers = [plan_tier(plan) for plan in (*coarse, *own)]
+    assert tiers == sorted(tiers)
+    assert tiers[0] > 0
+    assert tiers[len(coarse) - 1] < tiers[len(coarse)]
+    assert len(set(tiers[len(coarse) :])) == len(own)
+
+
+def test_how_exact_a_plan_of_a_sub_network_is_does_not_change_its_tier() -> None:
+    rough = replace(VERIFIED, error=0.004, subnet="half", quality=0.98)
+    assert plan_tier(rough) == plan_tier(replace(rough, error=0.0))
+
+
+def test_quality_is_a_share() -> None:
+    with pytest.raises(ValueError, match=r"quality must be in \[0, 1\], got 1.5"):
+        replace(VERIFIED, quality=1.5)
