@@ -13,7 +13,7 @@ from torch import Tensor
 
 from supernet.distillation.losses import Kind
 from supernet.distillation.quality import (
-    Interval,
+    ConfidenceInterval,
     Measure,
     Outcome,
     Quality,
@@ -45,7 +45,7 @@ class Comparison:
     spec: SubnetSpec
     before: float
     after: float
-    gain: Interval | None
+    gain: ConfidenceInterval | None
     why: str = ""
 
     @property
@@ -142,5 +142,5 @@ def compared(
     return tuple(found)
 
 
-def _gain(steps: npt.NDArray[np.float64], seed: int) -> Interval:
+def _gain(steps: npt.NDArray[np.float64], seed: int) -> ConfidenceInterval:
     return paired_bootstrap(lambda rows: float(steps[rows].mean()), len(steps), seed=seed)

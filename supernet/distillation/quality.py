@@ -29,7 +29,7 @@ from supernet.distillation.teacher import Teacher
 from supernet.signature import Signature, TensorSpec
 
 __all__ = [
-    "Interval",
+    "ConfidenceInterval",
     "Measure",
     "Outcome",
     "Quality",
@@ -179,7 +179,7 @@ def labelled(
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class ConfidenceInterval:
     """A figure and the two ends of its confidence interval."""
 
     value: float
@@ -194,7 +194,7 @@ def paired_bootstrap(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> ConfidenceInterval:
     """The percentile interval of a statistic of rows, which are drawn with replacement.
 
     ``statistic`` gets the numbers of the rows drawn and compares both models on those: paired, what
@@ -213,4 +213,4 @@ def paired_bootstrap(
     rng = np.random.default_rng(seed)
     found = [statistic(rng.integers(0, rows, rows)) for _ in range(draws)]
     ends = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(statistic(np.arange(rows)), float(ends[0]), float(ends[1]))
+    return ConfidenceInterval(statistic(np.arange(rows)), float(ends[0]), float(ends[1]))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from supernet.capture.pytree import flatten
 from torch import nn
 
+from supernet.capture.calls.pytree import flatten
 from supernet.capture.probe import agree
 from supernet.capture.subject import capture
 from supernet.elastic.subnet import AttentionSpec, LayerSpec, SubnetSpec
