@@ -34,7 +34,7 @@ __all__ = ["OnnxRuntimeBackend", "OnnxRuntimePlan"]
 _RECIPE = 2  # counted up when the same program makes other artifacts
 _QUANTISED = ("MatMul", "Gemm")
 
-# Measured on tiny programs; tests/supernet/test_domain.py holds what follows from it.
+# Measured on tiny programs; tests/supernet/domain/test_domain.py holds what follows from it.
 _POOLS = words("max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d")
 # Clip, Max, Min and Sign compare the lower halves of 64-bit integers.
 _HALVED = words("clamp clamp_min clamp_max maximum minimum max min amax amin sign sort topk")

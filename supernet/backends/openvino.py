@@ -27,7 +27,7 @@ __all__ = ["OpenVinoBackend", "OpenVinoPlan"]
 _FILE = "model.xml"
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
-# Measured on tiny programs; tests/supernet/test_domain.py holds what follows from it.
+# Measured on tiny programs; tests/supernet/domain/test_domain.py holds what follows from it.
 _EXTREMES = words(
     """max min amax amin maximum minimum max_pool1d max_pool2d max_pool3d adaptive_max_pool1d
     adaptive_max_pool2d adaptive_max_pool3d"""

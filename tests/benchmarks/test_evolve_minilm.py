@@ -15,8 +15,8 @@ from supernet.distillation.sampling import parameters
 from supernet.distillation.teacher import Teacher
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
-from tests.supernet.elastic_models import captured
-from tests.supernet.test_distillation import corpus_of
+from tests.supernet.distillation.test_distillation import corpus_of
+from tests.supernet.elastic.elastic_models import captured
 
 PAIRS = Task("STS-B", ("a", "b", "c"), np.array([[0, 1], [0, 2], [1, 2]]), np.array([1.0, 3, 2]))
 
