@@ -54,12 +54,9 @@ def by_deadline(now_ms: float, queue: Requests, prepared: Prepared, spread: floa
     ordered = Ordered(order, slack, bucket, rows, group, refusable, own, work, batch_ms)
     last = prepared.ms_per_row.shape[0] - 1
     _price(
-        ordered,
-        within,
-        prepared.fastest[last],
-        prepared.ms_per_row[last],
+        ordered, within, prepared.fastest[last], prepared.ms_per_row[last],
         prepared.efficient_rows[last],
-    )
+    )  # fmt: skip
     return ordered
 
 

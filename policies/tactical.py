@@ -75,9 +75,8 @@ class TacticalPolicy:
         self._sane = network.sane
         known = (network.low != 0) | (network.high != 0)
         self._blind = [entries for entries in _LEARNT if not known[entries].any()]
-        encode(
-            np.ones(SIGNALS), 0, np.empty(expected, np.float32)
-        )  # compiled before the first tick
+        # Compiled before the first tick.
+        encode(np.ones(SIGNALS), 0, np.empty(expected, np.float32))
         self.card: Mapping[str, Any] = card or {}
 
     @property

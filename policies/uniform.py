@@ -54,14 +54,9 @@ class _Kept(NamedTuple):
 
 @jit
 def tables_of(
-    fastest: Floats,
-    plan: Ints,
-    ms_per_row: Floats,
-    efficient_rows: Ints,
-    greedy: bool,
-    top: Ints,
+    fastest: Floats, plan: Ints, ms_per_row: Floats, efficient_rows: Ints, greedy: bool, top: Ints,
     best: Floats,
-) -> None:
+) -> None:  # fmt: skip
     """Fill `top` and `best` (`UniformTables.efficiency`); greedy takes as many as it can."""
     for t in range(fastest.shape[0]):
         for r in range(fastest.shape[1]):
@@ -133,12 +128,8 @@ def decide_uniform(
     Fills `members` with positions counted from `head`; returns `(plan, n_members, n_dropped,
     wake_ms)`, the dropped being the first ones.
     """
-    fastest, ms_per_row, efficient_rows, tiers = (
-        tables.fastest,
-        tables.ms_per_row,
-        tables.efficient_rows,
-        tables.tiers,
-    )
+    fastest, ms_per_row = tables.fastest, tables.ms_per_row
+    efficient_rows, tiers = tables.efficient_rows, tables.tiers
     queue_ms, head, tail, slo_ms = line
     _, workers, pace, rate_per_ms = asker
     cap = max(1, min(int(params[MAX_ROWS]), fastest.shape[1]))

@@ -9,7 +9,7 @@ import numpy as np
 
 from policies._jit import jit_inlined
 from policies.disciplines import RULE, learn
-from sims.engine.counters import Batch, account, note
+from sims.engine.counters import StartedBatch, account, note
 from sims.engine.queue import leave, span
 from sims.engine.scene import Scene
 from sims.engine.workers import charge, disturbance
@@ -38,7 +38,7 @@ def run(scene: Scene, w: int, plan: int, rows: int) -> None:
 
 
 @jit_inlined
-def _batch(scene: Scene, w: int, plan: int, rows: int) -> Batch:
+def _batch(scene: Scene, w: int, plan: int, rows: int) -> StartedBatch:
     """What the batch computes, what it was believed to cost, and when it will be over."""
     env, service, costs, truth = scene.env, scene.service, scene.costs, scene.truth
     worker, unit = scene.crew.workers[w], scene.crew.units[w]
@@ -54,7 +54,7 @@ def _batch(scene: Scene, w: int, plan: int, rows: int) -> Batch:
     if env.now_ms < worker.lost_from_ms < finish:  # it runs again afterwards
         finish = worker.lost_until_ms + took_all
     low, high = span(scene.members, rows)
-    return Batch(
+    return StartedBatch(
         w, plan, rows, bucket, low, high, tokens, rows * scene.traffic.lengths[bucket],
         costs.accuracy[plan], expected, took_all, ratio, finish, finish + service.delay_ms,
     )  # fmt: skip

@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Batch(NamedTuple):
+class StartedBatch(NamedTuple):
     """One batch: who runs it, its plan and shape, the first and the last of its queue positions,
     real and computed positions, accuracy of its plan, costs, and when the worker is free and the
     answers are there. `took_ms` / `expected_ms` may differ from `ratio`, which leaves out what
@@ -58,7 +58,7 @@ class Batch(NamedTuple):
 
 @jit
 def account(
-    env: Any, slots: Floats, queue_ms: Floats, members: Ints, batch: Batch, slo_ms: float
+    env: Any, slots: Floats, queue_ms: Floats, members: Ints, batch: StartedBatch, slo_ms: float
 ) -> int:
     """Count a batch in the slot in which it ends, and in the episode's totals; those in time."""
     rows, low, high, finish_ms = batch.rows, batch.low, batch.high, batch.answered_ms
@@ -101,7 +101,9 @@ def account(
 
 
 @jit
-def note(env: Any, queue_id: Ints, members: Ints, log: Log, first: int, batch: Batch) -> None:
+def note(
+    env: Any, queue_id: Ints, members: Ints, log: Log, first: int, batch: StartedBatch
+) -> None:
     """Write a batch and its requests into the log of a trace whose arrivals begin at `first`."""
     for k in range(batch.rows):
         i = queue_id[env.head + members[k]] - first

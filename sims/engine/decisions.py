@@ -18,7 +18,7 @@ from policies.disciplines import RULE, dispatch
 from policies.params import WAIT_MS
 from policies.uniform import UniformTables, decide_uniform
 from sims.engine.queue import fade, refuse_first, refuse_some
-from sims.engine.scene import Scene, Setting
+from sims.engine.scene import Dispatching, Scene
 
 
 @jit_inlined
@@ -110,7 +110,7 @@ def _by_uniform_rule(scene: Scene, w: int, asker: Asker) -> tuple[int, int, int,
 
 
 @jit_inlined
-def _tables(setting: Setting, d: int) -> UniformTables:
+def _tables(setting: Dispatching, d: int) -> UniformTables:
     """The tables of one kind of device, were all requests equal."""
     return UniformTables(
         setting.fastest[d, :, :, 0], setting.plan[d, :, :, 0], setting.ms_per_row[d, :, 0],

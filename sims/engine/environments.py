@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 Array = NDArray[np.float32]
 
 
-class Bounds(NamedTuple):
+class ObservationBounds(NamedTuple):
     """Least and most of every entry of an observation, [D]."""
 
     low: Array
@@ -43,7 +43,7 @@ class Environments(NamedTuple):
     scratch: State
     log: Log
     draws: Draws
-    bounds: Bounds
+    bounds: ObservationBounds
     tick: Tick
 
 
@@ -84,7 +84,9 @@ def copy_state(source: State, e: int, target: State, f: int) -> None:
 
 
 @jit
-def observe_row(inputs: EngineInputs, state: State, e: int, bounds: Bounds, seen: Array) -> None:
+def observe_row(
+    inputs: EngineInputs, state: State, e: int, bounds: ObservationBounds, seen: Array
+) -> None:
     """The policy's view of environment e, within the bounds of the observation space."""
     raw = np.empty(SIGNALS)
     fill_signals(inputs, state, e, raw)
@@ -95,15 +97,9 @@ def observe_row(inputs: EngineInputs, state: State, e: int, bounds: Bounds, seen
 
 @jit
 def advantage(
-    inputs: EngineInputs,
-    state: State,
-    scratch: State,
-    log: Log,
-    e: int,
-    f: int,
-    action: int,
+    inputs: EngineInputs, state: State, scratch: State, log: Log, e: int, f: int, action: int,
     tick_ms: float,
-) -> float:
+) -> float:  # fmt: skip
     """Play one tick under `action`; its utility against preset 0 by state reset.
 
     [action for a tick, preset 0 for a tick] minus [preset 0 for two ticks], from the same state
@@ -181,7 +177,12 @@ def play(
 
 @jit_long
 def observe_all(
-    inputs: EngineInputs, state: State, low_e: int, high_e: int, bounds: Bounds, seen: Array
+    inputs: EngineInputs,
+    state: State,
+    low_e: int,
+    high_e: int,
+    bounds: ObservationBounds,
+    seen: Array,
 ) -> None:
     """The policy's view of a range of environments."""
     inputs, state = borrowed(inputs), borrowed(state)

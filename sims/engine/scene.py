@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-class Traffic(NamedTuple):
+class Arrivals(NamedTuple):
     """Arrivals of all traces, see `EngineInputs`: `at_ms` [N]; `length`, `bucket` [N] or [1]; and
     the padded `lengths` [L]."""
 
@@ -44,7 +44,7 @@ class Queue(NamedTuple):
     id: Ints
 
 
-class Setting(NamedTuple):
+class Dispatching(NamedTuple):
     """What dispatches: `kind` of discipline and `params` [8]; and of each kind of device what the
     rule made of its cost table, see `EngineInputs`."""
 
@@ -100,9 +100,9 @@ class Scene(NamedTuple):
 
     env: Any
     service: Any
-    traffic: Traffic
+    traffic: Arrivals
     queue: Queue
-    setting: Setting
+    setting: Dispatching
     memo: Floats
     members: Ints
     crew: Crew
@@ -121,9 +121,9 @@ def scene_of(inputs: EngineInputs, state: State, log: Log, e: int) -> Scene:
     return Scene(
         env,
         service,
-        Traffic(inputs.at_ms, inputs.length, inputs.bucket, inputs.lengths),
+        Arrivals(inputs.at_ms, inputs.length, inputs.bucket, inputs.lengths),
         Queue(state.queue_ms[e], state.queue_id[e]),
-        Setting(
+        Dispatching(
             kind, inputs.params[env.preset], inputs.fastest[env.preset], inputs.plan[env.preset],
             inputs.ms_per_row[env.preset], inputs.efficient_rows[env.preset],
             inputs.tiers[env.preset], inputs.short[env.preset], inputs.top[env.preset],

@@ -18,7 +18,7 @@ from policies.observation import observation_names
 from policies.params import RuleParams
 from policies.presets import PRESETS
 from sims.engine import environments as envs
-from sims.engine.environments import Bounds, Environments, Share, Stepped, Tick
+from sims.engine.environments import Environments, ObservationBounds, Share, Stepped, Tick
 from sims.engine.episodes import Draws, Piece, begin
 from sims.engine.inputs import make_inputs
 from sims.engine.state import EngineInputs, State, make_state, no_log
@@ -39,7 +39,7 @@ TRACE_EPISODES = 4.0
 """A trace of the gym is as long as this many episodes; each plays a piece of one."""
 
 
-def bounds(presets: int) -> Bounds:
+def bounds(presets: int) -> ObservationBounds:
     """Low and high of every entry of an observation, from the kind its name tells."""
     low, high = [], []
     for name in observation_names(presets):
@@ -53,7 +53,7 @@ def bounds(presets: int) -> Bounds:
         else:
             low.append(0.0)
             high.append(10.0 if name.startswith("cost_ratio") or name == "unevenness" else 1.0)
-    return Bounds(np.array(low, np.float32), np.array(high, np.float32))
+    return ObservationBounds(np.array(low, np.float32), np.array(high, np.float32))
 
 
 class LoadGym:

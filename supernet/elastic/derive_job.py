@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from supernet.elastic.supernet import Supernet
 
-__all__ = ["MEASURES", "Request", "work"]
+__all__ = ["MEASURES", "DeriveRequest", "work"]
 
 MEASURES = ("cosine", "top1")
 """By which agreement with the original is reported."""
@@ -33,7 +33,7 @@ _KINDS = ("softmax", "none")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DeriveRequest:
     """Of which stored capture, which sub-network (``SubnetSpec.to_json``), with which weights (a
     safetensors file and its digest; "": the original's), stored under which hash and key."""
 
@@ -46,7 +46,7 @@ class Request:
     key: str
 
 
-def work(request: Request, say: Say) -> dict[str, Any]:
+def work(request: DeriveRequest, say: Say) -> dict[str, Any]:
     """What is known of the capture that was stored, its agreement with the original among it."""
     from supernet.cache import ArtifactCache
     from supernet.capture.weights import digest_tensors
@@ -72,7 +72,7 @@ def work(request: Request, say: Say) -> dict[str, Any]:
     }
 
 
-def _program(request: Request, capture: StoredCapture) -> ExportedProgram:
+def _program(request: DeriveRequest, capture: StoredCapture) -> ExportedProgram:
     from supernet.elastic.supernet import Supernet
 
     net = Supernet.of_program(capture.program(), capture.signature)
@@ -113,7 +113,7 @@ def _answered(
 
 
 def _store(
-    cache: Any, request: Request, capture: StoredCapture, program: ExportedProgram,
+    cache: Any, request: DeriveRequest, capture: StoredCapture, program: ExportedProgram,
     answered: Mapping[str, Sequence[StoredBatch]],
 ) -> None:  # fmt: skip
     from supernet.backends.eager import save_program
@@ -143,4 +143,4 @@ def _agreement(
 
 
 if __name__ == "__main__":
-    main(Request, work)
+    main(DeriveRequest, work)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from supernet.cache import MEMO, ArtifactCache
 from supernet.capture.stored import StoredCapture
-from supernet.elastic.derive_job import MEASURES, Request
+from supernet.elastic.derive_job import MEASURES, DeriveRequest
 from supernet.elastic.trained import digest_of
 from supernet.experiments.unseen import Unseen
 from supernet.jobs.pausing import Pauses
@@ -99,7 +99,7 @@ def derive(
             return known
         except (LookupError, OSError, TypeError, ValueError):
             pass  # made anew below
-    request = Request(
+    request = DeriveRequest(
         str(cache.root), str(capture_dir), spec.to_json(), str(weights or ""), digest, graph_hash,
         key,
     )  # fmt: skip

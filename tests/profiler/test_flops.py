@@ -80,10 +80,9 @@ def test_readings_by_hand() -> None:
     flops = DynamicFlops({Shape(1, 10): 1e9, Shape(1, 20): 2e9}, peak_gflop_per_s=200.0)
     empty = flops.reading()
     assert (empty.batches, empty.per_request, empty.share_of_peak) == (0, 0.0, 0.0)
-    flops.record_batch(Shape(4, 10), elapsed_ms=40.0, real_tokens=40)  # 4 GFLOP, no padding
-    flops.record_batch(
-        Shape(2, 20), elapsed_ms=60.0, real_tokens=10
-    )  # 4 GFLOP, three quarters padding
+    # 4 GFLOP without padding, and 4 of which three quarters are padding.
+    flops.record_batch(Shape(4, 10), elapsed_ms=40.0, real_tokens=40)
+    flops.record_batch(Shape(2, 20), elapsed_ms=60.0, real_tokens=10)
     reading = flops.reading()
     assert (reading.requests, reading.batches) == (6, 2)
     assert reading.per_request == pytest.approx(8e9 / 6)

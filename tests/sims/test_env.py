@@ -69,7 +69,7 @@ def test_the_reward_is_the_advantage_over_the_default_from_the_same_state() -> N
         env.step(np.int64(0))
     reward = env.step(np.int64(1))[1]
 
-    worth = []
+    utility = []
     for action in (1, 0):
         twin = Simulation(service, trace)
         twin.advance(500.0, presets[0])
@@ -77,9 +77,9 @@ def test_the_reward_is_the_advantage_over_the_default_from_the_same_state() -> N
         before, arrived = twin.utility_sum, twin.offered
         twin.advance(600.0, presets[action])
         twin.advance(700.0, presets[0])
-        worth.append(twin.utility_sum - before)
+        utility.append(twin.utility_sum - before)
         concerned = waiting + twin.offered - arrived
-    assert reward == pytest.approx(20 * (worth[0] - worth[1]) / concerned)
+    assert reward == pytest.approx(20 * (utility[0] - utility[1]) / concerned)
     assert reward < 0
 
 

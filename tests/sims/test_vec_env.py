@@ -127,8 +127,8 @@ def test_vec_normalize_and_vec_monitor_wrap_it() -> None:
         for mine, wrapped in zip(expected[3], got[3], strict=True):
             if mine:
                 for key in ("r", "l"):
-                    totals = wrapped["episode"][key]
-                    assert totals == pytest.approx(mine["episode"][key], abs=1e-5)
+                    got_there = wrapped["episode"][key]
+                    assert got_there == pytest.approx(mine["episode"][key], abs=1e-5)
                 assert wrapped["TimeLimit.truncated"] is True
     np.testing.assert_array_equal(envs.get_original_obs(), expected[0])
     assert envs.obs_rms.mean.shape == plain.observation_space.shape

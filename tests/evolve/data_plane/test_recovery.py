@@ -159,7 +159,7 @@ def test_a_plan_whose_files_are_gone_is_not_to_blame(
     )
     told: list[str] = []
     pool, library = runtime.parts.pool, runtime.parts.library
-    monkeypatch.setattr(pool, "_lost", lambda: told.append("rebuild"))
+    monkeypatch.setattr(pool, "_on_lost", lambda: told.append("rebuild"))
 
     def load(worker: StagedWorker, loading: Plan, warm: object) -> None:
         raise PlanLost("its files are gone")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import evolve
 from evolve.data_plane.request_queue import Request
-from evolve.data_plane.scheduler import Batch
+from evolve.data_plane.scheduler import Batch, Price
 from evolve.journal.decision import Decision
 from evolve.lifecycle.watching import _is_watched
 from evolve.watch.judge import Judgement, NotJudged
@@ -357,7 +357,7 @@ def test_who_waited_together_runs_apart_once_padding_is_off(
                 for call in calls
             ]
             before = runtime.status()["counts"]
-            lane._serve(Batch("original", tuple(requests), (), 17, 1.0))
+            lane._serve(Batch("original", tuple(requests), (), 17, Price(1.0, 0)))
             after = runtime.status()["counts"]
             lengths.append(after["tokens"] - before["tokens"])
             for call, request in zip(calls, requests, strict=True):

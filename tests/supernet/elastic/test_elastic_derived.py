@@ -15,7 +15,7 @@ from supernet.building.build import BuildLimits, build_plan
 from supernet.cache import ArtifactCache
 from supernet.capture.stored import StoredCapture, store
 from supernet.elastic import derived
-from supernet.elastic.derive_job import Request, work
+from supernet.elastic.derive_job import DeriveRequest, work
 from supernet.elastic.derived import Derived, derive
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
@@ -129,7 +129,7 @@ def refused(cache: ArtifactCache, original: Path, spec: SubnetSpec, weights: Pat
     """What the job does with such a request, without a process of its own."""
     digest = "" if weights is None else digest_of(weights)
     work(
-        Request(
+        DeriveRequest(
             str(cache.root), str(original), spec.to_json(), str(weights or ""), digest, "no", "no"
         ),
         lambda stage, share: None,  # type: ignore[arg-type]
