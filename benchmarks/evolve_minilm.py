@@ -38,7 +38,7 @@ SLACK = 0.5  # points that the lower end of the interval may be below
 MARGIN = 1.03  # by which a candidate's predicted latency must be better than asked for
 SHAPES = ((1, 16), (1, 32), (8, 32), (8, 64))
 ROWS, LONGEST, HELD_OUT = 32, 64, 16
-SHORT_HELD_OUT = 8  # batches, below half an hour: judging is not within the budget
+SHORT_HELD_OUT, SHORT_PROBE = 8, 2  # batches, below half an hour
 PIPELINE = 0.8  # of the minutes; the rest is for capture, evaluation and latency
 JUDGED_PER_MINUTE = 100  # rows of each task, below half an hour
 
@@ -88,6 +88,7 @@ def _run(data: Path, minutes: float, seed: int) -> tuple[dict[str, Any], dict[st
         choice = _choice(net, Path(folder), seed)
         config = PipelineConfig(
             budget_s=60 * minutes * PIPELINE,
+            probe_batches=held_out // 2 if most is None else SHORT_PROBE,
             distill=DistillConfig(
                 local_steps=100_000, global_steps=100_000, seed=seed, memory_mib=3072, judged=4,
                 kinds=("embedding", "ignored"),  # the pooler's output is not what users take

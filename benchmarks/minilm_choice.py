@@ -59,7 +59,8 @@ class Choice:
     """Keeps, for each bound, the best by agreement whose latency lies within it.
 
     `latency_ms` of a sub-network; `bounds_ms`, one for each tier; `found`: the records of the
-    search's generations; `slices`: the uniform slice next to each bound, trained with the others.
+    search's generations; `slices`: the uniform slice just within each bound, trained with the
+    others.
     """
 
     latency_ms: Callable[[SubnetSpec], float]
@@ -88,12 +89,9 @@ class Choice:
                 told.append(Evaluation(genome, self._objectives(scorer, spec), "local"))
             record = search.tell(told)
             self.found.append(f"{record.evaluations} measured, {len(search.front())} on the front")
-        slices = uniform_slices(own)
-        self.slices = tuple(
-            min(slices, key=lambda s, bound_ms=bound_ms: abs(self.latency_ms(s) - bound_ms))
-            for bound_ms in self.bounds_ms
-        )
-        scorer.of(self.slices)
+        self.slices = tuple(self._slice(own, bound_ms) for bound_ms in self.bounds_ms)
+        for one in self.slices:  # whatever time is left: there is always something to train
+            scorer(one)
         self.evaluated = len(scorer.known)
         best = [s for b in self.bounds_ms for s in self._within(scorer.known, b)[:_PER_BOUND]]
         return tuple(dict.fromkeys([*best, *self.slices]))
@@ -102,6 +100,12 @@ class Choice:
         """The best of the candidates under each bound."""
         known = {spec: scorer(spec) for spec in candidates}
         return tuple(self._within(known, bound_ms)[0] for bound_ms in self.bounds_ms)
+
+    def _slice(self, space: SubnetSpace, bound_ms: float) -> SubnetSpec:
+        """The uniform slice that takes most of what the bound allows; the fastest if none fits."""
+        slices = sorted(uniform_slices(space), key=self.latency_ms)
+        fitting = [spec for spec in slices if self.latency_ms(spec) <= bound_ms]
+        return fitting[-1] if fitting else slices[0]
 
     def _within(self, known: Mapping[SubnetSpec, float], bound_ms: float) -> list[SubnetSpec]:
         found = [spec for spec in known if self.latency_ms(spec) <= bound_ms]
