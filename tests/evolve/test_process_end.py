@@ -123,7 +123,7 @@ def test_workers_end_with_their_parent_though_a_fork_of_it_lives() -> None:
     done = run(
         """
 import signal, time
-pids = [lane.worker.pid for lane in runtime.parts.fleet.lanes]
+pids = [lane.worker.pid for lane in runtime.parts.pool.lanes]
 reading, writing = os.pipe()
 child = os.fork()
 if child == 0:

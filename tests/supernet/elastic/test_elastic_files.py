@@ -82,7 +82,7 @@ def test_a_subnet_answers_the_same_in_another_process(name: str, tmp_path: Path)
     got = elsewhere(
         tmp_path, given, module="extracted", kind="Subnet", make="Subnet.load(folder).module"
     )
-    assert all(map(torch.equal, got, subnet.module(*given)))
+    assert agree(got, list(subnet.module(*given)))  # sums in another order: other threads
 
 
 def test_a_subnet_read_back_is_what_it_was(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_trained_supernet_answers_the_same_in_another_process(tmp_path: Path) 
         "json.loads((folder / 'spec.json').read_text())))"
     )
     got = elsewhere(tmp_path, given, module="supernet", kind="Supernet", make=make)
-    assert all(map(torch.equal, got, trained.module(spec)(*given)))
+    assert agree(got, list(trained.module(spec)(*given)))
 
 
 def test_a_subnets_program_is_built_verified_and_admitted(tmp_path: Path) -> None:
