@@ -74,7 +74,8 @@ def main(
         with _bar(console, "evolve", stream.seconds) as on_second:
             results["evolve"], outcomes["evolve"] = run_runtime(runtime, model, stream, on_second)
         decisions = runtime.decisions(1000)
-    setting = _static_setting(model, examples, config, plans, stream, console)
+        slowdown = runtime.parts.serving.scheduler.tables.slowdowns[-1]
+    setting = _static_setting(model, examples, config, plans, slowdown, stream, console)
     with evolve.wrap(
         model, examples, slo=SLO, config=setting.config(config), policy=setting.policy()
     ) as runtime:
@@ -135,10 +136,12 @@ def _static_setting(
     examples: list[dict[str, torch.Tensor]],
     config: evolve.Config,
     plans: Sequence[Plan],
+    slowdown: float,
     stream: Stream,
     console: Console,
 ) -> StaticSetting:
-    """Measures the plans worth it with all cores in one worker too, then sweeps."""
+    """Measures the plans worth it with all cores in one worker too, then sweeps; `slowdown` is what
+    the surge just seen has shown of workers beside each other."""
     cores = host_database().fingerprints()[0].cores
     narrow = contenders([plan for plan in plans if plan.state.may_serve])
     wide = config.replace(
@@ -148,7 +151,7 @@ def _static_setting(
     with evolve.wrap(model, examples, slo=SLO, config=wide) as runtime:
         _wait(runtime, console, f"timing the plans with {cores} threads")
         layouts = [
-            Layout(cores, 1, narrow),
+            Layout(cores, 1, narrow, slowdown),
             Layout(1, cores, [p for p in runtime.plans() if p.state.may_serve]),
         ]
         grid = runtime.grid

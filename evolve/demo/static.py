@@ -32,11 +32,13 @@ CLEARLY_SLOWER = 1.25
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Workers × threads, and the plans measured with so many threads."""
+    """Workers × threads, and the plans measured with so many threads, alone; `slowdown`: how many
+    times as long they take while all workers compute."""
 
     workers: int
     threads: int
     plans: Sequence[Plan]
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def sweep(
         for plan in layout.plans:
             costs.seed(plan.key, plan.costs_ms)
         services[str(layout.workers)] = Service(
-            costs.matrix([plan.key for plan in layout.plans]),
+            costs.matrix([plan.key for plan in layout.plans]) * layout.slowdown,
             np.array(grid.lengths, np.float64),
             slo_ms=stream.slo_ms,
             workers=layout.workers,
