@@ -45,9 +45,6 @@ def put_bias(graph: fx.Graph, product: fx.Node) -> None:
     put.meta = dict(product.meta)
     put.meta[_ZEROS] = bias.target is aten.zeros.default
     product.replace_all_uses_with(put)
-    for node in graph.nodes:  # an expanded tensor cannot always be viewed
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
 
 
 def _size_node(graph: fx.Graph, product: fx.Node, size: Any) -> Any:
@@ -80,14 +77,19 @@ def _computed(graph: fx.Graph, product: fx.Node, expression: Any) -> Any:
 
 
 def simplify(graph: fx.Graph) -> None:
-    """Leave out sums with zeros, checks that the trace has made, and what nobody uses."""
+    """Leave out sums with zeros, checks that the trace has made, and what nobody uses.
+
+    Views become reshapes: what takes an attention's place may lie otherwise in memory.
+    """
     for node in list(graph.nodes):
         if operator(node) == "_assert_tensor_metadata":
             graph.erase_node(node)
             continue
-        if operator(node) == "dropout" and arguments(node)["train"] is False:
+        if _is_inert(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             continue
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
         if node.op != "call_function":
             continue
         taken = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
@@ -104,6 +106,14 @@ def simplify(graph: fx.Graph) -> None:
             if same and plain and other.meta["val"].dtype == node.meta["val"].dtype:
                 node.replace_all_uses_with(other)
     graph.eliminate_dead_code(is_impure_node=_is_needed)
+
+
+def _is_inert(node: fx.Node) -> bool:
+    """A dropout that does nothing, or a copy that nobody could tell from what it copies."""
+    if operator(node) == "dropout":
+        return arguments(node)["train"] is False
+    returned = any(user.op == "output" for user in node.users)
+    return operator(node) == "clone" and not node.kwargs and not returned
 
 
 def _is_needed(node: fx.Node) -> bool:

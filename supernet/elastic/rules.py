@@ -26,7 +26,8 @@ _Rule: TypeAlias = Callable[[Trace, fx.Node], Any]
 # Elementwise, but not tagged as such by torch.
 _POINTWISE = frozenset(
     {"hardswish", "prelu", "masked_fill", "where", "true_divide", "floor_divide", "rsub", "pow",
-     "logical_and", "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign"}
+     "multiply", "divide", "subtract", "negative", "square", "clip", "absolute", "logical_and",
+     "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign"}
 )  # fmt: skip
 
 
