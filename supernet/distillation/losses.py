@@ -123,7 +123,7 @@ def looked_up(net: Supernet) -> tuple[str, ...]:
         if node.op == "call_function" and operator(node) in ("embedding", "embedding_bag")
         for name in trace.weights_of(node)
     ]
-    tensors = {name: trace.tensor(name) for name in trace.weights}
+    tensors = trace.tensors
     places = {tensors[name].data_ptr() for name in found}
     return tuple(name for name, tensor in tensors.items() if tensor.data_ptr() in places)
 

@@ -22,6 +22,7 @@ __all__ = ["Attentions", "Core", "find_cores", "map_names"]
 
 # A mask that is added hides a key by a number below this; a bias is well above it.
 _HIDES = -5000.0
+_INERT = ("dropout", "clone", "contiguous", "detach", "to", "_to_copy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,7 @@ def _spelled(nodes: Mapping[str, fx.Node], place: Place) -> Core | str:
         return "its products are not two around a softmax"
     scores, product = (nodes[name] for name in place.attends)
     weights, value = product.all_input_nodes[:2]
-    while operator(weights) in ("dropout", "to", "_to_copy"):
+    while operator(weights) in _INERT:
         weights = weights.all_input_nodes[0]
     if operator(weights) not in ("softmax", "_softmax") or len(product.all_input_nodes) != 2:
         return "its products are not two around a softmax"
@@ -170,7 +171,7 @@ def _spelled(nodes: Mapping[str, fx.Node], place: Place) -> Core | str:
             mask, added = given["mask"], "hidden"
         elif name == "add" and mask is None and isinstance(other, fx.Node):
             mask, added = other, "numbers"
-        elif name not in ("to", "_to_copy"):
+        elif name not in _INERT:
             return f"{name} comes between its products"
         node = node.all_input_nodes[0]
     query, turned = scores.all_input_nodes[:2]

@@ -43,6 +43,12 @@ class Elastic(nn.Module):
             _place(self, name, weight)
         self.eval()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Elastic:
+        """Of its own weights; what is known of the model is shared."""
+        made = Elastic(self._anatomy, self._space, self.weights(), self._attentions)
+        memo[id(self)] = made
+        return made
+
     def forward(self, spec: SubnetSpec, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The sub-network's flat outputs; a `ValueError` for a spec of another model."""
         graph, wanted = self._graph(spec)

@@ -87,6 +87,7 @@ def narrow(
             resize(trace, node, nodes[node.name], cuts)
     names = {node.name: name for name, node in trace.weights.items()}
     dims = {name: trace.of(node) for name, node in trace.weights.items()}
+    made = {node.name: found for node, found in trace.dims.items()}
     names.update(_put_kinds(graph, anatomy, spec, attentions, cuts))
     for layer, own in reversed(list(zip(anatomy.layers, spec.layers, strict=True))):
         if own.skipped and layer.stream is not None:
@@ -95,7 +96,7 @@ def narrow(
     for place in anatomy.places:
         if place.axis.root() in gone:
             for name in place.sums:
-                put_bias(graph, nodes[name])
+                put_bias(graph, nodes[name], [cut_size(axes, cuts) for axes in made[name]])
     simplify(graph)
     dims.update({name: [axes] for name, axes in attentions.maps(trace).items()})
     return _finished(graph, names, dims, cuts)

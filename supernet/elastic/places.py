@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +65,20 @@ def find_places(walk: Trace, order: dict[str, int]) -> tuple[list[Place], list[t
         elif why not in _PARTS:
             fixed.append((place, why))
     places = _whole_groups(places)
-    return sorted(places, key=lambda place: min(order[name] for name in place.makes)), fixed
+    places.sort(key=lambda place: min(order[name] for name in place.makes))
+    return _with_own_names(places), fixed
+
+
+def _with_own_names(places: Sequence[Place]) -> list[Place]:
+    """Each with a name that no other has: the second of a name is ``name#2``."""
+    seen: Counter[str] = Counter()
+    named = []
+    for place in places:
+        seen[place.name] += 1
+        count = seen[place.name]
+        name = place.name if count == 1 else f"{place.name}#{count}"
+        named.append(dataclasses.replace(place, name=name))
+    return named
 
 
 def _is_lost(axis: Axis) -> bool:
@@ -143,7 +157,7 @@ def _why_fixed(walk: Trace, axis: Axis, place: Place) -> str | None:
     for name, index in place.weights:
         if factors(walk.of(walk.weights[name])[index]).count(axis) > 1:
             return f"the weight {name!r} has it twice in one dim"
-        weight = walk.tensor(name)
+        weight = walk.tensors[name]
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
             return f"the weight {name!r} holds NaN or infinity"
     return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator as python
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from supernet.elastic.axes import size_of
+from supernet.elastic.axes import Size
 from supernet.elastic.tracing import arguments, operator
 
 __all__ = ["put_bias", "simplify"]
@@ -23,8 +24,11 @@ _MOVES = frozenset(
 )  # fmt: skip
 
 
-def put_bias(graph: fx.Graph, product: fx.Node) -> None:
-    """Put a product's bias, or zeros, in its place: what it gives where it sums over nothing."""
+def put_bias(graph: fx.Graph, product: fx.Node, sizes: Sequence[Size]) -> None:
+    """Put a product's bias, or zeros, in its place: what it gives where it sums over nothing.
+
+    `sizes`: of its dims in this graph.
+    """
     given = arguments(product)
     bias = given.get("bias") if "bias" in given else given.get("self")
     if operator(product) in ("matmul", "mm", "bmm", "einsum"):
@@ -40,54 +44,53 @@ def put_bias(graph: fx.Graph, product: fx.Node) -> None:
         else:
             kind = {"dtype": value.dtype, "device": value.device}
             bias = graph.call_function(aten.zeros.default, ([1] * value.dim(),), kind)
-        sizes = [_size_node(graph, product, size) for size in value.shape]
-        put = graph.call_function(aten.expand.default, (bias, sizes))
+        given_sizes = [_computed(graph, product, size) for size in sizes]
+        put = graph.call_function(aten.expand.default, (bias, given_sizes))
     put.meta = dict(product.meta)
     put.meta[_ZEROS] = bias.target is aten.zeros.default
     product.replace_all_uses_with(put)
-    for node in graph.nodes:  # an expanded tensor cannot always be viewed
-        if node.target is aten.view.default:
-            node.target = aten.reshape.default
 
 
-def _size_node(graph: fx.Graph, product: fx.Node, size: Any) -> Any:
-    """A node, or an int, that gives a traced size and depends on no more than the inputs."""
-    expression = size_of(size)
-    return expression if isinstance(expression, int) else _computed(graph, product, expression)
-
-
-def _computed(graph: fx.Graph, product: fx.Node, expression: Any) -> Any:
-    if expression.is_Integer:
+def _computed(graph: fx.Graph, product: fx.Node, expression: Size) -> Any:
+    """A node, or an int, that gives a size and depends on no more than the inputs' sizes."""
+    if isinstance(expression, int) or expression.is_Integer:
         return int(expression)
     for node in graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
         for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
             if not isinstance(size, int) and size.node.expr == expression:
                 return graph.call_function(aten.sym_size.int, (node, dim))
-    if expression.is_Mul or expression.is_Add:
-        join = python.mul if expression.is_Mul else python.add
-        parts = [_computed(graph, product, part) for part in expression.args]
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = graph.call_function(join, (whole, part))
-        return whole
-    for source in product.all_input_nodes:  # a size of another form: asked of what came in
-        value = source.meta.get("val")
-        for dim, size in enumerate(value.shape if isinstance(value, Tensor) else ()):
-            if not isinstance(size, int) and size.node.expr == expression:
-                return graph.call_function(aten.sym_size.int, (source, dim))
-    raise ValueError(f"the size {expression} of {product.name} cannot be computed from the inputs")
+    join = _ARITHMETIC.get(type(expression).__name__)
+    if join is None:
+        raise ValueError(f"the size {expression} of {product.name} cannot be computed")
+    parts = [_computed(graph, product, part) for part in expression.args]
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = graph.call_function(join, (whole, part))
+    return whole
+
+
+# Of sizes, as torch's traces write them.
+_ARITHMETIC = {
+    "Add": python.add, "Mul": python.mul, "FloorDiv": python.floordiv, "CleanDiv": python.floordiv,
+    "Mod": python.mod, "PythonMod": python.mod, "Pow": python.pow,
+}  # fmt: skip
 
 
 def simplify(graph: fx.Graph) -> None:
-    """Leave out sums with zeros, checks that the trace has made, and what nobody uses."""
+    """Leave out sums with zeros, checks that the trace has made, and what nobody uses.
+
+    Views become reshapes: what takes an attention's place may lie otherwise in memory.
+    """
     for node in list(graph.nodes):
         if operator(node) == "_assert_tensor_metadata":
             graph.erase_node(node)
             continue
-        if operator(node) == "dropout" and arguments(node)["train"] is False:
+        if _is_inert(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             continue
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
         if node.op != "call_function":
             continue
         taken = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), Tensor)]
@@ -104,6 +107,14 @@ def simplify(graph: fx.Graph) -> None:
             if same and plain and other.meta["val"].dtype == node.meta["val"].dtype:
                 node.replace_all_uses_with(other)
     graph.eliminate_dead_code(is_impure_node=_is_needed)
+
+
+def _is_inert(node: fx.Node) -> bool:
+    """A dropout that does nothing, or a copy that nobody could tell from what it copies."""
+    if operator(node) == "dropout":
+        return arguments(node)["train"] is False
+    returned = any(user.op == "output" for user in node.users)
+    return operator(node) == "clone" and not node.kwargs and not returned
 
 
 def _is_needed(node: fx.Node) -> bool:

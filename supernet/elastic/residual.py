@@ -19,7 +19,7 @@ _SUMS = ("add", "add_", "sub", "rsub")
 _PASSES = frozenset(
     {"to", "_to_copy", "contiguous", "clone", "detach", "alias", "dropout", "layer_norm",
      "native_layer_norm", "rms_norm", "_fused_rms_norm", "batch_norm", "group_norm", "getitem",
-     "_native_batch_norm_legit_no_training", "hardswish"}
+     "_native_batch_norm_legit_no_training", "hardswish", "view", "reshape"}
 )  # fmt: skip
 
 

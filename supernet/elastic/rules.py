@@ -1,4 +1,4 @@
-"""Axes through what remains: elementwise operators, norms, softmax, reductions, lookups, pools.
+"""Axes through what remains: elementwise operators, lookups, pools.
 
 ``trace`` walks a program with all rules.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from supernet.elastic import join_rules, product_rules, view_rules
+from supernet.elastic import join_rules, norm_rules, product_rules, view_rules
 from supernet.elastic.axes import Axes, dims_of, fix, size_of
 from supernet.elastic.product_rules import broadcast
 from supernet.elastic.tracing import Dims, Trace, arguments, operator, tensors
@@ -26,7 +26,8 @@ _Rule: TypeAlias = Callable[[Trace, fx.Node], Any]
 # Elementwise, but not tagged as such by torch.
 _POINTWISE = frozenset(
     {"hardswish", "prelu", "masked_fill", "where", "true_divide", "floor_divide", "rsub", "pow",
-     "logical_and", "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign"}
+     "multiply", "divide", "subtract", "negative", "square", "clip", "absolute", "logical_and",
+     "logical_or", "__and__", "__or__", "and", "or", "xor", "softsign"}
 )  # fmt: skip
 
 
@@ -102,77 +103,6 @@ def _pointwise(walk: Trace, node: fx.Node) -> Dims:
     return broadcast(values)
 
 
-def _layer_norm(walk: Trace, node: fx.Node) -> Any:
-    given = arguments(node)
-    dims = walk.of(given["input"])
-    over = dims[-len(given["normalized_shape"]) :]
-    for dim in over:
-        fix(dim, f"{operator(node)} takes a mean over it")
-    for name in ("weight", "bias"):
-        if isinstance(given.get(name), fx.Node):
-            broadcast([over, walk.of(given[name])])
-    return _first(node, dims)
-
-
-def _first(node: fx.Node, dims: Dims) -> Any:
-    """``dims`` for the first of the results, nothing known of the others."""
-    found = node.meta["val"]
-    if isinstance(found, Tensor):
-        return dims
-    why = f"{operator(node)} made it"
-    rest = (dims_of(v.shape, [why]) if isinstance(v, Tensor) else [] for v in found[1:])
-    return [dims, *rest]
-
-
-def _batch_norm(walk: Trace, node: fx.Node) -> Any:
-    given = arguments(node)
-    dims = walk.of(given["input"])
-    for name in ("weight", "bias", "running_mean", "running_var"):
-        if isinstance(given.get(name), fx.Node):
-            unify(walk.of(given[name])[0], dims[1])
-    if given.get("training"):
-        fix(dims[1], "batch norm is in training mode")
-    return _first(node, dims)
-
-
-def _group_norm(walk: Trace, node: fx.Node) -> Any:
-    given = arguments(node)
-    dims = walk.of(given["input"])
-    fix(dims[1], f"{operator(node)} takes a mean over it")
-    for name in ("weight", "bias"):
-        if isinstance(given.get(name), fx.Node):
-            unify(walk.of(given[name])[0], dims[1])
-    return _first(node, dims)
-
-
-def _along(walk: Trace, node: fx.Node) -> Any:
-    """Operators that keep the shape and mix the entries along some dims: softmax, cumsum."""
-    given = arguments(node)
-    dims = walk.of(given["self"])
-    wanted = given.get("dim", given.get("dims"))
-    for dim in [wanted] if isinstance(wanted, int) else wanted or range(len(dims)):
-        fix(dims[dim], f"{operator(node)} mixes what lies along it")
-    found = node.meta["val"]
-    return dims if isinstance(found, Tensor) else [dims for _ in found]
-
-
-def _reduce(walk: Trace, node: fx.Node) -> Any:
-    given = arguments(node)
-    source = given["self"]
-    dims: Dims = list(walk.of(source))
-    wanted = given.get("dim")
-    over = [wanted] if isinstance(wanted, int) else list(wanted or range(len(dims)))
-    gone = {dim % len(dims) for dim in over} if dims else set()
-    for dim in gone:
-        fix(dims[dim], f"{operator(node)} reduces it")
-    if given.get("keepdim"):
-        kept: Dims = [[] if index in gone else axes for index, axes in enumerate(dims)]
-    else:
-        kept = [axes for index, axes in enumerate(dims) if index not in gone]
-    found = node.meta["val"]
-    return kept if isinstance(found, Tensor) else [kept for _ in found]
-
-
 def _gated(walk: Trace, node: fx.Node) -> Dims:
     """Of a dim its first half times the sigmoid of its second."""
     given = arguments(node)
@@ -192,6 +122,20 @@ def _embedding(walk: Trace, node: fx.Node) -> Dims:
     for axes in table:
         fix(axes, "it is looked up in a table")
     return [*walk.of(given["indices"]), table[1]]
+
+
+def _index(walk: Trace, node: fx.Node) -> Dims:
+    """Picked along one dim: a table of biases by distance, say."""
+    given = arguments(node)
+    dims = list(walk.of(given["self"]))
+    places = [(at, index) for at, index in enumerate(given["indices"]) if index is not None]
+    if len(places) != 1 or places[0][1].meta["val"].dtype is torch.bool:
+        raise NotImplementedError
+    at, picked = places[0][0], walk.of(places[0][1])
+    fix(dims[at], "index picks of it")
+    for axes in picked:
+        fix(axes, "it picks of a table")
+    return [*dims[:at], *picked, *dims[at + 1 :]]
 
 
 def _index_select(walk: Trace, node: fx.Node) -> Dims:
@@ -218,7 +162,7 @@ def _pool(walk: Trace, node: fx.Node) -> Any:
         elif size_of(before[index]) != size_of(after[index]):
             raise NotImplementedError
         pooled.append(axes)
-    return _first(node, pooled)
+    return norm_rules.first_of(node, pooled)
 
 
 _POOLS = [
@@ -228,18 +172,10 @@ _RULES: dict[str, _Rule] = {
     **product_rules.RULES,
     **view_rules.RULES,
     **join_rules.RULES,
-    **dict.fromkeys(
-        ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _layer_norm),
-    **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
-    **dict.fromkeys(("group_norm", "native_group_norm", "instance_norm"), _group_norm),
-    **dict.fromkeys(
-        ("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "flip", "roll",
-         "sort", "logcumsumexp"), _along),
-    **dict.fromkeys(
-        ("sum", "mean", "amax", "amin", "any", "all", "var", "std", "logsumexp", "prod", "argmax",
-         "argmin", "max", "min", "norm", "linalg_vector_norm"), _reduce),
+    **norm_rules.RULES,
     "glu": _gated,
     "embedding": _embedding,
+    "index": _index,
     "index_select": _index_select,
     **dict.fromkeys(
         [*_POOLS, "max_pool2d_with_indices", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",

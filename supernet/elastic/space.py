@@ -96,7 +96,7 @@ class Space:
     full: SubnetSpec
     config: SpaceConfig
     _places: tuple[_Of, ...] = field(repr=False)
-    _groups: Mapping[tuple[int, int], int] = field(repr=False)
+    _layers: tuple[Layer, ...] = field(repr=False)
 
     @staticmethod
     def of(
@@ -105,20 +105,15 @@ class Space:
         """`kinds`: the names of the places whose attention may be of the kinds in `config`."""
         config = config or SpaceConfig()
         genes: list[tuple[Gene, _Of]] = []
-        layers: list[LayerSpec] = []
-        groups: dict[tuple[int, int], int] = {}
         for number, layer in enumerate(anatomy.layers):
-            layers.append(full_layer(layer))
-            for index, place in enumerate(p for p in layer.places if p.kind == "heads"):
-                groups[number, index] = place.group
             genes.extend(_genes(layer, number, config, kinds))
         found = [pair for pair in genes if len(pair[0].choices) > 1]
         return Space(
             tuple(gene for gene, _ in found),
-            SubnetSpec(tuple(layers)),
+            SubnetSpec(tuple(map(full_layer, anatomy.layers))),
             config,
             tuple(place for _, place in found),
-            groups,
+            anatomy.layers,
         )
 
     @property
@@ -162,27 +157,36 @@ class Space:
         names = [layer.name for layer in self.full.layers]
         if [layer.name for layer in spec.layers] != names:
             raise ValueError(f"the layers of a spec must be {names}, in this order")
-        for number, (own, full) in enumerate(zip(spec.layers, self.full.layers, strict=True)):
-            if len(own.attention) != len(full.attention) or len(own.widths) != len(full.widths):
-                raise ValueError(
-                    f"layer {own.name!r} must have {len(full.attention)} attentions and "
-                    f"{len(full.widths)} widths, got {len(own.attention)} and {len(own.widths)}"
-                )
-            for index, (attention, most) in enumerate(
-                zip(own.attention, full.attention, strict=True)
-            ):
-                group = self._groups[number, index]
-                if attention.heads > most.heads or attention.heads % group:
-                    raise ValueError(
-                        f"heads of {own.name!r} must be at most {most.heads} and whole groups of "
-                        f"{group}, got {attention.heads}"
-                    )
-            for width, widest in zip(own.widths, full.widths, strict=True):
-                if width > widest:
-                    raise ValueError(
-                        f"widths of {own.name!r} must be at most {widest}, got {width}"
-                    )
+        for own, layer in zip(spec.layers, self._layers, strict=True):
+            _check(own, layer)
         return spec.canonical()
+
+
+def _check(own: LayerSpec, layer: Layer) -> None:
+    heads = [place for place in layer.places if place.kind == "heads"]
+    widths = [place for place in layer.places if place.kind != "heads"]
+    if len(own.attention) != len(heads) or len(own.widths) != len(widths):
+        raise ValueError(
+            f"layer {own.name!r} must have {len(heads)} attentions and {len(widths)} widths, got "
+            f"{len(own.attention)} and {len(own.widths)}"
+        )
+    if own.skipped:
+        if layer.stream is None:
+            raise ValueError(f"layer {own.name!r} must not be skipped: {layer.why_not}")
+        return
+    for attention, place in zip(own.attention, heads, strict=True):
+        least = 0 if attention.kind == "none" else place.least * place.group
+        most = place.size * place.group
+        if not least <= attention.heads <= most or attention.heads % place.group:
+            raise ValueError(
+                f"heads of {own.name!r} must be from {least} to {most} and whole groups of "
+                f"{place.group}, got {attention.heads}"
+            )
+    for width, place in zip(own.widths, widths, strict=True):
+        if not place.least <= width <= place.size:
+            raise ValueError(
+                f"widths of {own.name!r} must be from {place.least} to {place.size}, got {width}"
+            )
 
 
 def full_layer(layer: Layer) -> LayerSpec:
@@ -204,7 +208,8 @@ def _genes(
     heads = [place for place in layer.places if place.kind == "heads"]
     for index, place in enumerate(heads):
         others = config.attention if place.name in offered else ()
-        kinds: tuple[Choice, ...] = ("none", *others, "softmax")
+        none = ("none",) if place.least == 0 else ()
+        kinds: tuple[Choice, ...] = (*none, *others, "softmax")
         yield Gene(f"{place.name}.kind", kinds), _Of(number, "kind", index)
         counts = _rounded(place.size, config.heads, 1, place.group)
         yield Gene(f"{place.name}.heads", counts), _Of(number, "heads", index)
@@ -216,7 +221,8 @@ def _genes(
 def _widths(place: Place, config: SpaceConfig) -> tuple[Choice, ...]:
     shares = config.ffn if place.kind == "ffn" else config.channels
     wide = place.size >= 16 * config.multiple
-    return _rounded(place.size, shares, config.multiple if wide else config.fine_multiple, 1)
+    counts = _rounded(place.size, shares, config.multiple if wide else config.fine_multiple, 1)
+    return tuple(count for count in counts if int(count) >= place.least)
 
 
 def _rounded(

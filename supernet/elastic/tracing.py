@@ -45,6 +45,7 @@ class Trace:
     `weights`: of each parameter, buffer and constant by name, its placeholder. `dims`: of every
     node that is a tensor (of one that is several, a list of them). `varying`: the nodes that
     depend on the inputs' contents. `uses`: by weight, the nodes that use it, whatever its name.
+    `tensors`: the weights themselves.
     """
 
     program: ExportedProgram
@@ -52,10 +53,8 @@ class Trace:
     dims: dict[fx.Node, Any] = field(default_factory=dict)
     varying: set[fx.Node] = field(default_factory=set)
     uses: dict[str, list[fx.Node]] = field(default_factory=dict)
-
-    def tensor(self, name: str) -> Tensor:
-        """The weight of that name."""
-        return held(self.program)[name]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _names: dict[fx.Node, str] = field(default_factory=dict)
 
     def of(self, node: Any) -> Dims:
         """The dims of a node; one dim a list of axes, outermost first."""
@@ -67,7 +66,7 @@ class Trace:
         specs = self.program.graph_signature.input_specs
         nodes = self.program.graph.find_nodes(op="placeholder")
         known: dict[tuple[Any, ...], tuple[Dims, str]] = {}
-        kept = held(self.program)
+        kept = self.tensors = held(self.program)
         for node, spec in zip(nodes, specs, strict=True):
             name = weight_name(spec)
             value = node.meta.get("val")
@@ -78,19 +77,18 @@ class Trace:
                 continue
             key = identity(kept[name])
             dims, first = known.setdefault(key, (dims_of(value.shape), name))
-            self.weights[name], self.dims[node] = node, dims
+            self.weights[name], self.dims[node], self._names[node] = node, dims, name
             self.uses.setdefault(first, []).extend(_users(node))
             self.uses[name] = self.uses[first]
         _fix_overlapping({name: kept[name] for name in self.weights}, self)
 
     def weights_of(self, node: fx.Node) -> Iterator[str]:
         """The names of the weights that a node takes as they are or through views and casts."""
-        names = {placeholder: name for name, placeholder in self.weights.items()}
         waiting = [n for n in node.all_input_nodes if n not in self.varying]
         while waiting:
             found = waiting.pop()
-            if found in names:
-                yield names[found]
+            if found in self._names:
+                yield self._names[found]
             else:
                 waiting.extend(found.all_input_nodes)
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from supernet.elastic.axes import Axis, dims_of, fix, size_of
 from supernet.elastic.tracing import Dims, Trace, arguments, operator
-from supernet.elastic.unification import regroup, section
+from supernet.elastic.unification import regroup, section, unify
 
 __all__ = ["RULES"]
 
@@ -30,6 +30,15 @@ def _reshape(trace: Trace, node: fx.Node) -> Dims:
     why = f"{operator(node)} mixes it with others"
     fix(axes, why)
     return dims_of(shape, [why])
+
+
+def _reshape_as(trace: Trace, node: fx.Node) -> Dims:
+    """Seen as another value is: the dims of both are cut together."""
+    given = arguments(node)
+    found = (_expand if operator(node) == "expand_as" else _reshape)(trace, node)
+    for own, other in zip(found, trace.of(given["other"]), strict=True):
+        unify(own, other)
+    return found
 
 
 def _transpose(trace: Trace, node: fx.Node) -> Dims:
@@ -175,6 +184,7 @@ def _getitem(trace: Trace, node: fx.Node) -> Any:
 
 RULES = {
     **dict.fromkeys(("reshape", "view", "_unsafe_view", "flatten", "unflatten"), _reshape),
+    **dict.fromkeys(("reshape_as", "view_as", "expand_as"), _reshape_as),
     **dict.fromkeys(("transpose", "t", "numpy_T", "mT", "swapaxes", "swapdims"), _transpose),
     **dict.fromkeys(("permute", "movedim"), _permute),
     **dict.fromkeys(
@@ -183,7 +193,6 @@ RULES = {
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
     "expand": _expand,
-    "expand_as": _expand,
     "repeat": _repeat,
     "repeat_interleave": _repeat_interleave,
     "select": _select,

@@ -253,6 +253,8 @@ def first(weight: Any, count: int, dim: int = 0) -> nn.Parameter:
 
 
 def _rows(linear: Any, count: int) -> None:
+    if not count:  # what reads it reads nothing of it
+        return
     linear.weight = first(linear.weight, count)
     if linear.bias is not None:
         linear.bias = first(linear.bias, count)
@@ -327,6 +329,8 @@ def _fused_layer(layer: Any, own: LayerSpec) -> None:
 
 
 def _norm(norm: Any, count: int) -> None:
+    if not count:
+        return
     _rows(norm, count)
     norm.running_mean = norm.running_mean[:count].clone()
     norm.running_var = norm.running_var[:count].clone()
@@ -334,25 +338,30 @@ def _norm(norm: Any, count: int) -> None:
 
 def _resnet_layer(layer: Any, own: LayerSpec) -> None:
     one, two = own.widths
-    layer.conv1.weight = first(layer.conv1.weight, one)
+    if one:
+        layer.conv1.weight = first(layer.conv1.weight, one)
     _norm(layer.bn1, one)
-    layer.conv2.weight = first(first(layer.conv2.weight, one, dim=1), two)
+    layer.conv2.weight = first(layer.conv2.weight, one, dim=1)
+    if two:
+        layer.conv2.weight = first(layer.conv2.weight, two)
     _norm(layer.bn2, two)
     layer.conv3.weight = first(layer.conv3.weight, two, dim=1)
 
 
 def _mobile_layer(layer: Any, own: LayerSpec) -> None:
     inner, squeezed = own.widths
+    layer.squeeze.weight = first(layer.squeeze.weight, inner, dim=1)
+    layer.project[0].weight = first(layer.project[0].weight, inner, dim=1)
+    layer.excite.weight = first(layer.excite.weight, squeezed, dim=1)
+    _rows(layer.squeeze, squeezed)
+    if not inner:
+        return
     layer.expand[0].weight = first(layer.expand[0].weight, inner)
     _norm(layer.expand[1], inner)
     layer.depthwise[0].weight = first(layer.depthwise[0].weight, inner)
     layer.depthwise[0].groups = inner
     _norm(layer.depthwise[1], inner)
-    layer.squeeze.weight = first(first(layer.squeeze.weight, inner, dim=1), squeezed)
-    layer.squeeze.bias = first(layer.squeeze.bias, squeezed)
-    layer.excite.weight = first(first(layer.excite.weight, squeezed, dim=1), inner)
-    layer.excite.bias = first(layer.excite.bias, inner)
-    layer.project[0].weight = first(layer.project[0].weight, inner, dim=1)
+    _rows(layer.excite, inner)
 
 
 def spec_of(*layers: tuple[bool, int | None, tuple[int, ...]], like: SubnetSpec) -> SubnetSpec:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.capture.probe import agree
+from supernet.capture.subject import capture
 from supernet.elastic.reordering import reorder
+from supernet.elastic.statistics import recalibrate
 from supernet.elastic.supernet import Supernet
-from tests.supernet.elastic.elastic_models import MODELS, captured, flat, padded, words
-from tests.supernet.models import noise
+from tests.supernet.elastic.elastic_models import MODELS, captured, flat, padded, smaller, words
+from tests.supernet.models import noise, seeded
 
 
 def batches(name: str) -> list[list[Tensor]]:
@@ -95,3 +97,36 @@ def test_no_batches_and_no_numbers_are_refused() -> None:
         net.importance([])
     with pytest.raises(ValueError, match=r"must give finite values at 'layers\.0\.attention'"):
         net.reordered([[torch.full((1, 3, 16, 16), float("nan"))]])
+
+
+def test_batch_norms_are_set_to_what_comes_in() -> None:
+    """As PyTorch's own layers find them in training, with a momentum that averages."""
+    net = Supernet.of(captured("resnet")[1])
+    spec = net.full.replace("layer1.0", widths=(16, 8))
+    module, hand = net.module(spec), smaller("resnet", spec)
+    given = [[noise(3, 3, 16, 16) + index] for index in range(3)]
+    for norm in (m for m in hand.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None
+    hand.train()
+    with torch.no_grad():
+        for batch in given:
+            hand(*batch)
+    hand.eval()
+    stale = module(*given[0])
+    assert recalibrate(module, given) == 7
+    assert agree(module(*given[0]), [hand(*given[0])])
+    assert not agree(module(*given[0]), stale)
+    whole = net.module(net.full)
+    assert not agree([whole.get_buffer("stem.1.running_mean")],
+                     [module.get_buffer("stem.1.running_mean")])  # fmt: skip
+    with pytest.raises(ValueError, match="batches must hold at least one batch"):
+        recalibrate(module, [])
+
+
+def test_one_value_per_channel_has_no_spread() -> None:
+    model = seeded(lambda: nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Linear(16, 2)))
+    net = Supernet.of(capture(model, (noise(2, 4),)))
+    assert recalibrate(net.module(net.full), [[noise(5, 4)]]) == 1
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        recalibrate(net.module(net.full), [[noise(1, 4)]])

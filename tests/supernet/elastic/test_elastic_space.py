@@ -6,11 +6,14 @@ import json
 from fractions import Fraction
 
 import pytest
+from torch import nn
 
+from supernet.capture.subject import capture
 from supernet.elastic.space import Space, SpaceConfig
 from supernet.elastic.subnet import AttentionSpec, LayerSpec, SubnetSpec
 from supernet.elastic.supernet import Supernet
 from tests.supernet.elastic.elastic_models import captured
+from tests.supernet.models import noise
 
 
 def space(name: str = "bert", config: SpaceConfig | None = None) -> Space:
@@ -95,20 +98,25 @@ def test_wrong_choices_and_specs_of_other_models_are_refused() -> None:
     with pytest.raises(ValueError, match="the layers of a spec must be"):
         own.check(space("vit").full)
     name = "encoder.layer.0"
-    with pytest.raises(ValueError, match="must be at most 64, got 65"):
+    with pytest.raises(ValueError, match="must be from 0 to 64, got 65"):
         own.check(own.full.replace(name, widths=(65,)))
     with pytest.raises(ValueError, match="must have 1 attentions and 1 widths, got 1 and 2"):
         own.check(own.full.replace(name, widths=(1, 2)))
     llama = space("llama")
     odd = llama.full.replace("model.layers.0", attention=(AttentionSpec("softmax", 3),))
-    with pytest.raises(ValueError, match="at most 4 and whole groups of 2, got 3"):
+    with pytest.raises(ValueError, match="from 0 to 4 and whole groups of 2, got 3"):
         llama.check(odd)
 
 
 def test_layers_that_cannot_be_left_out_are_not() -> None:
-    net = Supernet.of(captured("fused vit")[1])
+    net = Supernet.of(capture(nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))), (noise(2, 8),)))
+    name = net.full.layers[0].name
+    with pytest.raises(ValueError, match=f"layer {name!r} must not be skipped: "):
+        net.module(net.full.replace(name, skipped=True))
+
+
+def test_settings_that_make_no_space_are_refused() -> None:
     config = SpaceConfig(heads=(Fraction(1),))
     with pytest.raises(ValueError, match="heads must be shares from 0 to 1, 1 among them"):
         SpaceConfig(heads=(Fraction(1, 2),))
     assert SpaceConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert all(layer.stream for layer in net.anatomy.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import random
@@ -40,7 +41,7 @@ def drawn(net: Supernet, rng: random.Random) -> SubnetSpec:
     layers = []
     for layer, full in zip(net.anatomy.layers, net.full.layers, strict=True):
         group = next((p.group for p in layer.places if p.kind == "heads"), 1)
-        least = [p.least if p.kind == "ffn" else 1 for p in layer.places if p.kind != "heads"]
+        least = [p.least for p in layer.places if p.kind != "heads"]
         layers.append(
             LayerSpec(
                 full.name,
@@ -132,3 +133,15 @@ def test_the_real_encoder_keeps_more_with_its_best_channels() -> None:
     half = net.full.replace("encoder.layer.3", widths=(768,))
     losses = [float((one.module(half)(*given)[0].detach() - whole).norm()) for one in (better, net)]
     assert losses[0] < 0.8 * losses[1]
+
+
+def test_a_copy_of_an_elastic_module_has_weights_of_its_own() -> None:
+    net = Supernet.of(captured("vit")[1])
+    elastic = net.elastic()
+    teacher = copy.deepcopy(elastic)
+    with torch.no_grad():
+        for weight in elastic.parameters():
+            weight.zero_()
+    given = flat(captured("vit")[1], IMAGES[0])
+    assert agree(teacher(net.full, *given), net.module(net.full)(*given))
+    assert not agree(elastic(net.full, *given), teacher(net.full, *given))
