@@ -192,7 +192,7 @@ def linear(net: Supernet) -> SubnetSpec:
     ("spec", "words"),
     [
         (lambda net: Supernet.of(captured("resnet")[1]).full, "the layers of a spec must be"),
-        (lambda net: net.full.replace(net.full.layers[0].name, widths=(999,)), "at most 64, got"),
+        (lambda net: net.full.replace(net.full.layers[0].name, widths=(999,)), "from 0 to 64, got"),
         (lambda net: net.full, "must leave something out, got the whole model"),
         (linear, "kind must be one of softmax, none to be derived, got 'linear'"),
     ],

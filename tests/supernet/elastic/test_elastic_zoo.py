@@ -24,7 +24,7 @@ from supernet.elastic.space import SpaceConfig
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 from supernet.elastic.tracing import weight_name
-from tests.supernet.test_elastic_subnets import drawn
+from tests.supernet.elastic.test_elastic_subnets import drawn
 
 # Rotary and parallel attention, attention that is not softmax's only user, experts, shared biases,
 # windows of an image, convolutions with residuals, heads in the rows of one fused product, lengths
