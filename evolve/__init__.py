@@ -4,6 +4,7 @@
 - `data_plane`, one request: `runtime` → `reception` → `scheduler` → `lane` → `workers` → `promise`.
 - `lifecycle`: what serves now, and what comes after it: `revisions`, of one `revision` each.
 - `control_plane`, one tick: `controller`. One plan: `plan_builder` → `plan_loading`.
+- `rollout`: how what answers otherwise than the model comes to serve, as pure functions.
 - `watch`: live answers beside the original's. `monitoring`: what happened. `journal`: what was
   decided, and why.
 - `cli` is the command `evolve`, `demo` its main example.
@@ -19,6 +20,8 @@ from profiler.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from evolve.config import Config, ConfigError, load_config
+    from evolve.control_plane.tiers import Tier
+    from evolve.data_plane.served_by import ServedBy
     from evolve.errors import DeadlineExceeded, EvolveError, QueueFull, RuntimeClosed
     from evolve.journal.decision import Decision
     from evolve.journal.journal import Journal
@@ -31,6 +34,8 @@ else:
         __name__,
         {
             "config": "Config ConfigError load_config",
+            "control_plane.tiers": "Tier",
+            "data_plane.served_by": "ServedBy",
             "errors": "DeadlineExceeded EvolveError QueueFull RuntimeClosed",
             "journal.decision": "Decision",
             "journal.journal": "Journal",
@@ -52,6 +57,8 @@ __all__ = [
     "QueueFull",
     "Runtime",
     "RuntimeClosed",
+    "ServedBy",
+    "Tier",
     "drain_on_sigterm",
     "load_config",
     "wrap",

@@ -11,6 +11,7 @@
         ├── PlanDeclined   the batch is outside what the plan was made for
         ├── PlanLost       its files are gone from the cache, or changed
         ├── PlanWrong      the watch found an answer of it wrong
+        ├── QualityLow     the sub-network it runs agrees too little with the original
         ├── WorkerCrashed  the worker process is gone
         └── WorkerHung     no answer within `workers.hang_timeout_s`
 
@@ -28,6 +29,7 @@ __all__ = [
     "PlanFault",
     "PlanLost",
     "PlanWrong",
+    "QualityLow",
     "QueueFull",
     "RuntimeClosed",
     "WorkerCrashed",
@@ -65,6 +67,10 @@ class PlanLost(PlanFault):
 
 class PlanWrong(PlanFault):
     """An answer that a plan gave is not the original's (`evolve.watch`)."""
+
+
+class QualityLow(PlanFault):
+    """The sub-network that a plan runs agrees less with the original than the user asks."""
 
 
 class WorkerCrashed(PlanFault):

@@ -12,18 +12,23 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from evolve.control_plane.plan_builder import Progress
 from evolve.data_plane.lane import answer_apart
 from evolve.data_plane.promise import Promise
+from evolve.data_plane.served_by import BY_ORIGINAL
 from evolve.errors import DeadlineExceeded, EvolveError, RuntimeClosed
 from evolve.status import status_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from evolve.control_plane.tiers import Tier
     from evolve.data_plane.reception import Reception
     from evolve.data_plane.request_queue import Request
     from evolve.journal.decision import Decision
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from evolve.lifecycle.revisions import Revisions
     from evolve.lifecycle.upkeep import Upkeep
     from profiler.shapes import ShapeGrid
+    from supernet.elastic.subnet import SubnetSpec
     from supernet.plans import Plan
 
 __all__ = ["Runtime"]
@@ -97,13 +103,15 @@ class Runtime:
             return future.result()
         return _answer_on(revision, lane, request)
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, *args: Any, **kwargs: Any) -> Promise:
         """Queues one request, due `slo.p99_ms` from now, and returns its future.
 
         The future raises `DeadlineExceeded` when the request is refused because its deadline
         can no longer be met, `RuntimeClosed` when the runtime closes first, and whatever the
         model itself raises. Cancelling it before it runs takes it out of the queue. Its callbacks
-        run on threads of their own: they may ask the runtime again, and wait for it.
+        run on threads of their own: they may ask the runtime again, and wait for it. Once it is
+        done, `future.served_by` says what computed the answer (`ServedBy`); None where there is
+        none.
         """
         future = self._submit(args, kwargs)
         if isinstance(future, _TurnedAway):
@@ -179,7 +187,9 @@ class Runtime:
     def _settle_here(self, revision: Revision, request: Request) -> None:
         request.future.begin()
         try:
-            request.future.set_result(self._answer_here(revision, request))
+            answer = self._answer_here(revision, request)
+            request.future.served_by = BY_ORIGINAL
+            request.future.set_result(answer)
         except KeyboardInterrupt:  # on this thread it is the user's own
             raise
         except BaseException as error:
@@ -206,11 +216,11 @@ class Runtime:
         parts = self.parts
         if parts.pending:
             return Progress(0, 0, "", "capturing the model", 0.0)
-        return parts.builder.progress
+        return parts.tiers.progress or parts.builder.progress
 
     def wait_for_plans(self, timeout_s: float | None = None) -> bool:
-        """Blocks until the model was captured and every plan tried; False when `timeout_s` ran
-        out first.
+        """Blocks until the model was captured and every plan tried, those of adopted tiers, too;
+        False when `timeout_s` ran out first.
 
         Nothing needs this to be correct, the original serves meanwhile; benchmarks and tests do.
         """
@@ -224,10 +234,58 @@ class Runtime:
             if self._upkeep is not None and not self._upkeep.wait(left_s()):
                 return False
             parts = self.parts
-            if not parts.pending and not parts.builder.wait(left_s()):
+            if not parts.pending and not (
+                parts.builder.wait(left_s()) and parts.tiers.wait(left_s())
+            ):
                 return False
             if parts is self.parts:
                 return True
+
+    # -- quality tiers -------------------------------------------------------------------------
+
+    def adopt(
+        self,
+        spec: SubnetSpec,
+        weights: Mapping[str, Tensor] | Path | str | None = None,
+        *,
+        name: str | None = None,
+    ) -> str:
+        """Has a sub-network of the model serve as a quality tier, when the load requires it.
+
+        Returns its name at once; it is made beside serving (`wait_for_plans`, `tiers`). Its plans
+        are built as the model's own and verified against the sub-network; then it is tried in
+        shadow and as a canary (`config.rollout`). It serves only while its agreement with the model
+        is at least the SLO's `min_quality`. Direct calls are always the model's own plans'.
+
+        Args:
+            spec: What it keeps (`supernet.elastic.supernet.Supernet`).
+            weights: Trained ones by the model's names, or a safetensors file of them, of the full
+                sizes or the sub-network's own; what they leave out, or all without them, is the
+                model's. They are copied.
+            name: To tell it by; made up of what it is where there is none.
+
+        Raises:
+            ValueError, TypeError: The SLO gives no consent (`min_quality` is 1), or an argument
+                is wrong. What only the model can tell is said in the journal and by `tiers`.
+        """
+        self._revisions.open()
+        if not self.slo.allows_tiers:
+            raise ValueError(
+                "min_quality must be below 1 for a sub-network to serve, got 1: the model's "
+                "architecture is not to be changed; give consent by SLO(min_quality=0.98), say"
+            )
+        return self._revisions.adoptions.add(spec, weights, name).name
+
+    def dismiss(self, name: str) -> None:
+        """Takes a tier away: when this returns no further batch begins on it.
+
+        Raises `ValueError` where there is none of that name.
+        """
+        self._revisions.open().tiers.dismiss(name)
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """Every sub-network that was adopted and not dismissed, with its state and why."""
+        return self.parts.tiers.tiers()
 
     def refresh(self) -> None:
         """Takes the model as it is now: when this returns the original serves, and plans are

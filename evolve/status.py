@@ -36,6 +36,7 @@ def status_of(parts: Revision) -> dict[str, Any]:
             **parts.serving.watch.status(),
             "withdrawn": dict(parts.serving.licence.withdrawn),
         },
+        "tiers": parts.tiers.status(),
         "plans": {plan.spec.key: plan.state.value for plan in parts.library.plans()},
         "journal_fault": parts.journal.fault,
     }

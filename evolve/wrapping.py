@@ -99,6 +99,7 @@ def wrap(
         model, wishes, device, slo, settings, chosen, journal, Counts(),
         checks=(changes.check, revisions.check), lost=changes.lost,
         callbacks=revisions.callbacks, computing=revisions.computing,
+        adoptions=revisions.adoptions,
     )  # fmt: skip
     runtime = Runtime(assembly, revisions, reception)
     beside = can_be_beside(subject)

@@ -265,6 +265,14 @@ class PlanLibrary:
                 return PlanChange(before.state, before)
             return PlanChange(before.state, self._hold(moved(before, to, reason)))
 
+    def drop(self, subnet: str) -> tuple[Plan, ...]:
+        """Forget every plan of a sub-network; those that were known."""
+        with self._lock:
+            gone = tuple(plan for plan in self._plans.values() if plan.subnet == subnet)
+            left = {key: plan for key, plan in self._plans.items() if plan.subnet != subnet}
+            self._take(left)
+            return gone
+
     def _known(self, key: str) -> Plan:
         if (plan := self._plans.get(key)) is None:
             raise KeyError(f"plan must be in the library, got {key!r}")
@@ -272,9 +280,12 @@ class PlanLibrary:
 
     def _hold(self, plan: Plan) -> Plan:
         """The lock is held."""
-        held = {**self._plans, plan.key: plan}
+        self._take({**self._plans, plan.key: plan})
+        return plan
+
+    def _take(self, held: Mapping[str, Plan]) -> None:
+        """The lock is held."""
         out = (key for key, one in held.items() if one.state is PlanState.QUARANTINED)
         self._quarantined = frozenset(out)
         self._plans = MappingProxyType(held)
         self._admitted = tuple(one for one in held.values() if one.state.may_serve)
-        return plan

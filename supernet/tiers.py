@@ -16,7 +16,7 @@ from supernet.fidelity import tier_of
 if TYPE_CHECKING:
     from supernet.plans import Plan
 
-__all__ = ["SUBNET_TIER", "plan_tier"]
+__all__ = ["SUBNET_TIER", "accuracy", "plan_tier"]
 
 SUBNET_TIER = 16
 """The first of those of sub-networks, beyond any error that a plan may have."""
@@ -37,3 +37,14 @@ def plan_tier(plan: Plan) -> int:
     if not plan.subnet:
         return min(tier_of(plan.error), SUBNET_TIER - 1)
     return SUBNET_TIER + round((1.0 - plan.quality) * _PER_QUALITY)
+
+
+def accuracy(plan: Plan) -> float:
+    """What an answer of a plan is worth beside one of the model, 0 to 1: for the twin and the gym.
+
+    >>> from supernet.plans import Plan, PlanSpec, PlanState
+    >>> spec = PlanSpec("graph", "eager", "fp32", 1, "weights", "torch", "1", "isa")
+    >>> accuracy(Plan(spec, PlanState.VERIFIED, error=0.25, subnet="half", quality=0.5))
+    0.375
+    """
+    return plan.quality * (1.0 - min(plan.error or 0.0, 1.0))

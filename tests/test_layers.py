@@ -65,13 +65,14 @@ ROOMS: dict[str, set[str]] = {
         "evolve.journal", "evolve.monitoring", "evolve.watch", "evolve.workers",
     },
     "evolve.watch": {"evolve.data_plane", "evolve.journal"},
+    "evolve.rollout": set(),
     "evolve.control_plane": {
         "evolve.config", "evolve.data_plane", "evolve.journal", "evolve.monitoring",
-        "evolve.workers",
+        "evolve.rollout", "evolve.watch", "evolve.workers",
     },
     "evolve.lifecycle": {
         "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.journal",
-        "evolve.monitoring", "evolve.watch", "evolve.workers",
+        "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
     },
     "evolve.demo": {"evolve.config", "evolve.journal"},
     "evolve.cli": {"evolve.config", "evolve.demo", "evolve.journal"},

@@ -25,7 +25,14 @@ __all__ = ["log"]
 
 FOLLOW_PERIOD_S = 0.2
 MAX_WARNINGS = 20
-TONES = {"tick": "cyan", "plan": "green", "worker": "yellow", "request": "blue", "runtime": "white"}
+TONES = {
+    "tick": "cyan",
+    "plan": "green",
+    "worker": "yellow",
+    "request": "blue",
+    "runtime": "white",
+    "tier": "magenta",
+}
 
 
 def log(

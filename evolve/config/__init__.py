@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         JournalConfig,
         PlansConfig,
         PolicyConfig,
+        RolloutConfig,
         WorkersConfig,
     )
     from evolve.config.yaml_file import load_config
@@ -22,7 +23,8 @@ else:
         __name__,
         {
             "rules": "ConfigError",
-            "settings": "CaptureConfig Config JournalConfig PlansConfig PolicyConfig WorkersConfig",
+            "settings": "CaptureConfig Config JournalConfig PlansConfig PolicyConfig RolloutConfig "
+            "WorkersConfig",
             "yaml_file": "load_config",
         },
     )
@@ -34,6 +36,7 @@ __all__ = [
     "JournalConfig",
     "PlansConfig",
     "PolicyConfig",
+    "RolloutConfig",
     "WorkersConfig",
     "load_config",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "JournalConfig",
     "PlansConfig",
     "PolicyConfig",
+    "RolloutConfig",
     "WorkersConfig",
 ]
 
@@ -194,6 +195,24 @@ class JournalConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """How an adopted sub-network comes to serve: in shadow, as a canary, in full."""
+
+    samples: int = option(
+        64,
+        "Answers of it that are compared with the original's in each stage before the next.",
+        low=1,
+        high=1_000_000,
+    )
+    canary_share: float = option(
+        0.1, "Share of the requests that a canary may answer.", low=0.001, high=1
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, "rollout.")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a runtime. Every one has a default; nothing is read from the environment."""
 
@@ -201,6 +220,7 @@ class Config:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     plans: PlansConfig = field(default_factory=PlansConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
     tick_ms: float = option(
         100.0, "Milliseconds between two choices of the policy.", low=1, high=60_000

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint
     from supernet.capture.subject import Capture
     from supernet.jobs.pausing import Pauses
-    from supernet.plans import PlanLibrary, PlanSpec
+    from supernet.plans import Plan, PlanLibrary, PlanSpec
 
 __all__ = ["BuildSetup", "PlanBuilder", "Progress"]
 
@@ -53,7 +53,9 @@ class BuildSetup:
     """What is built for whom, and where it is kept.
 
     `stored` gives the folder of the captured program in the cache; None: it is written from here.
-    `has_room`: whether the machine can bear two builds at a time.
+    `has_room`: whether the machine can bear two builds at a time. `like`: plans of another capture
+    after whose manner these are built, none for all that make sense. `subnet` and `quality`: of the
+    sub-network that is built, "" for the model.
     """
 
     capture: Capture
@@ -64,6 +66,9 @@ class BuildSetup:
     isolated: bool = False
     stored: Callable[[ArtifactCache], Path] | None = None
     has_room: bool = False
+    like: tuple[PlanSpec, ...] = ()
+    subnet: str = ""
+    quality: float = 1.0
 
     def obstacle(self) -> str | None:
         """Why nothing is built; None when something is."""
@@ -72,6 +77,11 @@ class BuildSetup:
         return None if self.config.build else "plans.build is off"
 
     def specs(self) -> tuple[PlanSpec, ...]:
+        if self.like:
+            graph, weights = self.capture.graph_hash, self.capture.weights_version
+            return self.wanted(
+                [replace(spec, graph_hash=graph, weights_version=weights) for spec in self.like]
+            )
         proposed = propose(
             self.capture, self.device, self.config.backends, self.config.precisions, self.threads,
             Limit(self.slo.metric, self.slo.max_error), isolated=self.isolated,
@@ -83,8 +93,14 @@ class BuildSetup:
         only = self.config.only
         return tuple(spec for spec in specs if only is None or spec.key in only)
 
+    def marked(self, plan: Plan) -> Plan:
+        """`plan`, with the name of what it runs."""
+        return replace(plan, subnet=self.subnet, quality=self.quality)
+
     def left_out(self) -> dict[str, str]:
         """Backends that could have been asked for and can't be used here, and why."""
+        if self.like:
+            return {}
         asked = self.config.backends or tuple(name for name in BACKENDS if name != "eager")
         reasons = {name: unavailable(name, self.capture, isolated=self.isolated) for name in asked}
         return {name: reason for name, reason in reasons.items() if reason is not None}
@@ -274,7 +290,8 @@ class PlanBuilder:
 
     def _compare(self, cache: ArtifactCache, folder: Path) -> None:
         """Takes turns where timings are close, which were minutes apart, and has that decide."""
-        plans = self._library.admitted()
+        own = self._setup.capture.graph_hash
+        plans = [plan for plan in self._library.admitted() if plan.spec.graph_hash == own]
         if len(plans) < 2 or self._stop.is_set():
             return
 
@@ -294,7 +311,7 @@ class PlanBuilder:
             return
         changed = [
             now
-            for now, before in zip(found, plans, strict=True)
+            for now, before in zip(map(self._setup.marked, found), plans, strict=True)
             if replace(now, state=before.state, reason=before.reason) != before
         ]
         if not changed:  # they were compared before
@@ -322,14 +339,14 @@ class PlanBuilder:
 
         on_progress("starting", 0.0)
         try:
-            plan = build_plan(
+            built = build_plan(
                 cache, folder, spec, self._setup.limits(), on_progress,
                 device=self._setup.device.key, cancelled=self._stop.is_set, pauses=pauses,
             )  # fmt: skip
         except BuildInterrupted:
             return
         self._built += 1
-        self._library.put(plan)
+        plan = self._library.put(self._setup.marked(built))
         self._on_event(spec.key, "proposed", plan.state.value, plan.reason)
         if plan.state is PlanState.VERIFIED:
             on_progress("loading", 1.0)

@@ -83,6 +83,28 @@ class PlanLoading:
                 self._savings.expect(plan)
             self._settle(set())
 
+    def dismiss(self, subnet: str) -> None:
+        """Takes the plans of a sub-network away for good, and loads what is worth it instead."""
+        with self._lock:
+            gone = self._library.drop(subnet)
+            self._refresh()  # from here on no batch begins on them
+            for plan in gone:
+                self._pool.unload(plan.key)
+                self._costs.forget(plan.key)
+            self._settle(set())
+
+    def retire(self, subnet: str, why: str) -> None:
+        """Takes the plans of a sub-network out for good; they stay on record."""
+        with self._lock:
+            for plan in self._library.admitted():
+                if plan.subnet == subnet:
+                    self._move(plan.key, PlanState.QUARANTINED, why)
+            self._refresh()
+            for plan in self._library.plans():
+                if plan.subnet == subnet:
+                    self._pool.unload(plan.key)
+            self._settle(set())
+
     def refill(self) -> None:
         """Loads what is worth its memory now that a plan was taken out, if anything is."""
         with self._lock:

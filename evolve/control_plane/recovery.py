@@ -36,8 +36,8 @@ class Recovery:
         pool: Hires a worker in the place of one that was lost; takes a bad plan off the others.
         loading: Loads what is worth having in its place.
         journal: Where it is said.
-        condemn: Has a plan stay out after a restart: (key, why). Raises `CacheError` or `OSError`
-            where that can't be written.
+        condemn: Has a plan, or its whole tier, stay out after a restart: (key, why). Raises
+            `CacheError` or `OSError` where that can't be written.
     """
 
     def __init__(

@@ -23,6 +23,7 @@ from evolve.journal.decision import NOTHING
 from policies.tactical import TacticalPolicy
 from supernet.jobs.errors import JobFailed, JobInterrupted
 from supernet.jobs.process import Terms, run_job
+from supernet.tiers import accuracy
 
 if TYPE_CHECKING:
     from evolve.config import PolicyConfig
@@ -153,7 +154,6 @@ def live_twin(
 
     tables = scheduler.tables
     plans = [library.get(key) for key in tables.plans]  # the original is none of them
-    errors = [plan.error or 0.0 if plan is not None else 0.0 for plan in plans]
     try:
         traffic = stats.traffic.trace()
     except NoArrivals:
@@ -161,7 +161,8 @@ def live_twin(
     measured = Measured(
         # What overload costs: with all lanes busy.
         tables.cost_ms * tables.slowdowns[-1], np.array(tables.lengths, np.float64), slo.p99_ms,
-        workers, tier=np.array(tables.tier), accuracy=1.0 - np.array(errors),
+        workers, tier=np.array(tables.tier),
+        accuracy=np.array([1.0 if plan is None else accuracy(plan) for plan in plans]),
         switch_ms=stats.window.switch_ms,
         pattern=None if (pattern := stats.window.pattern) is None else pattern.values,
     )  # fmt: skip

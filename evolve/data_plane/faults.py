@@ -13,9 +13,10 @@
 | its worker was killed or stopped from outside (a person, a supervisor) | the plan stays |
 | the kernel ran out of memory and killed its worker | the third time in ten minutes, quarantined |
 | the watch found an answer of it wrong (`evolve.watch.judge`) | quarantined at once |
+| its sub-network agrees too little with the original (the watch) | all plans of that, at once |
 
 What is quarantined stays so for these weights, after a restart, too; but for lack of memory, which
-the next start may have.
+the next start may have, and for want of quality, of which the next user may ask less.
 """
 
 from __future__ import annotations
@@ -136,11 +137,16 @@ class Faults:
         self._library, self._memory = library, memory
         self._lock = threading.Lock()
         self._known: set[tuple[str, type[PlanFault]]] = set()
+        self._blamed: frozenset[str] = frozenset()
         self._rulings: SimpleQueue[Ruling | None] = SimpleQueue()
 
     def barred(self) -> frozenset[str]:
         """Plans that no further batch may run on: one reference read."""
         return self._library.quarantined()
+
+    def blamed(self) -> frozenset[str]:
+        """Plans that were taken out for a fault: one reference read."""
+        return self._blamed
 
     def note(self, fault: Fault) -> None:
         """Judges `fault`: a plan that is to blame is barred when this returns.
@@ -167,6 +173,8 @@ class Faults:
         if self._library.get(plan) is None:
             return None
         change = self._library.move(plan, PlanState.QUARANTINED, why)
+        with self._lock:
+            self._blamed |= {plan}
         return change.before if change.happened else None
 
     def next(self) -> Ruling | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evolve.data_plane.batching import plausible, split, stack
+from evolve.data_plane.batching import pad, plausible, split, stack
 from evolve.data_plane.faults import Fault
 from evolve.data_plane.promise import Call, Callbacks
+from evolve.data_plane.served_by import BY_ORIGINAL, Origins
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.monitoring.savings import BatchRecord
 from supernet.capture.calls.pytree import flatten
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from evolve.data_plane.original import Original
     from evolve.data_plane.request_queue import Request
     from evolve.data_plane.scheduler import Batch, Price, Scheduler
+    from evolve.data_plane.served_by import ServedBy
+    from evolve.data_plane.traffic_split import TrafficSplit
     from evolve.monitoring.stats import Stats
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
@@ -42,7 +45,8 @@ _BEYOND = "declined: the inputs are of other sizes than those for which it keeps
 @dataclass(frozen=True, slots=True)
 class Serving:
     """What every lane shares. Each plan fault is noted in `faults`, after the answers left;
-    `bounds` tells which requests a plan is for, None where it is for all. `callbacks` runs what
+    `bounds` tells which requests a plan is for, None where it is for all; `origins` has what is
+    said of an answer, `split` what tiers may answer. `callbacks` runs what
     users hung on their futures, `computing` says which thread computes on which lane now; both are
     the same for all revisions of a runtime. All times are by `clock`, in seconds."""
 
@@ -54,6 +58,8 @@ class Serving:
     licence: Licence
     watch: Watch
     bounds: Callable[[str], Bounds | None]
+    origins: Origins
+    split: TrafficSplit
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
@@ -64,6 +70,16 @@ class Alone(NamedTuple):
 
     answered: bool
     finite: bool
+
+
+class Answered(NamedTuple):
+    """Each request's output leaves, what the watch kept of them, those requests that a plan gave a
+    NaN or an infinity which the model would not give, and what computed it all."""
+
+    answers: list[list[Any]]
+    samples: list[Sample]
+    odd: list[Request]
+    by: ServedBy
 
 
 class Lane:
@@ -80,6 +96,7 @@ class Lane:
         self._asked: Worker | None = None  # who was given the batch under way
         self._last_plan = ""
         self._due: list[Call] = []
+        self._shadowed: Sample | None = None  # of the batch under way
         self._serving = serving
         self._thread = threading.Thread(target=self._run, name=f"lane-{index}", daemon=True)
 
@@ -94,6 +111,11 @@ class Lane:
 
     def resident(self) -> frozenset[str]:
         """Plans that may run here now, the original aside."""
+        held, withheld = self._held(), self._serving.split.withheld()
+        return held - withheld if withheld else held
+
+    def _held(self) -> frozenset[str]:
+        """Those that are to blame for nothing; tiers may be held back."""
         worker = self.worker
         if worker is None:
             return frozenset()
@@ -120,19 +142,25 @@ class Lane:
         self._serving.computing[threading.get_ident()] = self
         try:
             self._serve(batch)
+            if self._shadowed is not None:
+                self._call_back()
+                self._try(self._shadowed)
         except BaseException as error:  # a fault of our own loses no request, nor the lane
             for request in (*batch.requests, *batch.refused):
                 if not request.future.done():
                     self._settle(request, error=error)
         finally:
             del self._serving.computing[threading.get_ident()]
-            due, self._due = self._due, []
+            due, self._due, self._shadowed = self._due, [], None
             scheduler.release(self.index)
             if due:
                 self._serving.callbacks.run(due)
         return True
 
-    def _settle(self, request: Request, answer: Any = None, error: Any = None) -> None:
+    def _settle(
+        self, request: Request, answer: Any = None, error: Any = None, by: ServedBy | None = None
+    ) -> None:
+        request.future.served_by = by
         self._due += request.future.settle(answer, error)
 
     def _call_back(self) -> None:
@@ -164,15 +192,15 @@ class Lane:
             try:
                 if self._within(plan, (request,))[1]:
                     raise PlanDeclined(f"plan {plan} {_BEYOND}")
-                (leaves,), samples, odd = self._run_batch(plan, (request,), length, price)
-                if odd:
+                ran = self._run_batch(plan, (request,), length, price)
+                if ran.odd:
                     raise PlanFault(f"plan {plan} {_NOT_FINITE}")
-                answer = self._serving.original.rebuild(leaves, request.leaves)
+                answer = self._serving.original.rebuild(ran.answers[0], request.leaves)
             except Exception as error:
                 self._recover(plan, (request,), length, began_s, error)
             else:
                 self._serving.stats.ended(request)
-                self._serving.watch.offer(samples)
+                self._serving.watch.offer(ran.samples)
                 return answer
         else:
             self._answer_alone((request,))
@@ -188,6 +216,7 @@ class Lane:
         if requests[0].outside is not None:
             self._answer_alone(requests)
             return
+        self._serving.split.took(batch.plan, len(requests))
         parts = self._serving.licence.now.apart(requests, batch.length)
         price = batch.price._replace(ms=batch.price.ms / len(parts))
         for members, length in parts:
@@ -208,16 +237,16 @@ class Lane:
     ) -> None:
         began_s = self._serving.clock()
         try:
-            answers, samples, odd = self._run_batch(plan, requests, length, price)
+            ran = self._run_batch(plan, requests, length, price)
         except BaseException as error:
             self._recover(plan, requests, length, began_s, error)
             return
-        for request, leaves in zip(requests, answers, strict=True):
-            if request not in odd:
-                self._finish(request, leaves)
-        self._serving.watch.offer(samples)
-        if odd:
-            self._recover(plan, odd, length, began_s, PlanFault(f"plan {plan} {_NOT_FINITE}"))
+        for request, leaves in zip(requests, ran.answers, strict=True):
+            if request not in ran.odd:
+                self._finish(request, leaves, ran.by)
+        self._serving.watch.offer(ran.samples)
+        if ran.odd:
+            self._recover(plan, ran.odd, length, began_s, PlanFault(f"plan {plan} {_NOT_FINITE}"))
 
     def _within(
         self, plan: str, requests: Sequence[Request]
@@ -234,10 +263,9 @@ class Lane:
 
     def _run_batch(
         self, plan: str, requests: Sequence[Request], length: int, price: Price
-    ) -> tuple[list[list[Any]], list[Sample], list[Request]]:
-        """Each request's output leaves, what the watch kept of them, and those requests that a plan
-        gave a NaN or an infinity which the model would not give. Notes what the batch cost this
-        lane, from stacking to splitting, the way to the worker and back included."""
+    ) -> Answered:
+        """Notes what the batch cost this lane, from stacking to splitting, the way to the worker
+        and back included."""
         signature, domain = self._serving.capture.signature, self._serving.capture.domain
         began_s = self._serving.clock()
         inputs = stack(requests, signature, length)
@@ -253,15 +281,52 @@ class Lane:
         self._serving.stats.record_batch(
             BatchRecord(plan, rows, length, elapsed_ms, *price, real_tokens, changed)
         )
+        by = BY_ORIGINAL if own else self._serving.origins.of(plan)
         if not own and not plausible(answer.leaves, domain):
             odd = [
                 request
                 for request, leaves in zip(requests, answers, strict=True)
                 if not plausible(leaves, domain)
             ]
-            return answers, [], odd
+            return Answered(answers, [], odd, by)
         samples = self._serving.watch.sample(plan, requests, inputs, length, answers, elapsed_ms)
-        return answers, samples, []
+        if self._serving.split.is_active:
+            self._keep_for_shadow(requests, inputs, length)
+        return Answered(answers, samples, [], by)
+
+    def _keep_for_shadow(
+        self, requests: Sequence[Request], inputs: Sequence[Any], length: int
+    ) -> None:
+        """Has one of a batch tried on a plan in shadow once all answers left; none of a batch with
+        a direct call, whose caller may compute it."""
+        if not all(request.refusable for request in requests):
+            return
+        plan = self._serving.split.shadow(self._held())
+        if plan is not None:
+            self._shadowed = self._serving.watch.keep(plan, requests, inputs, length)
+
+    def _try(self, sample: Sample) -> None:
+        """Runs a request, whose answer left, on the plan in `sample`, for the watch to compare."""
+        plan, signature = sample.plan, self._serving.capture.signature
+        length = sample.length
+        if self._serving.licence.now.padding:
+            length = self._serving.scheduler.tables.length_of(plan, sample.length)
+        began_s = self._serving.clock()
+        try:
+            own = sample.own(signature)
+            inputs = [pad(x, spec, length) for x, spec in zip(own, signature.inputs, strict=True)]
+            if plan not in self._held():  # unloaded meanwhile
+                return
+            answer, by_original = self.compute(plan, inputs)
+            leaves = sample.of_batch(answer.leaves, signature.outputs, at=0)
+        except Exception as error:
+            if not isinstance(error, PlanDeclined):
+                self._blame(plan, error, Alone(answered=True, finite=True))
+        else:
+            if not by_original:
+                self._serving.watch.offer([replace(sample, answer=leaves)])
+        finally:
+            self._serving.split.spent(self._serving.clock() - began_s)
 
     def compute(self, plan: str, inputs: Sequence[Any]) -> tuple[Answer, bool]:
         """Input leaves through `plan` on this lane's worker, and whether it was the model itself
@@ -288,12 +353,15 @@ class Lane:
                 self._serving.stats.declined(
                     plan, sum(r.rows for r in requests), length, elapsed_ms
                 )
-            fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
-            # A worker must live through inputs whose answer is a NaN, but not give a number.
-            works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
-            gone = self._let_go() if isinstance(fault, (WorkerCrashed, WorkerHung)) else None
-            now_s = self._serving.clock()
-            self._serving.faults.note(Fault(self.index, plan, fault, works, now_s, gone))
+            self._blame(plan, error, original)
+
+    def _blame(self, plan: str, error: BaseException, original: Alone) -> None:
+        fault = error if isinstance(error, PlanFault) else PlanFault(f"{plan}: {error!r}")
+        # A worker must live through inputs whose answer is a NaN, but not give a number.
+        works = original.answered and (original.finite or isinstance(fault, WorkerCrashed))
+        gone = self._let_go() if isinstance(fault, (WorkerCrashed, WorkerHung)) else None
+        now_s = self._serving.clock()
+        self._serving.faults.note(Fault(self.index, plan, fault, works, now_s, gone))
 
     def _let_go(self) -> Worker | None:
         """The worker that a batch was lost with, which serves here no more; None where another one
@@ -314,11 +382,11 @@ class Lane:
                 self._settle(request, error=error)
             else:
                 self._serving.stats.ended(request)
-                self._settle(request, answer)
+                self._settle(request, answer, by=BY_ORIGINAL)
             self._call_back()
         return Alone(answered, finite)
 
-    def _finish(self, request: Request, leaves: list[Any]) -> None:
+    def _finish(self, request: Request, leaves: list[Any], by: ServedBy) -> None:
         try:
             answer = self._serving.original.rebuild(leaves, request.leaves)
         except Exception as error:  # a structure that can't be rebuilt must not lose the answer
@@ -326,7 +394,7 @@ class Lane:
             self._settle(request, error=error)
             return
         self._serving.stats.ended(request)
-        self._settle(request, answer)
+        self._settle(request, answer, by=by)
 
     def _refuse(self, request: Request) -> None:
         if not request.future.begin():

@@ -14,7 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from evolve.data_plane.served_by import ServedBy
 
 __all__ = ["Call", "Callbacks", "Promise"]
 
@@ -26,7 +29,12 @@ _settling = threading.local()
 
 
 class Promise(Future[Any]):
-    """A `concurrent.futures.Future` whose callbacks need not run where it is settled."""
+    """A `concurrent.futures.Future` whose callbacks need not run where it is settled.
+
+    `served_by` says what computed the answer, once there is one.
+    """
+
+    served_by: ServedBy | None = None
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         super().add_done_callback(partial(_call_or_keep, fn))

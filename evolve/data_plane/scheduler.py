@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from evolve.data_plane.strangers import Strangers
 from evolve.errors import QueueFull, RuntimeClosed
 from evolve.monitoring.reserve import Reserve
 from policies.rule import DispatchRule, Pick, RuleParams
+from supernet.tiers import SUBNET_TIER
 
 __all__ = ["Batch", "Door", "Price", "Ready", "Scheduler", "Tables"]
 
@@ -78,6 +79,12 @@ class Tables:
     def slowdown(self, beside: int) -> float:
         """How many times as long a batch takes while `beside` other lanes compute."""
         return self.slowdowns[min(beside, len(self.slowdowns) - 1)]
+
+    def length_of(self, plan: str, length: int) -> int:
+        """The length at which a request of `length` runs by itself on `plan`."""
+        if plan not in self.buckets_only:
+            return length
+        return next(own for own in self.lengths if own >= length)
 
     def padded_length(self, plan: str, requests: Sequence[Request]) -> int:
         """The length at which `requests` run together on `plan`."""
@@ -389,7 +396,18 @@ class Scheduler:
         slowdown = ready.tables.slowdown(len(self._busy))
         rate_per_ms = self._rate_per_s() / 1e3
         pick = rule.pick(self._now_ms(), self._queue.waiting, rate_per_ms, slowdown=slowdown)
-        return self._doubted(ready.tables, pick, resident)
+        return self._owed(ready.tables, self._doubted(ready.tables, pick, resident), resident)
+
+    def _owed(self, tables: Tables, pick: Pick, resident: frozenset[str]) -> Pick:
+        """`pick`, but where a direct call is in the batch, on a plan of the model: sub-networks
+        answer only what was submitted."""
+        if not pick.members or tables.tier[pick.plan] < SUBNET_TIER:
+            return pick
+        members = [self._queue[index] for index in pick.members]
+        if all(request.refusable for request in members):
+            return pick
+        rows, bucket = sum(r.rows for r in members), max(r.bucket for r in members)
+        return replace(pick, plan=tables.plans.index(tables.fastest(rows, bucket, resident)))
 
     def _doubted(self, tables: Tables, pick: Pick, resident: frozenset[str]) -> Pick:
         """`pick`, but where an idle lane would only refuse by prices that nothing bears out now,

@@ -19,7 +19,7 @@ from typing import Any, cast
 __all__ = ["KINDS", "SCHEMA_VERSION", "Decision", "RecordError", "field_table", "printable"]
 
 SCHEMA_VERSION = 1
-KINDS = ("tick", "plan", "policy", "worker", "request", "runtime")
+KINDS = ("tick", "plan", "policy", "worker", "request", "runtime", "tier")
 
 MAX_TEXT = 2_000
 MAX_ENTRIES = 100
@@ -63,7 +63,7 @@ class Decision:
     uptime_s: float = _doc("Seconds on the monotonic clock since the journal was opened.", "12.5")
     kind: str = _doc(f"What was decided about: {', '.join(f'`{k}`' for k in KINDS)}.", '"tick"')
     subject: str = _doc(
-        "Which one: a plan's key, a worker, a request, or the part of the runtime.",
+        "Which one: a plan's key, a worker, a request, a tier, or the part of the runtime.",
         '"dispatch"',
     )
     policy: str = _doc("The policy that proposed it; empty when no policy was asked.", '"rule"')

@@ -53,7 +53,7 @@ class TickSeries:
             previous = d
             if d.kind == "tick" and d.seen:
                 ticks.append((offset_s + d.uptime_s, d))
-            elif d.kind in ("plan", "worker", "runtime"):
+            elif d.kind in ("plan", "worker", "runtime", "tier"):
                 events.append((offset_s + d.uptime_s, d))
         return cls(tuple(ticks), tuple(events))
 

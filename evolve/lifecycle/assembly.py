@@ -15,16 +15,21 @@ import psutil
 import torch
 
 from evolve.control_plane.controller import Controlled, Controller
+from evolve.control_plane.low_quality import remember_low
 from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
 from evolve.control_plane.plan_loading import PlanLoading, warm_batches
 from evolve.control_plane.recovery import Recovery
 from evolve.control_plane.renewal import Renewal
 from evolve.control_plane.retraining import Retraining, live_twin
+from evolve.control_plane.rollouts import Rollouts
+from evolve.control_plane.tiers import Tiers
 from evolve.data_plane.faults import Faults, OutOfMemory
 from evolve.data_plane.lane import Serving
 from evolve.data_plane.lane_pool import LanePool
 from evolve.data_plane.original import Original
 from evolve.data_plane.scheduler import Scheduler, Tables
+from evolve.data_plane.served_by import Origins
+from evolve.data_plane.traffic_split import TrafficSplit
 from evolve.lifecycle.revision import Revision
 from evolve.lifecycle.watching import make_watch
 from evolve.monitoring.memory_patterns import Patterns
@@ -32,6 +37,8 @@ from evolve.monitoring.reserve import Reserve
 from evolve.monitoring.savings import Savings
 from evolve.monitoring.stats import Counts, Stats
 from evolve.monitoring.traffic import Traffic
+from evolve.rollout.gate import Gate
+from evolve.watch.live_agreement import LiveAgreements
 from evolve.workers.process import ProcessWorker
 from evolve.workers.thread import ThreadWorker
 from policies.baselines import DEFAULT_CHOICE
@@ -48,6 +55,7 @@ from supernet.plans import ORIGINAL, PlanLibrary
 
 if TYPE_CHECKING:
     from evolve.config import Config, WorkersConfig
+    from evolve.control_plane.adoption import Adoptions
     from evolve.data_plane.lane import Lane
     from evolve.data_plane.promise import Callbacks
     from evolve.journal.journal import Journal
@@ -73,9 +81,10 @@ take more than two of them are not even timed."""
 class Assembly:
     """What every revision of one runtime has in common.
 
-    `wishes`: what the user forbids or demands. `counts` and `withdrawn` (liberties taken back,
-    and why) go on from one revision to the next. `checks` are called in every tick, `lost` where a
-    worker finds that what it is to load is gone. `callbacks` and `computing`: see `Serving`.
+    `wishes`: what the user forbids or demands. `counts`, `adoptions` and `withdrawn` (liberties
+    taken back, and why) go on from one revision to the next. `checks` are called in every tick,
+    `lost` where a worker finds that what it is to load is gone. `callbacks` and `computing`: see
+    `Serving`.
     """
 
     model: torch.nn.Module
@@ -90,6 +99,7 @@ class Assembly:
     lost: Callable[[], None]
     callbacks: Callbacks
     computing: dict[int, Lane]
+    adoptions: Adoptions
     withdrawn: dict[str, str] = field(default_factory=dict)
 
     def revision(self, found: CaptureResult, *, pending: bool = False) -> Revision:
@@ -138,12 +148,15 @@ class Assembly:
         )  # fmt: skip
         setup = self._build_setup(found, threads)
         faults = Faults(library, OutOfMemory(Path("/proc/vmstat")))
+        agreements = LiveAgreements(slo.agreement, slo.min_quality)
+        split = TrafficSplit(library, clock)
         licence, watch = make_watch(
-            setup, original, library, journal, pauses, faults, self.withdrawn
+            setup, original, library, journal, pauses, faults, agreements, self.withdrawn
         )
         serving = Serving(
             scheduler, original, captured, stats, faults, licence, watch,
-            partial(_bounds, library), self.callbacks, self.computing, clock,
+            partial(_bounds, library), Origins(library), split, self.callbacks, self.computing,
+            clock,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         pool = LanePool(
@@ -159,6 +172,7 @@ class Assembly:
         def check() -> None:
             pool.check()
             watch.check()
+            rollouts.look()
             for one in self.checks:
                 one()
 
@@ -173,13 +187,19 @@ class Assembly:
             library, costs, pool, savings, slo_ms=slo.p99_ms, limit=config.plans.resident,
             refresh=controller.refresh, on_event=self._journal_plan,
         )  # fmt: skip
+        gate = Gate(slo.min_quality, config.rollout.samples, config.rollout.canary_share)
+        rollouts = Rollouts(gate, library, faults, agreements, split, loading, journal)
         first_version = original.version()
 
         def stay_out(key: str, why: str) -> None:
             plan = library.get(key)
             # A plan of the old weights is wrong for the new ones, and right once they come back.
-            if plan is not None and original.version() == first_version:
-                cache = setup.open_cache(lambda entry, why: None)
+            if plan is None or original.version() != first_version:
+                return
+            cache = setup.open_cache(lambda entry, why: None)
+            if plan.subnet and agreements.of(plan.subnet).is_below:
+                remember_low(cache, plan.spec.graph_hash, plan.subnet, agreements)
+            else:
                 condemn(cache, plan.spec, self.device.key, why)
 
         recovery = Recovery(faults, pool, loading, journal, stay_out)
@@ -194,11 +214,15 @@ class Assembly:
             malloc.give_back()  # what storing and comparing took here
 
         builder = PlanBuilder(setup, library, loading, self._journal_plan, pauses, afterwards)
+        tiers = Tiers(
+            setup, library, loading, self.adoptions, agreements, rollouts, builder, journal,
+            self._journal_plan, pauses,
+        )  # fmt: skip
         twin = partial(live_twin, slo, lanes, scheduler, stats, library)
         retraining = Retraining(config.policy, controller, journal, twin, pauses)
         return Revision(
-            serving, pool, library, controller, loading, recovery, builder, retraining, journal,
-            pauses, pending=pending, in_process=workers.kind == "thread",
+            serving, pool, library, controller, loading, recovery, builder, tiers, retraining,
+            journal, pauses, pending=pending, in_process=workers.kind == "thread",
         )  # fmt: skip
 
     def keep(self, found: CaptureResult) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evolve.control_plane.plan_loading import PlanLoading
     from evolve.control_plane.recovery import Recovery
     from evolve.control_plane.retraining import Retraining
+    from evolve.control_plane.tiers import Tiers
     from evolve.data_plane.lane import Serving
     from evolve.data_plane.lane_pool import LanePool
     from evolve.data_plane.request_queue import Request
@@ -43,6 +44,7 @@ class Revision:
     loading: PlanLoading
     recovery: Recovery
     builder: PlanBuilder
+    tiers: Tiers
     retraining: Retraining
     journal: Journal
     pauses: Pauses
@@ -52,7 +54,7 @@ class Revision:
     @property
     def is_settled(self) -> bool:
         """Whether all that was to be built for it was tried."""
-        return not self.pending and self.builder.wait(0.0)
+        return not self.pending and self.builder.wait(0.0) and self.tiers.wait(0.0)
 
     def start(self) -> None:
         """Called once, before it is put in force."""
@@ -63,6 +65,7 @@ class Revision:
         self.serving.watch.start()
         if not self.pending:
             self.builder.start()
+            self.tiers.start()
             self.retraining.start()
 
     def retire(self) -> list[Request]:
@@ -72,6 +75,7 @@ class Revision:
     def stop(self) -> None:
         """Ends the build and the training under way and starts no other."""
         self.builder.stop()
+        self.tiers.stop()
         self.retraining.stop()
         self.serving.watch.stop()
 
@@ -82,5 +86,6 @@ class Revision:
         self.pool.close(CLOSE_TIMEOUT_S)
         self.recovery.close(CLOSE_TIMEOUT_S)  # after the lanes: what they noted last, too
         self.builder.join(CLOSE_TIMEOUT_S)
+        self.tiers.join(CLOSE_TIMEOUT_S)
         self.retraining.join(CLOSE_TIMEOUT_S)
         self.serving.watch.join(CLOSE_TIMEOUT_S)

@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from evolve import collector, process_end
+from evolve.control_plane.adoption import Adoptions
 from evolve.data_plane.promise import Callbacks
 from evolve.errors import RuntimeClosed
 from evolve.lifecycle.revision import CLOSE_TIMEOUT_S
@@ -32,7 +33,7 @@ class Revisions:
         reception: Has what waits seen anew by the revision that is to answer it.
         freezes: Whether the collector is to keep off what will stay.
 
-    `callbacks` and `computing` are those of all revisions; see `Serving`.
+    `callbacks` and `computing` are those of all revisions; see `Serving`. So are `adoptions`.
     """
 
     def __init__(self, journal: Journal, reception: Reception, *, freezes: bool) -> None:
@@ -41,6 +42,7 @@ class Revisions:
         self._freezes = freezes
         self.callbacks = Callbacks()
         self.computing: dict[int, Lane] = {}
+        self.adoptions = Adoptions()
         self._lock = threading.Lock()  # held while revisions change, never while one answers
         self._in_force: Revision | None = None
         self._retiring: list[threading.Thread] = []
@@ -186,6 +188,7 @@ class Revisions:
         for thread in self._retiring:
             thread.join(0.0 if within else CLOSE_TIMEOUT_S)
         self.callbacks.close(CLOSE_TIMEOUT_S)
+        self.adoptions.close()
         if self._upkeep is not None:
             self._upkeep.join(CLOSE_TIMEOUT_S)
         self._journal.append("runtime", "runtime", reason=why)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.liberties import Liberty
     from evolve.data_plane.original import Original
     from evolve.journal.journal import Journal
+    from evolve.watch.live_agreement import LiveAgreements
     from supernet.cache import ArtifactCache
     from supernet.capture.subject import Capture
     from supernet.jobs.pausing import Pauses
@@ -32,6 +33,7 @@ def make_watch(
     journal: Journal,
     pauses: Pauses,
     faults: Faults,
+    agreements: LiveAgreements,
     withdrawn: dict[str, str],
 ) -> tuple[Licence, Watch]:
     """What lanes may do with requests, and who has it taken back.
@@ -60,9 +62,9 @@ def make_watch(
 
     limit = Limit(setup.slo.metric, setup.slo.max_error)
     watch = Watch(
-        Judge(original, signature, library, LiveErrors(limit)),
+        Judge(original, signature, library, LiveErrors(limit), agreements),
         Watched(_is_watched(captured, "batching"), _is_watched(captured, "padding")),
-        act=Correction(licence, faults, journal), on_event=on_event,
+        act=Correction(licence, faults, journal, library), on_event=on_event,
         idle=idle, weights=original.version,
     )  # fmt: skip
     return licence, watch

@@ -7,6 +7,9 @@
 | padded as it ran, gives another answer than alone | padding |
 | in the batch it ran in, gives another answer than alone | batching |
 | gives the same answer in all of them | the plan |
+
+A sub-network's answers are not the original's: how far they agree is added up, and where that is
+less than the user asks, the verdict is on the whole tier (`evolve.watch.live_agreement`).
 """
 
 from __future__ import annotations
@@ -29,14 +32,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evolve.data_plane.original import Original
+    from evolve.watch.live_agreement import LiveAgreements
     from evolve.watch.live_error import LiveErrors
     from evolve.watch.samples import Sample
-    from supernet.plans import PlanLibrary
+    from supernet.plans import Plan, PlanLibrary
     from supernet.signature import Signature
 
 __all__ = ["Cause", "Judge", "Judgement", "NotJudged"]
 
-Cause: TypeAlias = Literal["plan", "padding", "batching", "model"]
+Cause: TypeAlias = Literal["plan", "padding", "batching", "model", "tier"]
 Outcome: TypeAlias = "Sequence[Tensor] | BaseException"
 
 _EXACT_SLACK = 10.0  # an exact plan's error is of its worst example as a whole; elements scatter
@@ -63,20 +67,32 @@ class Judge:
         signature: Which dims are rows and lengths.
         library: Which error each plan was admitted with.
         errors: What the less exact plans' live answers add up to.
+        agreements: What those of sub-networks do.
     """
 
     def __init__(
-        self, original: Original, signature: Signature, library: PlanLibrary, errors: LiveErrors
+        self,
+        original: Original,
+        signature: Signature,
+        library: PlanLibrary,
+        errors: LiveErrors,
+        agreements: LiveAgreements,
     ) -> None:
         self._original = original
         self._signature = signature
         self._library = library
         self._errors = errors
+        self._agreements = agreements
 
     def check(self, sample: Sample) -> Judgement | None:
         """None where the answer was right; raises `NotJudged` where that can't be said."""
+        plan = self._library.get(sample.plan)
+        if plan is None and sample.plan != ORIGINAL:
+            raise NotJudged("its plan was dismissed")
         case = _Case(self._original, sample.own(self._signature))
-        found = self._wrong(sample, case)
+        if plan is not None and plan.subnet:
+            return self._of_tier(plan.subnet, sample, case)
+        found = self._wrong(sample, plan, case)
         if found is None:
             return None
         if not case.steady:
@@ -86,12 +102,19 @@ class Judge:
             )  # fmt: skip
         return self._blame(sample, case, found)
 
-    def _wrong(self, sample: Sample, case: _Case) -> str | None:
-        """What is wrong with the answer in the sample, in words."""
-        plan, truth = self._library.get(sample.plan), case.truth
+    def _of_tier(self, subnet: str, sample: Sample, case: _Case) -> Judgement | None:
+        truth = case.truth
         if isinstance(truth, BaseException):
-            return f"an answer was given where the model alone raises {one_line(truth)}"
-        if plan is None or sample.plan == ORIGINAL:
+            return Judgement("tier", _where_it_raises(truth))
+        why = self._agreements.add(subnet, sample.answer, truth)
+        return None if why is None else Judgement("tier", why)
+
+    def _wrong(self, sample: Sample, plan: Plan | None, case: _Case) -> str | None:
+        """What is wrong with the answer in the sample, in words."""
+        truth = case.truth
+        if isinstance(truth, BaseException):
+            return _where_it_raises(truth)
+        if plan is None:
             found = case.difference(sample.answer)
         elif plan.metric == "relative_l2" and plan_tier(plan) == 0:
             found = case.difference(sample.answer, plan.error or 0.0)
@@ -186,6 +209,10 @@ class _Case:
         except Exception:  # an operator that can't be disturbed: only what no rounding does counts
             return difference(got, truth, relative=_NO_ROUNDING)
         return found
+
+
+def _where_it_raises(truth: BaseException) -> str:
+    return f"an answer was given where the model alone raises {one_line(truth)}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

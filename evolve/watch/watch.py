@@ -131,6 +131,21 @@ class Watch:
             self._skip(f"not copied: {type(error).__name__}", 1)
             return []
 
+    def keep(
+        self, plan: str, requests: Sequence[Request], inputs: Sequence[Tensor], length: int
+    ) -> Sample | None:
+        """One of a batch that ran on another plan, to be tried on `plan`; None where there is no
+        room for more. Never raises, as `sample`."""
+        try:
+            if len(self._queue) >= MAX_SAMPLES or self._mib >= MAX_MIB:
+                return None
+            chosen = [self._rng.randrange(len(requests))]
+            none: list[list[Tensor]] = [[] for _ in requests]
+            return keep(plan, requests, chosen, inputs, length, none, self._clock())[0]
+        except Exception as error:
+            self._skip(f"not copied: {type(error).__name__}", 1)
+            return None
+
     def offer(self, samples: Sequence[Sample]) -> None:
         """Queues samples whose answers left; those that find no room are counted."""
         if not samples:

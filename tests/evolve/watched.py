@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from evolve.data_plane.batching import split, stack
 from evolve.data_plane.original import Original
 from evolve.data_plane.request_queue import Request
 from evolve.watch.judge import Judge, Judgement
+from evolve.watch.live_agreement import LiveAgreements
 from evolve.watch.live_error import LiveErrors
 from evolve.watch.samples import Sample
 from evolve.watch.watch import Watch, Watched
@@ -59,6 +61,7 @@ class Service:
         *,
         engine: Engine | None = None,
         error: float = 0.0,
+        subnet: str = "",
         limit: Limit = Limit("relative_l2", 0.005),  # noqa: B008 (a frozen value)
         watched: Watched = Watched(),  # noqa: B008 (a frozen value)
         seed: int = 0,
@@ -70,14 +73,15 @@ class Service:
         )  # fmt: skip
         self.original = Original(model, captured)
         self.signature, self.engine = signature, engine
-        library, staged = PlanLibrary(), plan(error)
+        self.agreements = LiveAgreements("cosine", 0.9)
+        library, staged = PlanLibrary(), replace(plan(error), subnet=subnet)
         library.put(staged)
         self.plan = ORIGINAL if engine is None else staged.key
         self.verdicts: list[Judgement] = []
         self.said: list[str] = []
         self.idle, self.now_s = True, 0.0
         self.watch = Watch(
-            Judge(self.original, signature, library, LiveErrors(limit)), watched,
+            Judge(self.original, signature, library, LiveErrors(limit), self.agreements), watched,
             act=self._act, on_event=self.said.append, idle=lambda: self.idle,
             weights=self.original.version, clock=lambda: self.now_s, rng=random.Random(seed),
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from policies.tactical import TacticalPolicy
 from sims.traces import NoArrivals
 from supernet.jobs.errors import JobCancelled, JobCrashed
 from supernet.jobs.process import Terms
+from supernet.plans import PlanState
+from supernet.tiers import SUBNET_TIER
+from tests.evolve.test_recovery import staged_plan
 
 VERDICT = {
     "promoted": True,
@@ -164,3 +168,16 @@ def test_a_real_process_trains_judges_and_keeps_the_rule_where_nothing_is_to_gai
         (decision,) = said(runtime)
         assert "the rule is kept" in decision.reason, decision.reason
         assert decision.scores["points_over_rule"] <= 0.0
+
+
+def test_the_twin_values_answers_of_sub_networks_by_their_quality(runtime: Any) -> None:
+    visited(runtime, 10.0)
+    parts = runtime.parts
+    small = replace(staged_plan(), subnet="half", quality=0.9)
+    parts.library.put(small)
+    parts.library.move(small.key, PlanState.ADMITTED, "its price is known")
+    parts.serving.stats.costs.seed(small.key, small.costs_ms)
+    parts.controller.refresh()
+    service = parts.retraining._twin().service
+    assert service.accuracy.tolist() == [1.0, 0.9]
+    assert service.tier.tolist() == [0, SUBNET_TIER + 100]

@@ -14,6 +14,7 @@ from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import DOOR_SHARE, Batch, Door, Scheduler, Tables
 from evolve.errors import DeadlineExceeded, QueueFull, RuntimeClosed
 from policies.presets import DEFAULT
+from supernet.tiers import SUBNET_TIER
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -169,6 +170,23 @@ def test_the_fastest_exact_plan_answers_a_single_call() -> None:
     assert tables().fastest(1, 0, frozenset({"quick"})) == "quick"
     assert tables().fastest(1, 0, NOBODY) == "original"
     assert two_tiers.fastest(1, 0, frozenset({"quick"})) == "original"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_sub_network_answers_what_was_submitted_and_no_direct_call(direct: bool) -> None:
+    """Under a load that the model's own plans cannot carry; such a batch may hold both."""
+    exact, quick = 3.0 * tables().cost_ms
+    one = scheduler(
+        plans=("original", "small", "quick"), tier=np.array([0, SUBNET_TIER, 0]),
+        cost_ms=np.stack([exact, np.full_like(exact, 1e-3), quick]),
+    )  # fmt: skip
+    for _ in range(60):
+        one.submit(request())
+    if direct:
+        one.submit(replace(request(slo_ms=40.0), refusable=False))
+    batch = take(one, frozenset({"small", "quick"}))
+    assert direct == any(not r.refusable for r in batch.requests)
+    assert batch.plan == ("quick" if direct else "small")
 
 
 def test_it_tells_when_work_comes_to_an_idle_service_and_when_the_last_is_done() -> None:

@@ -1,0 +1,1 @@
+"""Rollout of what answers otherwise than the model: one stage after another, or straight back."""
