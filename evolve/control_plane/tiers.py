@@ -89,7 +89,7 @@ class Tiers:
     ) -> None:
         self._setup, self._library, self._loading = setup, library, loading
         self._adoptions, self._agreements, self._rollouts = adoptions, agreements, rollouts
-        self._brain, self._journal, self._said, self._pauses = builder, journal, said, pauses
+        self._original, self._journal, self._said, self._pauses = builder, journal, said, pauses
         self._known: dict[Adoption, Tier] = {}  # guarded by `adoptions.changed`
         self._settled: set[Adoption] = set()
         self._building: PlanBuilder | None = None
@@ -162,7 +162,7 @@ class Tiers:
     # -- its thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while not (self._stopped or self._brain.wait(_LOOK_S)):
+        while not (self._stopped or self._original.wait(_LOOK_S)):
             pass
         while (adoption := self._next()) is not None:
             try:

@@ -23,7 +23,7 @@ from supernet.jobs.errors import JobCancelled, JobCrashed
 from supernet.jobs.process import Terms
 from supernet.plans import PlanState
 from supernet.tiers import SUBNET_TIER
-from tests.evolve.test_recovery import staged_plan
+from tests.evolve.data_plane.test_recovery import staged_plan
 
 VERDICT = {
     "promoted": True,

@@ -18,6 +18,8 @@ from evolve.data_plane.liberties import Liberties, Licence
 from evolve.data_plane.original import Original
 from evolve.data_plane.request_queue import Request
 from evolve.data_plane.scheduler import Scheduler, Tables
+from evolve.data_plane.served_by import Origins
+from evolve.data_plane.traffic_split import TrafficSplit
 from evolve.errors import DeadlineExceeded, PlanDeclined, PlanFault, WorkerCrashed, WorkerHung
 from evolve.monitoring.savings import BatchRecord, Savings
 from evolve.monitoring.stats import Stats
@@ -191,7 +193,7 @@ def bench() -> Bench:
         0, made.worker,  # type: ignore[arg-type]
         Serving(
             scheduler, Original(model, captured, clock=clock), captured, stats, faults, licence,
-            watch, made.bounds.get, clock=clock,
+            watch, made.bounds.get, Origins(library), TrafficSplit(library, clock), clock=clock,
         ),
     )  # fmt: skip
     return made

@@ -11,7 +11,7 @@ import evolve
 from evolve.data_plane.served_by import BY_ORIGINAL, Origins, ServedBy
 from supernet.plans import ORIGINAL, PlanLibrary, PlanState
 from supernet.tiers import SUBNET_TIER
-from tests.evolve.test_recovery import Behaviour, raises, serve, staged_plan
+from tests.evolve.data_plane.test_recovery import Behaviour, raises, serve, staged_plan
 
 __all__ = ["serve"]
 

@@ -15,7 +15,7 @@ import evolve
 from evolve.data_plane.traffic_split import MOST_AHEAD, MOST_CREDIT_S, SHADOW_SHARE, TrafficSplit
 from evolve.errors import PlanDeclined, WorkerCrashed
 from supernet.plans import ORIGINAL, Plan, PlanLibrary, PlanState
-from tests.evolve.test_recovery import raises, serve, staged_plan
+from tests.evolve.data_plane.test_recovery import raises, serve, staged_plan
 from tests.waiting import eventually
 
 __all__ = ["serve"]
@@ -158,9 +158,13 @@ def test_what_fails_in_shadow_goes_back_at_once_and_nobody_notices(
         assert future.served_by is not None
         assert future.served_by.plan == ORIGINAL
         assert (asked := asked + 1) < 100_000
-    rollouts = runtime.parts.tiers._rollouts
-    assert eventually(lambda: rollouts.of("half").stage.value == "rolled back")  # type: ignore[union-attr]
-    (said,) = (d for d in runtime.decisions(1000) if d.kind == "tier")
+
+    def of_tiers() -> list[evolve.Decision]:
+        return [d for d in runtime.decisions(1000) if d.kind == "tier"]
+
+    assert eventually(lambda: bool(of_tiers()))
+    assert runtime.parts.tiers._rollouts.of("half").stage.value == "rolled back"  # type: ignore[union-attr]
+    (said,) = of_tiers()
     assert (said.before["state"], said.after["state"]) == ("shadow", "rolled back")
     assert said.reason.startswith(f"{plan.key}: ")
     counts = runtime.status()["counts"]
