@@ -93,12 +93,12 @@ def raid(
 
 def _kind(process: psutil.Process) -> Victim | None:
     try:
-        command = process.cmdline()
+        name, command = process.name(), process.cmdline()
     except psutil.Error:
         return None
     if "evolve.workers.child" in command:
         return "worker"
-    return "build" if "supernet.building.build_job" in command else None
+    return "build" if name == "build_job" else None
 
 
 if __name__ == "__main__":

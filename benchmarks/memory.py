@@ -1,7 +1,8 @@
 """What serving takes in memory: the plain loop, and a runtime with every plan tried.
 
 Proportional set size: a page that several processes share counts once over all of them. Each
-contender has a process of its own, and is read after it served the same sentences.
+contender has a process of its own, and is read after it served the same sentences and builds have
+ended, with what they were copied from.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import psutil
@@ -18,6 +20,7 @@ import evolve
 from benchmarks.harness import Figure, encoder, publish, wrapped
 from evolve.demo import minilm
 from evolve.demo.text import sentences
+from supernet.jobs.warm import NAME
 
 REQUESTS = 600
 # Half of what the same model, plans and two workers took when every worker held its own copy of
@@ -62,6 +65,8 @@ def _serve_evolve() -> dict[str, Any]:
     with wrapped(model, examples[:24], workers={"kind": "process"}) as runtime:
         for request in _requests():
             runtime(**request)
+        while any(process.name() == NAME for process in psutil.Process().children()):
+            time.sleep(0.5)
         held = [plan.spec.title for plan in runtime.parts.pool.plans()]
         return {"processes": _mib_by_process(runtime), "plans": held}
 

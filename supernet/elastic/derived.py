@@ -106,7 +106,7 @@ def derive(
     with cache.scratch() as scratch:
         terms = Terms(
             scratch, BUDGET_S, on_progress=partial(_pass_on, on_progress), cancelled=cancelled,
-            pauses=pauses or Pauses(),
+            pauses=pauses or Pauses(), imports=("torch._dynamo",),
         )  # fmt: skip
         report = run_job(request, terms)
     made = _from_report(graph_hash, key, report)

@@ -7,6 +7,7 @@ result or the error. Whatever else writes to stdout lands in stderr.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -32,13 +33,14 @@ from supernet.jobs.errors import (
 )
 from supernet.jobs.pausing import wake_with_parent
 
-__all__ = ["STOP", "Say", "follow_parent", "is_out_of_memory", "main"]
+__all__ = ["STOP", "Say", "be_named", "follow_parent", "is_out_of_memory", "main"]
 
 STOP = b"stop\n"
 """What a parent writes to ask for a stop at the next checkpoint."""
 
 _Request = TypeVar("_Request")
 _NICENESS = 10
+_PR_SET_NAME = 15
 _PARENT_POLL_MS = 500
 _CHECKPOINT_EVERY_S = 60.0
 _LONGEST_LINE = 300
@@ -102,6 +104,8 @@ def main(
     """
     if len(sys.argv) != 2:
         sys.exit("usage: python -m MODULE JOB.json")
+    spec = sys.modules["__main__"].__spec__
+    be_named("" if spec is None else spec.name.rpartition(".")[2])
     send = _own_stdout()
     stop = threading.Event()
     follow_parent(stop.set)
@@ -157,6 +161,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _line(error: Exception) -> str:
     """The first line of what it says that says anything."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def be_named(name: str) -> None:
+    """Go by this name in lists of processes, where it is one: a copy has the command line of what
+    it is copied from."""
+    if sys.platform == "linux" and name:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def _own_stdout() -> Callable[[Mapping[str, Any]], None]:

@@ -16,8 +16,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from supernet.jobs import malloc
 from supernet.jobs.checkpoints import Checkpoints
@@ -32,11 +33,14 @@ from supernet.jobs.errors import (
 )
 from supernet.jobs.pausing import Pauses
 from supernet.jobs.progress import Pace, Stage
+from supernet.jobs.warm import Copy, NoCopy, copy
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = ["Terms", "run_job"]
+
+Process: TypeAlias = "subprocess.Popen[bytes] | Copy"
 
 _POLL_S = 0.1
 _HELD_POLL_S = 0.005
@@ -58,7 +62,8 @@ class Terms:
     job; jobs that share one say since when, on the clock of `Pauses.running_s`. While
     ``cancelled()`` it is killed; once ``stopping()`` it is asked to stop at its next checkpoint.
     ``keep`` is the folder for its checkpoints, to be given again for it to go on, which goes once
-    there is a result; None: it keeps none.
+    there is a result; None: it keeps none. With ``imports``, names of modules, it may be a copy of
+    a process that has them already (`supernet.jobs.warm`); without any it is a fresh process.
     """
 
     scratch: Path
@@ -70,6 +75,7 @@ class Terms:
     pauses: Pauses = field(default_factory=Pauses)
     since_s: float | None = None
     keep: Path | None = None
+    imports: tuple[str, ...] = ()
 
 
 def run_job(request: DataclassInstance, terms: Terms) -> dict[str, Any]:
@@ -86,13 +92,8 @@ def run_job(request: DataclassInstance, terms: Terms) -> dict[str, Any]:
     with folder as own, tempfile.TemporaryFile() as errors:
         job = Path(own) / "job.json"
         job.write_text(json.dumps({"request": asked, "keep": keep}), encoding="utf-8")
-        process = subprocess.Popen(
-            [sys.executable, "-m", type(request).__module__, str(job)],
-            stdin=subprocess.PIPE,  # kept open: its end tells the process that we are gone
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=_environment(terms, own),
-            start_new_session=True,
+        process = _started(
+            type(request).__module__, str(job), _environment(terms, own), errors, terms
         )
         grace_s = 0.0
         try:
@@ -100,16 +101,35 @@ def run_job(request: DataclassInstance, terms: Terms) -> dict[str, Any]:
             grace_s = _GRACE_S
         finally:
             exited = _end(process, grace_s)
-        result = _outcome(process.returncode, exited, last, errors)
+        result = _outcome(process.wait(), exited, last, errors)
     if terms.keep is not None:
         Checkpoints(terms.keep, asked).clear()
     return result
 
 
+def _started(
+    module: str, job: str, environment: Mapping[str, str], errors: IO[bytes], terms: Terms
+) -> Process:
+    """Its stdin is kept open: the end of that tells the process that we are gone."""
+    if terms.imports:
+        with contextlib.suppress(NoCopy):
+            check = partial(_heed_cancelling, terms)
+            return copy(module, job, environment, terms.imports, errors, check)
+    return subprocess.Popen(
+        [sys.executable, "-m", module, job], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=errors, env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+def _heed_cancelling(terms: Terms) -> None:
+    if terms.cancelled():
+        raise JobCancelled("it was cancelled")
+
+
 class _Followed:
     """A job's process while it runs."""
 
-    def __init__(self, process: subprocess.Popen[bytes], terms: Terms) -> None:
+    def __init__(self, process: Process, terms: Terms) -> None:
         self._process, self._terms = process, terms
         self._pace = Pace(terms.pauses.running_s)
         since_s = terms.pauses.running_s() if terms.since_s is None else terms.since_s
@@ -142,8 +162,7 @@ class _Followed:
     def _heed(self) -> None:
         """Do what its terms ask for at this moment."""
         terms = self._terms
-        if terms.cancelled():
-            raise JobCancelled("it was cancelled")
+        _heed_cancelling(terms)
         if terms.pauses.running_s() > self._deadline_s:
             raise JobOutOfTime(f"it took longer than {terms.budget_s:g} s")
         if not self._is_stop_asked and terms.stopping():
@@ -172,7 +191,7 @@ def _record(line: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _end(process: subprocess.Popen[bytes], grace_s: float) -> bool:
+def _end(process: Process, grace_s: float) -> bool:
     """Give a process that closed its output time to exit; then kill it and all it started.
     Whether it exited by itself."""
     exited = True

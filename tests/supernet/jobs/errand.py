@@ -53,6 +53,16 @@ def _result(request: Request, say: Say) -> dict[str, Any]:
     }
 
 
+def _parent(request: Request, say: Say) -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "parent": os.getppid(),
+        "session": os.getsid(0),
+        "folder": os.getcwd(),
+        "tested": os.environ.get("EVOLVE_TESTED"),
+    }
+
+
 def _raising(error: Exception) -> Callable[[Request, Say], NoReturn]:
     def end(request: Request, say: Say) -> NoReturn:
         raise error
@@ -117,6 +127,7 @@ def _write(done: int, folder: Path) -> None:
 
 _ENDS: dict[str, Callable[[Request, Say], dict[str, Any]]] = {
     "result": _result,
+    "parent": _parent,
     "refuse": _raising(JobRefused("nothing to do here")),
     "raise": _raising(KeyError("a mistake\nof two lines")),
     "crash": _crash,

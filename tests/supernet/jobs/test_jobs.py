@@ -39,10 +39,11 @@ from tests.waiting import eventually
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are stopped on Linux")
 
 
-@pytest.fixture
-def terms(tmp_path: Path) -> Terms:
+@pytest.fixture(params=["fresh", pytest.param("copy", marks=on_linux)])
+def terms(tmp_path: Path, request: pytest.FixtureRequest) -> Terms:
     (tmp_path / "scratch").mkdir()
-    return Terms(tmp_path / "scratch", budget_s=60.0)
+    imports = ("json",) if request.param == "copy" else ()
+    return Terms(tmp_path / "scratch", budget_s=60.0, imports=imports)
 
 
 def change(terms: Terms, **changes: Any) -> Terms:
