@@ -66,16 +66,17 @@ ROOMS: dict[str, set[str]] = {
     },
     "evolve.watch": {"evolve.data_plane", "evolve.journal"},
     "evolve.rollout": set(),
+    "evolve.evolution": set(),
     "evolve.control_plane": {
-        "evolve.config", "evolve.data_plane", "evolve.journal", "evolve.monitoring",
-        "evolve.rollout", "evolve.watch", "evolve.workers",
-    },
-    "evolve.lifecycle": {
-        "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.journal",
+        "evolve.config", "evolve.data_plane", "evolve.evolution", "evolve.journal",
         "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
     },
+    "evolve.lifecycle": {
+        "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.evolution",
+        "evolve.journal", "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
+    },
     "evolve.demo": {"evolve.config", "evolve.journal"},
-    "evolve.cli": {"evolve.config", "evolve.demo", "evolve.journal"},
+    "evolve.cli": {"evolve.config", "evolve.demo", "evolve.evolution", "evolve.journal"},
     "evolve.cli.explaining": set(),
     "evolve.cli.simulations": set(),
 }  # fmt: skip

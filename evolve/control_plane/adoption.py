@@ -6,7 +6,6 @@ and let go once its weights are others.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.trained import digest_of, write_weights
+from supernet.elastic.trained import name_of, write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +69,7 @@ class Adoptions:
         if name is not None and not _NAME.fullmatch(name):
             raise ValueError(f"name must be 1 to 40 letters, digits, '_', '.', '-', got {name!r}")
         kept = None if weights is None else self._copied(weights)
-        name = name or _name_of(spec, kept)
+        name = name or name_of(spec, kept)
         with self.changed:
             if name in self._all:
                 raise ValueError(f"name must be a new one, got {name!r}; dismiss that tier first")
@@ -137,8 +136,3 @@ def _remove(folder: Path, owner: int) -> None:
     """A fork that ends leaves it alone."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _name_of(spec: SubnetSpec, weights: Path | None) -> str:
-    asked = f"{spec.key} {'' if weights is None else digest_of(weights)}"
-    return f"subnet-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
