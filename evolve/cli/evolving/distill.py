@@ -107,7 +107,6 @@ def _evolved(
     subject: Subject, out: Path, config: GenerationConfig, tensorboard: Path | None
 ) -> Outcome:
     from evolve.evolution.generation import evolve
-    from evolve.evolution.inputs import prepared
     from evolve.evolution.memory import recalled
     from supernet.distillation.pipeline import Stopped
 
@@ -115,7 +114,7 @@ def _evolved(
     memory = recalled(state, net, subject.graph_hash)
     if memory.generation:
         say(f"{out} holds generation {memory.generation}: going on from its weights", err=True)
-    inputs = prepared(net.signature, subject.inputs, config.seed)
+    inputs = subject.prepared(config.seed)
     keep = out / _UNFINISHED
     with _screened(config, tensorboard) as (hooks, said):
         try:

@@ -44,7 +44,6 @@ def search(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from evolve.cli.screen import screen
-    from evolve.evolution.inputs import prepared
     from evolve.evolution.settings import GenerationConfig
     from evolve.evolution.survey import survey
 
@@ -59,7 +58,7 @@ def search(
             bar.update(task, description=words, completed=min(1.0, share))
 
         subject = load(model)
-        inputs = prepared(subject.net.signature, subject.inputs, seed)
+        inputs = subject.prepared(seed)
         found = survey(subject.net, subject.grid, inputs, config, time.monotonic, told)
         bar.update(task, completed=1.0)
     if plot is not None:

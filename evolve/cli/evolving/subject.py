@@ -22,11 +22,12 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evolve.evolution.inputs import Inputs
     from profiler.shapes import ShapeGrid
     from supernet.capture.captured import Capture
     from supernet.elastic.supernet import Supernet
 
-__all__ = ["Subject", "load"]
+__all__ = ["HELP", "Subject", "load"]
 
 HELP = "package.module:NAME or path/to/file.py:NAME, a callable that returns (model, inputs)."
 _MOST_EXAMPLES = 8
@@ -43,6 +44,16 @@ class Subject:
     grid: ShapeGrid
     inputs: Sequence[Sequence[Tensor]]
     notes: tuple[str, ...]
+
+    def prepared(self, seed: int) -> Inputs:
+        """Its inputs, to learn from and to judge by; `JobRefused` where they are too few."""
+        from evolve.evolution.inputs import prepared
+        from supernet.jobs.errors import JobRefused
+
+        try:
+            return prepared(self.net.signature, self.inputs, seed)
+        except JobRefused as error:
+            raise JobRefused("; ".join((str(error), *self.notes))) from error
 
 
 def load(given: str) -> Subject:
