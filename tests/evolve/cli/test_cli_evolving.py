@@ -145,7 +145,7 @@ def test_distill_stops_goes_on_and_its_tiers_can_be_read_back(
     path: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    asked = ("distill", f"{path}:make", "--out", out, "--minutes", 0.03, "--speedup", 1.2)
+    asked = ("distill", f"{path}:make", "--out", out, "--minutes", 0.1, "--speedup", 1.2)
     improve = generation.improve
 
     def interrupted(net: Supernet, *args: object, **options: object) -> object:
