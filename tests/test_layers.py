@@ -78,6 +78,7 @@ ROOMS: dict[str, set[str]] = {
     "evolve.demo": {"evolve.config", "evolve.journal"},
     "evolve.cli": {"evolve.config", "evolve.demo", "evolve.evolution", "evolve.journal"},
     "evolve.cli.explaining": set(),
+    "evolve.cli.evolving": {"evolve.cli.simulations"},
     "evolve.cli.simulations": set(),
 }  # fmt: skip
 """What the files of a room may import beside those that lie in its package itself, and its own."""

@@ -114,7 +114,7 @@ class Choice:
     `search`: goes on from what earlier generations told; `measured`: at most so many sub-networks
     are scored for it in this generation; `keep`: a file for the search's state, where a second
     start finds it. `slices`: of each speedup of the aim the uniform slice next to it, to be trained
-    with the others.
+    with the others. `said` is called after each score.
     """
 
     genomes: Genomes
@@ -125,6 +125,7 @@ class Choice:
     keep: Path | None = None
     slices: tuple[SubnetSpec, ...] = ()
     found: list[str] = field(default_factory=list)
+    said: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.whole_ms = self.latency_ms(self.genomes.subnets.full)
@@ -157,8 +158,13 @@ class Choice:
         left = self.measured
         while left > 0 and scorer.has_time and (asked := self.search.ask(min(left, _ASKED))):
             specs = [self.genomes.spec(genome) for genome in asked]
-            told = self._told(scorer, scorer.of(specs))
-            left -= told
+            known: dict[SubnetSpec, float] = {}
+            for spec in specs:
+                if known and not scorer.has_time:
+                    break
+                known[spec] = scorer(spec)
+                self.said()
+            left -= self._told(scorer, known)
             record = self.search.record()
             self.found.append(f"{record.evaluations} measured, {len(record.front)} on the front")
 

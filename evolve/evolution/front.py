@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from evolve.evolution.choice import Choice
 from evolve.evolution.genomes import Genomes
 from evolve.evolution.latency import Latency
-from evolve.evolution.selection import Proposal
 from policies.strategic import Evaluation
 from supernet.distillation.sampling import parameters
+from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 
 __all__ = ["Point", "Role", "points"]
@@ -38,13 +38,15 @@ def points(
     genomes: Genomes,
     choice: Choice,
     latency: Latency,
-    tiers: Sequence[Proposal] = (),
+    tiers: Mapping[SubnetSpec, float],
 ) -> tuple[Point, ...]:
-    """The original, the front under the present weights, the uniform slices, the tiers."""
+    """The original, the front under the present weights, the uniform slices, the tiers with their
+    quality."""
     space, search = genomes.space, choice.search
     slices = {genomes.genome(spec) for spec in choice.slices}
     front = {one.genome for one in search.front()}
-    found = [_original(net, latency)]
+    whole = Point("the original", 0.0, latency(net.full), _mib(net, net.full), "original")
+    found = [whole]
     for one in search.evaluations():
         if one.weights != search.weights or one.genome == space.original:
             continue
@@ -52,21 +54,15 @@ def points(
             role: Role = "uniform" if one.genome in slices else "front"
             found.append(_measured(genomes.describe(genomes.spec(one.genome)), one, role))
     found += [
-        Point(genomes.describe(tier.spec), 1.0 - tier.quality, latency(tier.spec),
-              _mib(sum(w.nbytes for w in tier.weights.values())), "tier")
-        for tier in tiers
-    ]  # fmt: skip
+        Point(genomes.describe(spec), 1.0 - quality, latency(spec), _mib(net, spec), "tier")
+        for spec, quality in tiers.items()
+    ]
     return tuple(found)
-
-
-def _original(net: Supernet, latency: Latency) -> Point:
-    size = _mib(4 * parameters(net, net.full))
-    return Point("the original", 0.0, latency(net.full), size, "original")
 
 
 def _measured(words: str, one: Evaluation, role: Role) -> Point:
     return Point(words, *one.objectives.values, role)
 
 
-def _mib(size: int) -> float:
-    return size / 2**20
+def _mib(net: Supernet, spec: SubnetSpec) -> float:
+    return 4 * parameters(net, spec) / 2**20

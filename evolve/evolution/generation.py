@@ -1,7 +1,7 @@
 """One generation of a model's evolution: searched, trained, judged, chosen.
 
-    memory, inputs ─► latency ─► improve: search, training ─► trial ─► selection ─► outcome, memory
-                     (anchors)  (supernet.distillation)     (held out)  (bounds, or the twin)
+    memory, inputs ─► ground  ─► improve: search, training ─► trial ─► selection ─► outcome, memory
+                     (latency)  (supernet.distillation)     (held out)  (bounds, or the twin)
 
 The original is the teacher and the judge in every generation, so that losses do not add up. A tier
 that served before stays, under its name, unless another is better beyond doubt.
@@ -13,27 +13,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
-from evolve.evolution.anchors import EAGER, Engine, Kernels, Timing, anchors, timed
+from evolve.evolution.anchors import Kernels
 from evolve.evolution.choice import Aim, Bounds, Choice, Useful
 from evolve.evolution.front import Point, points
-from evolve.evolution.genomes import Genomes, genomes_of
+from evolve.evolution.genomes import Genomes
+from evolve.evolution.ground import Ground, ground
 from evolve.evolution.inputs import Inputs
 from evolve.evolution.judging import Bench
-from evolve.evolution.latency import Latency, fitted, mix_of, shapes_of
 from evolve.evolution.memory import Held, Memory
 from evolve.evolution.selection import Proposal, Selection, selected, trained
 from evolve.evolution.settings import GenerationConfig
 from evolve.evolution.worth import Worth
 from policies.strategic import StrategicSearch
-from profiler.shapes import Shape, ShapeGrid
+from profiler.shapes import ShapeGrid
 from supernet.distillation.losses import kinds_of
 from supernet.distillation.pipeline import Improved, PipelineConfig, improve
 from supernet.distillation.quality import Measure
 from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.elastic.supernet import Supernet
-from supernet.errors import BuildFailed
 from supernet.jobs.errors import JobRefused
 
 __all__ = ["Outcome", "evolve"]
@@ -77,13 +74,13 @@ def evolve(
     """
     hooks = hooks or Hooks()
     began_s = hooks.clock()
-    genomes = _genomes(net)
     say("times of a few sub-networks")
-    latency, timings, engine, notes = _latency(net, genomes, grid, inputs, memory, config, kernels)
+    base = ground(net, grid, inputs, config.engine, memory, kernels=kernels, keep=keep)
     ready = net if memory.weights is None else net.with_weights(memory.weights)
     choice = Choice(
-        genomes, latency, _aim(config, worth), _search(genomes, memory, config.seed),
-        config.measured, None if keep is None else keep / "search.json",
+        base.genomes, base.latency, _aim(config, worth),
+        _search(base.genomes, memory, config.seed), config.measured,
+        None if keep is None else keep / "search.json",
     )  # fmt: skip
     left_s = max(1e-3, config.budget_s - (hooks.clock() - began_s))
     pipeline = _pipeline(net, config, left_s if keep is None else config.budget_s, memory)
@@ -92,54 +89,15 @@ def evolve(
     bench = Bench(inputs.judges, net.module(net.full), config.agreement, config.seed)
     fresh = trained(improved, inputs.corpus.training)
     say("selection")
-    selection = selected(net, bench, memory.held, fresh, latency, config, worth)
+    selection = selected(net, bench, memory.held, fresh, base.latency, config, worth)
+    tiers = {tier.spec: tier.quality for tier in selection.tiers}
     outcome = Outcome(
-        selection.tiers, f"{selection.reason}; {latency.described} ({engine})",
+        selection.tiers, f"{selection.reason}; {base.latency.described} ({base.engine})",
         memory.generation + 1, len(choice.search.evaluations()),
-        points(net, genomes, choice, latency, selection.tiers), selection.utility,
-        (*inputs.notes, *notes, *improved.notes),
+        points(net, base.genomes, choice, base.latency, tiers), selection.utility,
+        (*inputs.notes, *base.notes, *improved.notes),
     )  # fmt: skip
-    return outcome, _remembered(memory, improved, choice, engine, timings, selection)
-
-
-def _genomes(net: Supernet) -> Genomes:
-    try:
-        return genomes_of(net.space)
-    except ValueError as error:
-        why = "; ".join(f"{one.where or 'it'}: {one.why}" for one in net.refused[:3])
-        raise JobRefused(f"{error}{f' ({why})' if why else ''}") from error
-
-
-def _latency(
-    net: Supernet, genomes: Genomes, grid: ShapeGrid, inputs: Inputs, memory: Memory,
-    config: GenerationConfig, kernels: Kernels | None,
-) -> tuple[Latency, tuple[Timing, ...], Engine, tuple[str, ...]]:  # fmt: skip
-    """Fitted to times that are known, or taken now where none are for this engine."""
-    engine = config.engine
-    notes: tuple[str, ...] = ()
-    timings = memory.timings if memory.engine == engine else ()
-    if not timings:
-        shapes = shapes_of(grid, inputs.lengths, batchable=net.signature.batchable)
-        timings, engine, notes = _timed(net, genomes, shapes, inputs, engine, kernels)
-    shapes = tuple(dict.fromkeys(timing.shape for timing in timings))
-    return fitted(net, timings, mix_of(shapes, inputs.lengths)), timings, engine, notes
-
-
-def _timed(
-    net: Supernet, genomes: Genomes, shapes: tuple[Shape, ...], inputs: Inputs, engine: Engine,
-    kernels: Kernels | None,
-) -> tuple[tuple[Timing, ...], Engine, tuple[str, ...]]:  # fmt: skip
-    specs, example = anchors(net, genomes), inputs.corpus.training[0].inputs
-    threads = torch.get_num_threads()
-    try:
-        return timed(net, specs, shapes, example, engine, kernels), engine, ()
-    except (BuildFailed, ImportError, OSError, RuntimeError, ValueError) as error:
-        if engine == EAGER:
-            raise JobRefused(f"sub-networks cannot be timed: {error}") from error
-        note = f"timed by eager, for {engine} could not be: {type(error).__name__}: {error}"[:300]
-        return timed(net, specs, shapes, example, EAGER), EAGER, (note,)
-    finally:
-        torch.set_num_threads(threads)
+    return outcome, _remembered(memory, improved, choice, base, selection)
 
 
 def _aim(config: GenerationConfig, worth: Worth | None) -> Aim:
@@ -188,13 +146,12 @@ def _improved(
 
 
 def _remembered(
-    memory: Memory, improved: Improved, choice: Choice, engine: Engine,
-    timings: tuple[Timing, ...], selection: Selection,
-) -> Memory:  # fmt: skip
+    memory: Memory, improved: Improved, choice: Choice, base: Ground, selection: Selection
+) -> Memory:
     moved = improved.together is None or improved.together.improved or memory.weights is None
     return replace(
         memory, generation=memory.generation + 1, weights=improved.net.weights,
-        version=memory.version + moved, search=choice.search.state(), engine=engine,
-        timings=timings,
+        version=memory.version + moved, search=choice.search.state(), engine=base.engine,
+        timings=base.timings,
         held=tuple(Held(one.name, one.spec, one.weights) for one in selection.tiers),
     )  # fmt: skip

@@ -94,7 +94,7 @@ class Latency:
     def described(self) -> str:
         """In words, how far predictions can be trusted."""
         shapes = ", ".join(f"{shape.rows} × {shape.length}" for shape in self.shapes)
-        return f"times at {shapes} are predicted to within {self.error:.0%} of those measured"
+        return f"times at {shapes} are predicted to within {self.error:.1%} of those measured"
 
 
 def features(work: Work, spec: SubnetSpec, shape: Shape) -> list[float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Memory:
     """What is known after so many generations, 0 before the first.
 
     `weights`: W₁, None before the first; `version`: how often they have changed; `search`: the
-    state of the strategic search; `timings`: of anchors on `engine`.
+    state of the strategic search; `timings`: of anchors on `engine`; `of`: which model.
     """
 
     generation: int = 0
@@ -53,11 +53,11 @@ class Memory:
     engine: Engine = EAGER
     timings: tuple[Timing, ...] = ()
     held: tuple[Held, ...] = ()
-    _of: str = field(default="", repr=False)
+    of: str = ""
 
     def keep(self, folder: Path) -> None:
         """Write it in the place of what is there; killed anywhere, that is still there."""
-        Checkpoints(folder, {"model": self._of}).add(self._save)
+        Checkpoints(folder, {"model": self.of}).add(self._save)
 
     def _save(self, folder: Path) -> None:
         if self.weights is not None:
@@ -83,7 +83,7 @@ def recalled(folder: Path, net: Supernet, model: str) -> Memory:
     """
     from safetensors.torch import load_file
 
-    fresh = Memory(_of=model)
+    fresh = Memory(of=model)
     found = Checkpoints(folder, {"model": model}).newest()
     if found is None:
         return fresh

@@ -45,7 +45,7 @@ class Proposal:
     def reason(self) -> str:
         return (
             f"agrees {self.quality:.4f} with the original on inputs held out ({self.lower:.4f} or "
-            f"more), {self.speedup:.2f} times as fast as predicted"
+            f"more), {self.speedup:.2f} times as fast by prediction"
         )
 
 

@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> GenerationRequest:
         cache=str(folder / "cache"), graph_hash=learned.graph_hash, references=str(references),
         inputs=str(folder / "inputs.safetensors"), state=str(folder / "state"),
         out=str(folder / "out"), twin=str(folder / "twin"), like=("", "", 0), agreement="cosine",
-        min_quality=0.9, most_tiers=2, budget_s=4.0, seed=0,
+        min_quality=0.9, most_tiers=2, budget_s=8.0, seed=0,
     )  # fmt: skip
 
 
