@@ -66,7 +66,7 @@ class Generations:
         self._held: tuple[GenerationState, ArtifactCache] | None = None
         self._due_s = clock() + self._settings.every_s
         self._count = self._failures = 0
-        self._stage, self._trouble = "", ""
+        self._stage = self._trouble = self._skipped = ""
         self._last = "none was begun yet"
         self._thread = threading.Thread(target=self.run, name="generations", daemon=True)
 
@@ -83,7 +83,8 @@ class Generations:
             self._thread.join(timeout_s)
 
     def status(self) -> dict[str, Any]:
-        """How many there were, when the next is due, what the last came to; JSON-able."""
+        """How many there were, when the next is due, what the last came to, why one that was due
+        since was skipped; JSON-able."""
         reservoir, off = self._on.reservoir, self._why_not
         return {
             "state": "off" if off else "generating" if self._stage else "waiting",
@@ -91,6 +92,7 @@ class Generations:
             "next_in_s": None if off else max(0.0, self._due_s - self._clock()),
             "stage": self._stage,
             "last": off or self._last,
+            "skipped": self._skipped,
             "inputs": 0 if reservoir is None else len(reservoir),
             "inputs_mib": 0.0 if reservoir is None else reservoir.mib,
             "tiers": list(self._found.names),
@@ -165,8 +167,9 @@ class Generations:
 
     def generate(self) -> bool:
         """One generation, from what is known now; whether there was one to the end."""
-        if (why := self._not_now()) is not None:
-            self._say(f"skipped: {why}")
+        self._skipped = self._not_now() or ""
+        if self._skipped:
+            self._say(f"skipped: {self._skipped}")
             return False
         self._stage = "starting"
         try:
@@ -175,15 +178,15 @@ class Generations:
             return True
         except (InUse, _Outdated, JobCancelled) as stopped:  # nobody's fault
             how = "skipped" if isinstance(stopped, InUse) else "thrown away"
-            self._say(f"{how}: {stopped}")
+            self._last = self._say(f"{how}: {stopped}")
         except JobRefused as refused:
             self._failures += 1
-            self._say(f"refused: {refused}")
+            self._last = self._say(f"refused: {refused}")
         except JournalError:
             raise
         except Exception as error:  # a job that fails, a full disk, an answer that is none
             self._failures += 1
-            self._say(f"came to nothing: {_line(error)}")
+            self._last = self._say(f"came to nothing: {_line(error)}")
         finally:
             self._stage = ""
         return False
@@ -226,14 +229,15 @@ class Generations:
             cancelled=self._stop.is_set, pauses=self._on.pauses,
         )  # fmt: skip
 
-    def _say(self, reason: str) -> None:
-        self._last = reason
+    def _say(self, reason: str) -> str:
+        """Puts on record that nothing came of one, and why."""
         tiers: dict[str, Any] = {name: {} for name in self._found.names}
         self._on.journal.append(
             "generation", str(self._count), policy="strategic", before={"tiers": tiers},
             after={"tiers": tiers}, seen=what_was_seen(len(self._inputs()), None), reason=reason,
             applied=False,
         )  # fmt: skip
+        return reason
 
 
 class _Outdated(Exception):

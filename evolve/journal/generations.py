@@ -21,9 +21,9 @@ def seen(d: Decision) -> str:
     """The inputs it learned from, and the load it was for."""
     told = [f"{d.seen.get('inputs', 0.0):.0f} live inputs were kept"]
     if "requests" in d.seen:
-        requests, minutes = d.seen["requests"], d.seen.get("traffic_s", 0.0) / 60.0
+        requests, seconds = d.seen["requests"], d.seen.get("traffic_s", 0.0)
         load = d.seen.get("load_per_s", 0.0)
-        told.append(f"{requests:.0f} requests in the last {minutes:.1f} min, {load:.3g}/s")
+        told.append(f"{requests:.0f} requests in the last {seconds:.0f} s of traffic, {load:.3g}/s")
     return "; ".join(told)
 
 

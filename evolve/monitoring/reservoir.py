@@ -26,7 +26,7 @@ __all__ = ["Inputs", "Reservoir", "handed_over"]
 
 Inputs = tuple["Tensor", ...]
 """One request's flat input leaves, on the CPU."""
-HORIZONS = 16
+HORIZONS = 64
 """One request in so many is copied once it has been full for long."""
 
 

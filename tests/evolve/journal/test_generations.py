@@ -43,7 +43,7 @@ def generation(**changes: Any) -> Decision:
 def test_it_tells_why_a_tier_was_chosen() -> None:
     words = explain(generation())
     assert words.splitlines()[0].startswith("Decision 1, generation 7, ")
-    assert "256 live inputs were kept; 9000 requests in the last 15.0 min, 10/s." in words
+    assert "256 live inputs were kept; 9000 requests in the last 900 s of traffic, 10/s." in words
     assert (
         "The tier kept, as before; the tier new (quality 0.99, 2.25 × as fast): no other" in words
     )
