@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from evolve.control_plane.adoption import Adoptions
     from evolve.control_plane.generation_state import GenerationState
     from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
+    from evolve.control_plane.retraining import RawTwin
     from evolve.control_plane.tiers import Tiers
     from evolve.journal.journal import Journal
     from evolve.monitoring.reservoir import Reservoir
     from evolve.slo import SLO
-    from sims.twin import Twin
     from supernet.cache import ArtifactCache
     from supernet.capture.subject import Capture
     from supernet.jobs.pausing import Pauses
@@ -49,13 +49,13 @@ class Evolving:
     adoptions: Adoptions
     journal: Journal
     pauses: Pauses
-    twin: Callable[[], Twin | None]
+    twin: Callable[[], RawTwin | None]
     weights: Callable[[], object]
     job: Job = field(default=run_job)
 
     def request(
         self, cache: ArtifactCache, state: GenerationState, scratch: Path, inputs: str,
-        twin: Twin | None, number: int,
+        twin: RawTwin | None, number: int,
     ) -> GenerationRequest:  # fmt: skip
         """What the job of generation `number` is asked; its files lie in `scratch`."""
         setup, settings = self.setup, self.config.evolution

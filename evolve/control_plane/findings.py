@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evolve.control_plane.generation_state import BadProposal, Proposal
 
 if TYPE_CHECKING:
-    from sims.twin import Twin
+    from evolve.control_plane.retraining import RawTwin
 
 __all__ = ["MOST_POINTS", "Findings", "what_was_seen"]
 
@@ -59,11 +59,11 @@ class Findings:
         }
 
 
-def what_was_seen(inputs: int, twin: Twin | None) -> dict[str, float]:
+def what_was_seen(inputs: int, twin: RawTwin | None) -> dict[str, float]:
     """How many inputs were kept, and the load of the last quarter of an hour."""
     if twin is None:
         return {"inputs": float(inputs)}
-    requests, seconds = len(twin.traffic), twin.traffic.seconds
+    requests, seconds = len(twin.twin.traffic), twin.twin.traffic.seconds
     return {
         "inputs": float(inputs), "requests": float(requests), "traffic_s": seconds,
         "load_per_s": requests / seconds if seconds > 0 else 0.0,

@@ -279,7 +279,8 @@ class Tiers:
         self._adoptions.remove(adoption.name)
         self._journal.append(
             "tier", adoption.name, after={"state": "retired"},
-            reason="it was made for other weights of the model than these; adopt it again",
+            reason="it was made for other weights of the model than these; "
+            + ("another is sought" if adoption.is_found else "adopt it again"),
         )  # fmt: skip
 
     def _to(self, adoption: Adoption, state: State, reason: str) -> None:

@@ -23,7 +23,7 @@ from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
 from evolve.control_plane.plan_loading import PlanLoading, warm_batches
 from evolve.control_plane.recovery import Recovery
 from evolve.control_plane.renewal import Renewal
-from evolve.control_plane.retraining import Retraining, live_twin
+from evolve.control_plane.retraining import Retraining, live_twin, raw_twin
 from evolve.control_plane.rollouts import Rollouts
 from evolve.control_plane.tiers import Tiers
 from evolve.data_plane.faults import Faults, OutOfMemory
@@ -223,12 +223,14 @@ class Assembly:
             setup, library, loading, self.adoptions, agreements, rollouts, builder, journal,
             self._journal_plan, pauses,
         )  # fmt: skip
-        twin = partial(live_twin, slo, lanes, scheduler, stats, library)
-        retraining = Retraining(config.policy, controller, journal, twin, pauses)
+        believed = (slo, lanes, scheduler, stats, library)
+        retraining = Retraining(
+            config.policy, controller, journal, partial(live_twin, *believed), pauses
+        )
         generations = Generations(
             Evolving(
                 config, setup, reservoir, library, builder, tiers, self.adoptions, journal, pauses,
-                twin, original.version,
+                partial(raw_twin, *believed), original.version,
             )
         )  # fmt: skip
         return Revision(
