@@ -13,11 +13,12 @@ have made room.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,11 @@ Inputs = tuple["Tensor", ...]
 """One request's flat input leaves, on the CPU."""
 HORIZONS = 64
 """One request in so many is copied once it has been full for long."""
+_KINDS = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
+    "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64",
+}  # fmt: skip
+"""What safetensors calls the types of tensors."""
 
 
 class Reservoir:
@@ -130,9 +136,7 @@ def handed_over(inputs: Sequence[Inputs]) -> Iterator[str]:
 
     It lies in memory (memfd_create(2), on Linux): what was asked never comes to a disk.
     """
-    from safetensors.torch import save
-
-    tensors: Mapping[str, Tensor] = {
+    tensors = {
         f"{example}.{leaf}": tensor
         for example, leaves in enumerate(inputs)
         for leaf, tensor in enumerate(leaves)
@@ -140,7 +144,24 @@ def handed_over(inputs: Sequence[Inputs]) -> Iterator[str]:
     descriptor = os.memfd_create("evolve-inputs")
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(save(dict(tensors)))
+            _write(tensors, file)
         yield f"/proc/{os.getpid()}/fd/{descriptor}"
     finally:
         os.close(descriptor)
+
+
+def _write(tensors: Mapping[str, Tensor], file: BinaryIO) -> None:
+    """In the format of safetensors, one tensor after the other: its own writer makes all of it at
+    once, and no other thread gets to run Python meanwhile."""
+    import torch
+
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        kind = _KINDS[str(tensor.dtype).removeprefix("torch.")]
+        offsets = [end, end := end + tensor.nbytes]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": offsets}
+    said = json.dumps(header).encode()
+    said += b" " * (-len(said) % 8)
+    file.write(len(said).to_bytes(8, "little") + said)
+    for tensor in tensors.values():
+        file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)

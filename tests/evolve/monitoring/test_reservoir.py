@@ -135,6 +135,21 @@ def test_another_process_reads_them_and_no_disk_does() -> None:
     assert not Path(path).exists()
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
+     torch.bfloat16, torch.float32, torch.float64],
+)  # fmt: skip
+def test_of_any_type_and_shape(dtype: torch.dtype) -> None:
+    inputs = [(torch.ones(2, 3).to(dtype), torch.zeros((), dtype=dtype)), (torch.ones(0, 3),)]
+    with handed_over(inputs) as path:
+        read = load_file(path)
+    assert set(read) == {"0.0", "0.1", "1.0"}
+    assert torch.equal(read["0.0"], inputs[0][0])
+    assert torch.equal(read["0.1"], inputs[0][1])
+    assert read["1.0"].shape == (0, 3)
+
+
 def test_all_that_is_answered_passes_by_direct_calls_too(
     mlp: torch.nn.Module, config: evolve.Config
 ) -> None:
