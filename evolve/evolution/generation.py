@@ -33,7 +33,7 @@ from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.elastic.supernet import Supernet
 from supernet.jobs.errors import JobRefused
 
-__all__ = ["Outcome", "evolve"]
+__all__ = ["Outcome", "next_generation"]
 
 _TRAINED = 0.85
 """Of what is left of the budget once anchors are timed; the rest is for trial and selection."""
@@ -54,7 +54,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def evolve(
+def next_generation(
     net: Supernet,
     grid: ShapeGrid,
     inputs: Inputs,

@@ -103,9 +103,9 @@ def test_the_next_generation_goes_on_and_an_unchanged_tier_keeps_its_name(
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (torch.ones(50, 8), "at least 16 different rows.*got 1; .*1 different among 50"),
+        (torch.ones(50, 8), "at least 20 different rows.*got 1; .*1 different among 50"),
         (torch.full((50, 8), torch.nan), "got 0; .*50 of 50 inputs hold a NaN"),
-        (torch.ones(0, 8), "must hold at least 16 different rows"),
+        (torch.ones(0, 8), "must hold at least 20 different rows"),
     ],
 )
 def test_inputs_that_teach_nothing_are_refused_and_the_state_stays(
