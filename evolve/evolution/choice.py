@@ -77,8 +77,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """The set of at most `most` that is worth most together, by `worth` of offers; none below
-    `min_quality` but for what training may still bring."""
+    """The set of at most `most` that is worth most together, by `worth` of offers, of those of
+    `min_quality` but for what training may still bring; without any, the best at each speed."""
 
     worth: Callable[[frozenset[Offer]], float]
     most: int
@@ -90,7 +90,10 @@ class Useful:
     ) -> list[SubnetSpec]:
         good = {spec: quality for spec, quality in known.items()
                 if quality >= self.min_quality - _HOPE}  # fmt: skip
-        front = _front(good or known, latency_ms)[: self.most * each + _MOST_CANDIDATES]
+        if not good:  # the twin may like what is quick and never passes
+            best = Bounds(self.speedups).of(known, latency_ms, whole_ms, each)
+            return best[: self.most * each]
+        front = _front(good, latency_ms)[: self.most * each + _MOST_CANDIDATES]
         offers = {
             Offer(spec.key, min(1.0, max(0.0, known[spec])), whole_ms / latency_ms(spec)): spec
             for spec in front
@@ -127,12 +130,13 @@ class Choice:
     search: StrategicSearch
     measured: int = 32
     keep: Path | None = None
-    slices: tuple[SubnetSpec, ...] = ()
+    slices: tuple[SubnetSpec, ...] = field(init=False)
     found: list[str] = field(default_factory=list)
     said: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.whole_ms = self.latency_ms(self.genomes.subnets.full)
+        self.slices = self._slices()
         if self.keep is not None and self.keep.exists():
             self.search = StrategicSearch.from_state(json.loads(self.keep.read_text("utf-8")))
 
@@ -145,7 +149,6 @@ class Choice:
         wanted = self.aim.of(depths, self.latency_ms, self.whole_ms, _PER_BOUND)
         self._told(scorer, scorer.of(wanted))
         self._searched(scorer)
-        self.slices = self._slices()
         self._told(scorer, {spec: scorer(spec) for spec in self.slices})
         known = {spec: quality for spec, quality in scorer.known.items()
                  if spec != full and math.isfinite(quality)

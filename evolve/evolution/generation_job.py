@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["GenerationRequest", "limit_s", "work"]
 
 NICENESS = 19
-SPEEDUPS = (1.2, 1.5, 2.0, 3.0)
-"""What tiers are to be where no traffic says what they are worth."""
+SPEEDUPS = (1.25, 1.75, 2.5)
+"""What tiers are to be where no traffic says what they are worth, or none is good enough yet."""
 
 
 @dataclass(frozen=True, slots=True)

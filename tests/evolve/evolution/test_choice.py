@@ -100,6 +100,9 @@ def test_the_twins_set_is_of_those_that_can_pass(net: Supernet) -> None:
     chosen = aim.of(known, lambda spec: latency[spec], whole, 1)
     assert 1 <= len(chosen) <= 2
     assert set(chosen) <= set(slices)
+    poor = dict.fromkeys(sizes, 0.5) | dict.fromkeys(slices, 0.6)
+    hopeful = aim.of(poor, lambda spec: latency[spec], whole, 1)
+    assert hopeful == Bounds(aim.speedups).of(poor, lambda spec: latency[spec], whole, 1)[:2] != []
 
 
 def test_speedups_are_above_one() -> None:

@@ -21,7 +21,7 @@ from supernet.capture.subject import capture
 from supernet.elastic.derived import derive
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.trained import name_of
-from supernet.jobs.errors import JobRefused
+from supernet.jobs.errors import JobCancelled, JobRefused
 from supernet.jobs.process import Terms, run_job
 from tests.evolve.tiered import EXAMPLES, two_layers
 
@@ -98,6 +98,21 @@ def test_the_next_generation_goes_on_and_an_unchanged_tier_keeps_its_name(
     assert second["generation"] == 2
     assert second["measured"] > first["measured"]
     assert {tier["name"] for tier in first["tiers"]} & {tier["name"] for tier in second["tiers"]}
+
+
+def test_one_that_is_killed_leaves_what_the_one_before_left(
+    base: GenerationRequest, first: dict[str, Any], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    before = sorted(Path(base.state).rglob("*"))
+    terms = Terms(
+        tmp_path, 300.0, on_progress=lambda stage: seen.append(stage.name),
+        cancelled=lambda: "candidates" in seen,
+    )  # fmt: skip
+    with pytest.raises(JobCancelled):
+        run_job(base, terms)
+    assert first["generation"] == 1
+    assert sorted(Path(base.state).rglob("*")) == before
 
 
 @pytest.mark.parametrize(
