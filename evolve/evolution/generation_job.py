@@ -130,7 +130,10 @@ def _worth(twin: str) -> Worth | None:
     from evolve.evolution.worth import Worth
     from sims.twin import Twin
 
-    return Worth(Twin.load(Path(twin)))
+    try:
+        return Worth(Twin.load(Path(twin)))
+    except ValueError:  # it knows no plan of the original yet, so that nothing can be compared
+        return None
 
 
 def _result(outcome: Outcome, out: Path, seconds: float) -> dict[str, Any]:

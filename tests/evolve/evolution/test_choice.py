@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,13 @@ def test_tiers_are_worth_what_the_load_makes_of_them() -> None:
     assert busy([quick]) > busy([exact]) >= busy([])
     assert idle([quick]) == idle([]) == 1.0
     assert busy([quick, exact]) == busy([exact, quick])
+
+
+def test_without_a_plan_of_the_original_nothing_is_worth_anything() -> None:
+    known = twin(20.0)
+    tier = np.array([SUBNET_TIER, SUBNET_TIER + 1])
+    with pytest.raises(ValueError, match="the twin must hold a plan of the original, got none"):
+        Worth(replace(known, service=replace(known.service, tier=tier)))
 
 
 def test_the_twins_set_is_of_those_that_can_pass(net: Supernet) -> None:
