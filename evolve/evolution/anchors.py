@@ -6,6 +6,12 @@ kept but the times.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import math
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +45,7 @@ __all__ = ["EAGER", "Engine", "Kernels", "Timing", "anchors", "timed"]
 Kernels: TypeAlias = Callable[[str, Callable[[Path], None]], Path]
 """The folder that was filled when a key was first asked for, as `Source.kernels` has it."""
 
+_LEAST = 2
 _MIXED = Limit("relative_l2", 0.005)
 
 
@@ -107,20 +114,25 @@ def timed(
     inputs: Sequence[Tensor],
     engine: Engine = EAGER,
     kernels: Kernels | None = None,
+    build_s: float = math.inf,
 ) -> tuple[Timing, ...]:
     """Milliseconds of each at each shape, all taken in turns, on ``inputs`` repeated to the shape.
 
-    ``kernels``: where compiled ones are kept; None: they are compiled anew. Raises whatever
-    building raises: a `BuildFailed`, an `ImportError`, a `ValueError`.
+    ``kernels``: where compiled ones are kept; None: they are compiled once for this process. After
+    ``build_s`` no further one is built, the first two apart: some engines take a minute for each.
+    Raises whatever building raises: a `BuildFailed`, an `ImportError`, a `ValueError`.
     """
     torch.set_num_threads(engine.threads)
     clock = clock_of(engine.threads, net.signature.device)
     found = []
     with TemporaryDirectory(prefix="evolve-anchors-") as folder:
-        kept = kernels or partial(_fresh, Path(folder))
-        plans = {str(i): _loaded(net, spec, inputs, engine, Path(folder) / str(i), kept)
-                 for i, spec in enumerate(specs)}  # fmt: skip
+        plans: dict[str, LoadedPlan] = {}
+        began_s = time.monotonic()
         try:
+            for i, spec in enumerate(specs):
+                if i < _LEAST or time.monotonic() - began_s < build_s:
+                    own = Path(folder) / str(i)
+                    plans[str(i)] = _loaded(net, spec, inputs, engine, own, kernels or _fresh)
             for shape in shapes:
                 batch = resize_batch(inputs, net.signature, shape)
                 calls = {name: partial(plan.run, _arrays(plan, batch))
@@ -172,8 +184,16 @@ def _plan_spec(chosen: Backend, engine: Engine) -> PlanSpec:
     )  # fmt: skip
 
 
-def _fresh(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
-    own = folder / f"kernels-{key}"
+@functools.cache
+def _kernels_folder() -> Path:
+    """A folder that lasts as long as this process: libraries, once loaded, go on using theirs."""
+    folder = Path(tempfile.mkdtemp(prefix="evolve-kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _fresh(key: str, make: Callable[[Path], None]) -> Path:
+    own = _kernels_folder() / key
     if not own.exists():
         own.mkdir()
         make(own)

@@ -11,6 +11,7 @@ twin of the service values most.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ _PER_BOUND = 3
 _MOST_CANDIDATES = 12
 _HOPE = 0.03
 """So much quality training by itself may still bring to a candidate."""
+_SETS = 100
+"""Of tiers, that the twin is asked about at most: each plays a minute of traffic."""
 _FLOAT_MIB = 4 / 2**20
 
 Latency = Callable[[SubnetSpec], float]
@@ -74,8 +77,8 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Useful:
-    """The set of at most `most` that is worth most together, by `worth` of offers; none below
-    `min_quality` but for what training may still bring."""
+    """The set of at most `most` that is worth most together, by `worth` of offers, of those of
+    `min_quality` but for what training may still bring; without any, the best at each speed."""
 
     worth: Callable[[frozenset[Offer]], float]
     most: int
@@ -87,15 +90,19 @@ class Useful:
     ) -> list[SubnetSpec]:
         good = {spec: quality for spec, quality in known.items()
                 if quality >= self.min_quality - _HOPE}  # fmt: skip
-        front = _front(good or known, latency_ms)[: self.most * each + _MOST_CANDIDATES]
+        if not good:  # the twin may like what is quick and never passes
+            best = Bounds(self.speedups).of(known, latency_ms, whole_ms, each)
+            return best[: self.most * each]
+        front = _front(good, latency_ms)[: self.most * each + _MOST_CANDIDATES]
         offers = {
-            Offer(spec.key, min(1.0, known[spec]), whole_ms / latency_ms(spec)): spec
+            Offer(spec.key, min(1.0, max(0.0, known[spec])), whole_ms / latency_ms(spec)): spec
             for spec in front
             if latency_ms(spec) * WORTHWHILE <= whole_ms
         }
         if not offers:
             return []
-        found = choose_tiers(list(offers), min(self.most * each, len(offers)), self.worth)
+        most = min(self.most * each, len(offers))
+        found = choose_tiers(list(offers), most, self.worth, budget=_SETS)
         chosen = [offers[offer] for offer in found.tiers]
         return chosen or [spec for spec in front if spec in offers.values()][: self.most]
 
@@ -123,12 +130,13 @@ class Choice:
     search: StrategicSearch
     measured: int = 32
     keep: Path | None = None
-    slices: tuple[SubnetSpec, ...] = ()
+    slices: tuple[SubnetSpec, ...] = field(init=False)
     found: list[str] = field(default_factory=list)
     said: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.whole_ms = self.latency_ms(self.genomes.subnets.full)
+        self.slices = self._slices()
         if self.keep is not None and self.keep.exists():
             self.search = StrategicSearch.from_state(json.loads(self.keep.read_text("utf-8")))
 
@@ -136,14 +144,15 @@ class Choice:
         """What the aim wants among depth subsets, what the search finds and the uniform slices."""
         full = self.genomes.subnets.full
         depths = {spec: score for spec, score in first.items()
-                  if spec != full and any(layer.skipped for layer in spec.layers)}  # fmt: skip
+                  if spec != full and math.isfinite(score)
+                  and any(layer.skipped for layer in spec.layers)}  # fmt: skip
         wanted = self.aim.of(depths, self.latency_ms, self.whole_ms, _PER_BOUND)
         self._told(scorer, scorer.of(wanted))
         self._searched(scorer)
-        self.slices = self._slices()
         self._told(scorer, {spec: scorer(spec) for spec in self.slices})
         known = {spec: quality for spec, quality in scorer.known.items()
-                 if spec != full and self.latency_ms(spec) < self.whole_ms}  # fmt: skip
+                 if spec != full and math.isfinite(quality)
+                 and self.latency_ms(spec) < self.whole_ms}  # fmt: skip
         best = self.aim.of(known, self.latency_ms, self.whole_ms, _PER_BOUND)
         self._save()
         found = [*best, *self.slices] or sorted(known, key=lambda spec: -known[spec])
@@ -151,7 +160,8 @@ class Choice:
 
     def tiers(self, scorer: Scorer, candidates: Sequence[SubnetSpec]) -> Sequence[SubnetSpec]:
         """What the aim wants of the candidates, as they are now."""
-        known = {spec: scorer(spec) for spec in candidates}
+        scores = {spec: scorer(spec) for spec in candidates}
+        known = {spec: score for spec, score in scores.items() if math.isfinite(score)}
         return self.aim.of(known, self.latency_ms, self.whole_ms, 1)
 
     def _searched(self, scorer: Scorer) -> None:

@@ -33,8 +33,10 @@ from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.elastic.supernet import Supernet
 from supernet.jobs.errors import JobRefused
 
-__all__ = ["Outcome", "evolve"]
+__all__ = ["Outcome", "next_generation"]
 
+_TIMED = 0.2
+"""Of the budget, after which no further anchor is built."""
 _TRAINED = 0.85
 """Of what is left of the budget once anchors are timed; the rest is for trial and selection."""
 _UNBOUNDED = 1_000_000
@@ -54,7 +56,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
-def evolve(
+def next_generation(
     net: Supernet,
     grid: ShapeGrid,
     inputs: Inputs,
@@ -75,7 +77,10 @@ def evolve(
     hooks = hooks or Hooks()
     began_s = hooks.clock()
     say("times of a few sub-networks")
-    base = ground(net, grid, inputs, config.engine, memory, kernels=kernels, keep=keep)
+    base = ground(
+        net, grid, inputs, config.engine, memory, kernels=kernels, keep=keep,
+        build_s=_TIMED * config.budget_s,
+    )  # fmt: skip
     ready = net if memory.weights is None else net.with_weights(memory.weights)
     choice = Choice(
         base.genomes, base.latency, _aim(config, worth),
@@ -103,7 +108,7 @@ def evolve(
 def _aim(config: GenerationConfig, worth: Worth | None) -> Aim:
     if worth is None:
         return Bounds(config.speedups)
-    return Useful(worth, config.most_tiers, config.min_quality)
+    return Useful(worth, config.most_tiers, config.min_quality, config.speedups)
 
 
 def _search(genomes: Genomes, memory: Memory, seed: int) -> StrategicSearch:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["GenerationRequest", "limit_s", "work"]
 
 NICENESS = 19
-SPEEDUPS = (1.2, 1.5, 2.0, 3.0)
-"""What tiers are to be where no traffic says what they are worth."""
+SPEEDUPS = (1.25, 1.75, 2.5)
+"""What tiers are to be where no traffic says what they are worth, or none is good enough yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def limit_s(budget_s: float) -> float:
 
 def work(request: GenerationRequest, say: Say) -> dict[str, Any]:
     """One generation; what it proposes, and what was measured."""
-    from evolve.evolution.generation import evolve
+    from evolve.evolution.generation import next_generation
     from evolve.evolution.inputs import prepared, read_inputs
     from evolve.evolution.memory import recalled
     from evolve.evolution.settings import GenerationConfig
@@ -79,10 +79,14 @@ def work(request: GenerationRequest, say: Say) -> dict[str, Any]:
     capture = StoredCapture.read(Path(request.references))
     if capture.graph_hash != request.graph_hash:
         raise JobRefused(f"references must be of {request.graph_hash}, got {capture.graph_hash}")
+    if capture.signature.device != "cpu":
+        raise JobRefused(
+            f"sub-networks are trained on the CPU, and the model is on {capture.signature.device}"
+        )
     net = Supernet.of_program(capture.program(), capture.signature)
     examples = read_inputs(Path(request.inputs), capture.signature)
     memory = recalled(Path(request.state), net, request.graph_hash)
-    inputs = prepared(capture.signature, examples, request.seed + memory.generation)
+    inputs = prepared(capture.signature, examples)
     cache = ArtifactCache(request.cache)
     try:
         config = GenerationConfig(
@@ -96,7 +100,7 @@ def work(request: GenerationRequest, say: Say) -> dict[str, Any]:
     def said(stage: str) -> None:
         say(stage, min(1.0, (clock() - began_s) / request.budget_s))
 
-    outcome, memory = evolve(
+    outcome, memory = next_generation(
         net, capture.grid, inputs, memory, config, worth=_worth(request.twin),
         hooks=Hooks(clock=clock), kernels=StoredSource(cache, capture, say).kernels, say=said,
     )  # fmt: skip
@@ -126,7 +130,10 @@ def _worth(twin: str) -> Worth | None:
     from evolve.evolution.worth import Worth
     from sims.twin import Twin
 
-    return Worth(Twin.load(Path(twin)))
+    try:
+        return Worth(Twin.load(Path(twin)))
+    except ValueError:  # it knows no plan of the original yet, so that nothing can be compared
+        return None
 
 
 def _result(outcome: Outcome, out: Path, seconds: float) -> dict[str, Any]:

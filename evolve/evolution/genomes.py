@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 
 from policies.strategic.genome import MOST_TIED, Gene, Genome, Label, Rule, Space
 from supernet.elastic.space import Choice, Target
@@ -62,15 +61,19 @@ class Genomes:
         return genome
 
     def describe(self, spec: SubnetSpec) -> str:
-        """In words, what a sub-network leaves out: ``"encoder.layer.3 left out"``."""
-        full = self.subnets.full
-        pairs = zip(self.subnets.check(spec).layers, full.layers, strict=True)
-        return "; ".join(filter(None, starmap(_words, pairs))) or "the original"
+        """In words, what a sub-network leaves out: ``"encoder.layer.3, 4 left out"``."""
+        pairs = zip(self.subnets.check(spec).layers, self.subnets.full.layers, strict=True)
+        alike: dict[str, list[str]] = {}
+        for own, whole in pairs:
+            if words := _words(own, whole):
+                alike.setdefault(words, []).append(own.name)
+        told = (f"{_listed(names)}{words}" for words, names in alike.items())
+        return "; ".join(told) or "the original"
 
 
 def _words(layer: LayerSpec, full: LayerSpec) -> str:
     if layer.skipped:
-        return f"{layer.name} left out"
+        return " left out"
     parts = []
     for own, whole in zip(layer.attention, full.attention, strict=True):
         if own.kind == "none":
@@ -81,7 +84,15 @@ def _words(layer: LayerSpec, full: LayerSpec) -> str:
     for width, most in zip(layer.widths, full.widths, strict=True):
         if width != most:
             parts.append(f"width {width} of {most}")
-    return f"{layer.name}: {', '.join(parts)}" if parts else ""
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names, what they begin with in common but once: ``"encoder.layer.0, 1"``."""
+    first, *others = names
+    stem = first.rpartition(".")[0] + "."
+    short = [n.removeprefix(stem) if len(stem) > 1 else n for n in others]
+    return ", ".join([first, *short])
 
 
 def genomes_of(subnets: SubnetSpace) -> Genomes:

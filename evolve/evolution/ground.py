@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,15 +43,18 @@ def ground(
     *,
     kernels: Kernels | None = None,
     keep: Path | None = None,
+    build_s: float = math.inf,
 ) -> Ground:
-    """From times in ``memory`` or under ``keep``, else taken now. `JobRefused` where the model has
-    nothing that can be left out, or cannot be timed."""
+    """From times in ``memory`` or under ``keep``, else taken now, building for so long.
+
+    `JobRefused` where the model has nothing that can be left out, or cannot be timed.
+    """
     genomes = _genomes(net)
     known = memory.timings if memory.engine == engine else _kept(keep, engine)
     notes: tuple[str, ...] = ()
     if not known:
         shapes = shapes_of(grid, inputs.lengths, batchable=net.signature.batchable)
-        known, engine, notes = _timed(net, genomes, shapes, inputs, engine, kernels)
+        known, engine, notes = _timed(net, genomes, shapes, inputs, engine, kernels, build_s)
         _keep(keep, engine, known)
     shapes = tuple(dict.fromkeys(timing.shape for timing in known))
     latency = fitted(net, known, mix_of(shapes, inputs.lengths))
@@ -67,12 +71,12 @@ def _genomes(net: Supernet) -> Genomes:
 
 def _timed(
     net: Supernet, genomes: Genomes, shapes: tuple[Shape, ...], inputs: Inputs, engine: Engine,
-    kernels: Kernels | None,
+    kernels: Kernels | None, build_s: float,
 ) -> tuple[tuple[Timing, ...], Engine, tuple[str, ...]]:  # fmt: skip
     specs, example = anchors(net, genomes), inputs.corpus.training[0].inputs
     threads = torch.get_num_threads()
     try:
-        return timed(net, specs, shapes, example, engine, kernels), engine, ()
+        return timed(net, specs, shapes, example, engine, kernels, build_s), engine, ()
     except (BuildFailed, ImportError, OSError, RuntimeError, ValueError) as error:
         if engine == EAGER:
             raise JobRefused(f"sub-networks cannot be timed: {error}") from error

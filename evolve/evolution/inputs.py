@@ -1,12 +1,18 @@
-"""Inputs to learn from: read, cleaned, a part of them held out to judge by.
+"""Inputs to learn from: read, cleaned, and parted into those to learn from and those that judge.
 
-What is no number is left out, and what came more than once counts once, so that nothing that was
-learnt from judges. Too few to learn from and to judge by are refused in words.
+::
+
+    rows, by a hash of each ─► 15 % judge tiers │ 10 % judge weights and the search │ the rest teach
+
+What holds a NaN is left out, and what came more than once counts once. A row's part follows from
+the row alone: what came in an earlier generation is of the same part again, so that nothing that
+was learnt from ever judges. Too few are refused in words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +29,18 @@ __all__ = ["Inputs", "prepared", "read_inputs"]
 
 LEAST_JUDGES = 8
 """Fewer rows held out say next to nothing: the lower end of an interval is far below its mean."""
-_HELD_OUT = 0.2
-_MOST_JUDGES = 256
+LEAST_PROBES = 4
+_JUDGES, _PROBES = 0.15, 0.1
+_MOST = 256
 _ROWS = 32
 _LEAST_BATCHES = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
-    """`corpus` to learn from; `judges`: of what it holds out each row alone, unpadded; `lengths` of
-    all; `notes`: what was left out and why."""
+    """`corpus` to learn from, which holds some out to choose weights by; `judges`: others, that
+    judge tiers, each row alone and unpadded; `lengths` of all; `notes`: what was left out and why.
+    """
 
     corpus: Corpus
     judges: tuple[Batch, ...]
@@ -67,7 +75,7 @@ def read_inputs(path: Path, signature: Signature) -> list[list[Tensor]]:
     return [[found[example][leaf] for leaf in wanted] for example in sorted(found)]
 
 
-def prepared(signature: Signature, examples: Sequence[Sequence[Tensor]], seed: int) -> Inputs:
+def prepared(signature: Signature, examples: Sequence[Sequence[Tensor]]) -> Inputs:
     """Inputs that can be learnt from, out of flat inputs of one row or more each."""
     rows = [row for example in examples for row in _rows(signature, example)]
     finite = [row for row in rows if _is_finite(row)]
@@ -77,28 +85,42 @@ def prepared(signature: Signature, examples: Sequence[Sequence[Tensor]], seed: i
     alone = _distinct(finite)
     if len(alone) < len(finite):
         notes.append(f"narrow inputs, {len(alone)} different among {len(finite)}")
-    least = LEAST_ROWS + LEAST_JUDGES
+    least = LEAST_ROWS + LEAST_PROBES + LEAST_JUDGES
     if len(alone) < least:
         raise JobRefused(
             f"inputs must hold at least {least} different rows, {LEAST_ROWS} to learn from and "
-            f"{LEAST_JUDGES} to judge by, got {len(alone)}; give more of what the model is asked"
-            + "".join(f" ({note})" for note in notes)
+            f"{least - LEAST_ROWS} to judge by, got {len(alone)}; give more of what the model is "
+            "asked" + "".join(f" ({note})" for note in notes)
         )
-    count = min(max(LEAST_JUDGES, round(_HELD_OUT * len(alone))), _MOST_JUDGES)
-    order = np.random.default_rng([seed, 29]).permutation(len(alone))
-    held_out, training = [[alone[i] for i in part] for part in (order[:count], order[count:])]
+    judges, probes, training = _parted(alone)
     size = min(_ROWS, max(1, len(training) // _LEAST_BATCHES))
     corpus = Corpus(
-        _shuffled(batched(signature, training, size), seed),
-        _shuffled(batched(signature, held_out, size), seed),
+        _shuffled(batched(signature, training, size)), _shuffled(batched(signature, probes, size))
     )
-    lengths = tuple(_length(signature, row) for row in alone)
-    return Inputs(corpus, tuple(Batch(tuple(row)) for row in held_out), lengths, tuple(notes))
+    lengths = tuple(_length(signature, row) for row in alone.values())
+    return Inputs(corpus, tuple(Batch(row) for row in judges), lengths, tuple(notes))
 
 
-def _shuffled(batches: Sequence[Batch], seed: int) -> tuple[Batch, ...]:
+def _parted(
+    rows: Mapping[float, tuple[Tensor, ...]],
+) -> tuple[list[tuple[Tensor, ...]], list[tuple[Tensor, ...]], list[tuple[Tensor, ...]]]:
+    """Those that judge tiers, those that judge weights, those to learn from: by where in 0 to 1 a
+    row's hash is, but for few rows, of which a least number is needed."""
+    places = sorted(rows)
+    count = len(places)
+    first = sum(place < _JUDGES for place in places)
+    second = sum(place < _JUDGES + _PROBES for place in places)
+    judges = min(max(first, LEAST_JUDGES), max(LEAST_JUDGES, count // 4), _MOST)
+    start = max(judges, min(first, count // 4))
+    probes = min(max(second - start, LEAST_PROBES), max(LEAST_PROBES, count // 6), _MOST)
+    end = max(start + probes, min(second, count // 3))
+    ordered = [rows[place] for place in places]
+    return ordered[:judges], ordered[start : start + probes], ordered[end:]
+
+
+def _shuffled(batches: Sequence[Batch]) -> tuple[Batch, ...]:
     """In another order than by length, so that any first few are like the rest."""
-    order = np.random.default_rng([seed, 31]).permutation(len(batches))
+    order = np.random.default_rng(31).permutation(len(batches))
     return tuple(batches[i] for i in order)
 
 
@@ -123,16 +145,17 @@ def _is_finite(row: Sequence[Tensor]) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in row if leaf.is_floating_point())
 
 
-def _distinct(rows: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
-    found: dict[bytes, tuple[Tensor, ...]] = {}
+def _distinct(rows: Sequence[tuple[Tensor, ...]]) -> dict[float, tuple[Tensor, ...]]:
+    """Each once, by a hash of it as a number from 0 to 1, the same in every process."""
+    found: dict[float, tuple[Tensor, ...]] = {}
     for row in rows:
-        found.setdefault(b"".join(_bytes(leaf) for leaf in row), row)
-    return list(found.values())
-
-
-def _bytes(leaf: Tensor) -> bytes:
-    plain = leaf.detach().cpu().contiguous().reshape(-1)
-    return f"{tuple(leaf.shape)}".encode() + plain.view(torch.uint8).numpy().tobytes()
+        digest = hashlib.blake2b(digest_size=8)
+        for leaf in row:
+            digest.update(f"{tuple(leaf.shape)}".encode())
+            plain = leaf.detach().cpu().contiguous().reshape(-1)
+            digest.update(plain.view(torch.uint8).numpy().tobytes())
+        found.setdefault(int.from_bytes(digest.digest(), "big") / 2**64, row)
+    return found
 
 
 def _length(signature: Signature, row: Sequence[Tensor]) -> int:

@@ -59,22 +59,24 @@ class Selection:
 
 
 def trained(improved: Improved, batches: Sequence[Batch]) -> tuple[Held, ...]:
-    """The tiers that a pipeline trained, each with the weights that it takes and a name."""
+    """The tiers that a pipeline trained, each with the weights that it takes and a name; of one
+    with batch norms also that with its norms set by what now comes in."""
     found = []
     for tier in improved.tiers:
         module = tier.net.module(tier.spec)
-        _recalibrated(module, batches)
-        weights = _weights(module)
-        found.append(Held(_name(tier.spec, weights), tier.spec, weights))
+        made = [_weights(module)]
+        if _recalibrated(module, batches):
+            made.append(_weights(module))
+        found += [Held(_name(tier.spec, weights), tier.spec, weights) for weights in made]
     return tuple(found)
 
 
-def _recalibrated(module: fx.GraphModule, batches: Sequence[Batch]) -> None:
-    """Batch norms of what they now see, where the model has any."""
+def _recalibrated(module: fx.GraphModule, batches: Sequence[Batch]) -> bool:
+    """Whether it has batch norms, which are then those of what they now see."""
     try:
-        recalibrate(module, [batch.inputs for batch in batches[:_NORM_BATCHES]])
+        return recalibrate(module, [batch.inputs for batch in batches[:_NORM_BATCHES]]) > 0
     except ValueError:  # one value per channel: they stay as they were
-        return
+        return False
 
 
 def _weights(module: fx.GraphModule) -> dict[str, Tensor]:
@@ -85,7 +87,7 @@ def _weights(module: fx.GraphModule) -> dict[str, Tensor]:
         for part in str(node.target).split("."):
             value = getattr(value, part)
         if isinstance(value, Tensor):
-            found[str(node.target)] = value.detach()
+            found[str(node.target)] = value.detach().clone()
     return found
 
 

@@ -21,8 +21,8 @@ from supernet.tiers import SUBNET_TIER, tier_of_quality
 
 __all__ = ["Offer", "Worth"]
 
-_LATEST_S = 60.0
-"""So much of the traffic is played for every set that is asked about."""
+_LATEST_S, _MOST_REQUESTS = 60.0, 20_000
+"""So much of the latest traffic is played for every set that is asked about."""
 _BUSIER = 1.5
 
 
@@ -72,7 +72,8 @@ def _original(service: Service) -> Service:
 
 
 def _traces(traffic: Trace) -> tuple[Trace, ...]:
-    latest = traffic.window(max(0.0, traffic.seconds - _LATEST_S), np.inf)
+    first = float(traffic.arrivals_s[max(0, len(traffic) - _MOST_REQUESTS)])
+    latest = traffic.window(max(first, traffic.seconds - _LATEST_S), np.inf)
     if latest.seconds <= 0:
         return (latest,)
     return latest, latest.rescaled(_BUSIER * latest.rate_per_s)

@@ -57,11 +57,6 @@ class Stages:
         """The folder for a distillation's own checkpoints."""
         return None if self._folder is None else self._folder / f"{part}-steps"
 
-    def clear(self) -> None:
-        """Forget all: there is a result."""
-        if self._folder is not None:
-            Checkpoints(self._folder, {}).clear()
-
     def _newest(self, part: str) -> Path | None:
         kept = self._kept(part)
         return None if kept is None else kept.newest()

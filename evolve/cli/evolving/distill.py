@@ -106,7 +106,7 @@ def _config(
 def _evolved(
     subject: Subject, out: Path, config: GenerationConfig, tensorboard: Path | None
 ) -> Outcome:
-    from evolve.evolution.generation import evolve
+    from evolve.evolution.generation import next_generation
     from evolve.evolution.memory import recalled
     from supernet.distillation.pipeline import Stopped
 
@@ -114,11 +114,11 @@ def _evolved(
     memory = recalled(state, net, subject.graph_hash)
     if memory.generation:
         say(f"{out} holds generation {memory.generation}: going on from its weights", err=True)
-    inputs = subject.prepared(config.seed)
+    inputs = subject.prepared()
     keep = out / _UNFINISHED
     with _screened(config, tensorboard) as (hooks, said):
         try:
-            outcome, memory = evolve(
+            outcome, memory = next_generation(
                 net, subject.grid, inputs, memory, config, hooks=hooks, keep=keep, say=said
             )
         except Stopped as stopped:

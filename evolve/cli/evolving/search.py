@@ -58,7 +58,7 @@ def search(
             bar.update(task, description=words, completed=min(1.0, share))
 
         subject = load(model)
-        inputs = subject.prepared(seed)
+        inputs = subject.prepared()
         found = survey(subject.net, subject.grid, inputs, config, time.monotonic, told)
         bar.update(task, completed=1.0)
     if plot is not None:

@@ -45,13 +45,13 @@ class Subject:
     inputs: Sequence[Sequence[Tensor]]
     notes: tuple[str, ...]
 
-    def prepared(self, seed: int) -> Inputs:
+    def prepared(self) -> Inputs:
         """Its inputs, to learn from and to judge by; `JobRefused` where they are too few."""
         from evolve.evolution.inputs import prepared
         from supernet.jobs.errors import JobRefused
 
         try:
-            return prepared(self.net.signature, self.inputs, seed)
+            return prepared(self.net.signature, self.inputs)
         except JobRefused as error:
             raise JobRefused("; ".join((str(error), *self.notes))) from error
 

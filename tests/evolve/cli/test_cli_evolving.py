@@ -96,7 +96,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         (":empty", 1, "got no inputs; the first is the example"),
         (":lists", 1, "got list for inputs[0]"),
         (":broken", 1, "raised RuntimeError: no weights here"),
-        (":few", 1, "inputs must hold at least 16 different rows"),
+        (":few", 1, "inputs must hold at least 20 different rows"),
         (":other_kinds", 1, "30 of 31 inputs do not fit the example"),
         (":flat", 1, "the model must have something that can be left out, got nothing"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,13 @@ def test_tiers_are_worth_what_the_load_makes_of_them() -> None:
     assert busy([quick, exact]) == busy([exact, quick])
 
 
+def test_without_a_plan_of_the_original_nothing_is_worth_anything() -> None:
+    known = twin(20.0)
+    tier = np.array([SUBNET_TIER, SUBNET_TIER + 1])
+    with pytest.raises(ValueError, match="the twin must hold a plan of the original, got none"):
+        Worth(replace(known, service=replace(known.service, tier=tier)))
+
+
 def test_the_twins_set_is_of_those_that_can_pass(net: Supernet) -> None:
     sizes = {spec: parameters(net, spec) / 1000 for spec in depth_subsets(net)}
     slices = {spec: parameters(net, spec) / 1000 for spec in uniform_slices(genomes_of(net.space))}
@@ -100,6 +108,9 @@ def test_the_twins_set_is_of_those_that_can_pass(net: Supernet) -> None:
     chosen = aim.of(known, lambda spec: latency[spec], whole, 1)
     assert 1 <= len(chosen) <= 2
     assert set(chosen) <= set(slices)
+    poor = dict.fromkeys(sizes, 0.5) | dict.fromkeys(slices, 0.6)
+    hopeful = aim.of(poor, lambda spec: latency[spec], whole, 1)
+    assert hopeful == Bounds(aim.speedups).of(poor, lambda spec: latency[spec], whole, 1)[:2] != []
 
 
 def test_speedups_are_above_one() -> None:

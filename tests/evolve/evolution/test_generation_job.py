@@ -21,7 +21,7 @@ from supernet.capture.subject import capture
 from supernet.elastic.derived import derive
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.trained import name_of
-from supernet.jobs.errors import JobRefused
+from supernet.jobs.errors import JobCancelled, JobRefused
 from supernet.jobs.process import Terms, run_job
 from tests.evolve.tiered import EXAMPLES, two_layers
 
@@ -100,12 +100,27 @@ def test_the_next_generation_goes_on_and_an_unchanged_tier_keeps_its_name(
     assert {tier["name"] for tier in first["tiers"]} & {tier["name"] for tier in second["tiers"]}
 
 
+def test_one_that_is_killed_leaves_what_the_one_before_left(
+    base: GenerationRequest, first: dict[str, Any], tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    before = sorted(Path(base.state).rglob("*"))
+    terms = Terms(
+        tmp_path, 300.0, on_progress=lambda stage: seen.append(stage.name),
+        cancelled=lambda: "candidates" in seen,
+    )  # fmt: skip
+    with pytest.raises(JobCancelled):
+        run_job(base, terms)
+    assert first["generation"] == 1
+    assert sorted(Path(base.state).rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (torch.ones(50, 8), "at least 16 different rows.*got 1; .*1 different among 50"),
+        (torch.ones(50, 8), "at least 20 different rows.*got 1; .*1 different among 50"),
         (torch.full((50, 8), torch.nan), "got 0; .*50 of 50 inputs hold a NaN"),
-        (torch.ones(0, 8), "must hold at least 16 different rows"),
+        (torch.ones(0, 8), "must hold at least 20 different rows"),
     ],
 )
 def test_inputs_that_teach_nothing_are_refused_and_the_state_stays(

@@ -97,3 +97,15 @@ def test_what_no_gene_offers_is_refused_in_words(genomes: Genomes) -> None:
     spec = genomes.subnets.full.replace(layer.name, widths=odd.widths)
     with pytest.raises(ValueError, match=r"width must be one of \[.*\], got 7"):
         genomes.genome(spec)
+
+
+def test_what_is_left_out_is_said_in_words() -> None:
+    genomes = genomes_of(Supernet.of(captured("bert")[1]).space)
+    one, two = (layer.name for layer in genomes.subnets.full.layers)
+    assert genomes.describe(genomes.subnets.full) == "the original"
+    out = genomes.subnets.full.replace(two, skipped=True).canonical()
+    assert genomes.describe(out) == "encoder.layer.1 left out"
+    both = out.replace(one, skipped=True).canonical()
+    assert genomes.describe(both) == "encoder.layer.0, 1 left out"
+    slices = {genomes.describe(spec) for spec in uniform_slices(genomes)}
+    assert "encoder.layer.0, 1: 1 of 4 heads, width 16 of 64" in slices

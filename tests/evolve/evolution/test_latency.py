@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from evolve.evolution.anchors import Engine, Timing, anchors, timed
+from evolve.evolution.anchors import EAGER, Engine, Timing, anchors, timed
 from evolve.evolution.genomes import genomes_of
+from evolve.evolution.ground import ground
+from evolve.evolution.inputs import prepared
 from evolve.evolution.latency import Work, features, fitted, mix_of, shapes_of
+from evolve.evolution.memory import Memory
 from profiler.shapes import Shape, ShapeGrid
+from supernet.capture.subject import capture
 from supernet.elastic.supernet import Supernet
 from tests.supernet.elastic.elastic_models import captured
 
@@ -61,6 +65,28 @@ def test_anchors_set_layers_and_widths_apart_and_are_timed(net: Supernet) -> Non
     found = timed(net, specs[:2], SHAPES, inputs)
     assert {(one.spec, one.shape) for one in found} == {(s, h) for s in specs[:2] for h in SHAPES}
     assert all(one.ms > 0 and Timing.from_json(one.to_json()) == one for one in found)
+
+
+def test_a_time_limit_leaves_the_first_two(net: Supernet) -> None:
+    inputs = [torch.ones(1, 5, dtype=torch.int64), torch.ones(1, 5, dtype=torch.int64)]
+    specs = anchors(net, genomes_of(net.space))
+    found = timed(net, specs, SHAPES[:1], inputs, build_s=0.0)
+    assert [one.spec for one in found] == list(specs[:2])
+
+
+def test_an_engine_that_is_served_by_is_built_for() -> None:
+    pytest.importorskip("onnxruntime")
+    layers = torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)
+    learned = capture(torch.nn.Sequential(*layers).eval(), (torch.zeros(1, 8),))
+    small = Supernet.of(learned)
+    given = prepared(small.signature, [[row] for row in torch.randn(40, 8).split(1)])
+    found = ground(small, learned.grid, given, Engine("onnxruntime"), Memory(), build_s=0.0)
+    assert (found.engine, len(found.timings), found.notes) == (Engine("onnxruntime"), 4, ())
+    other = ground(small, learned.grid, given, Engine("nobody"), Memory())
+    assert other.engine == EAGER
+    assert "timed by eager, for nobody fp32, 1 threads could not be" in other.notes[0]
+    known = Memory(engine=EAGER, timings=other.timings)
+    assert ground(small, learned.grid, given, EAGER, known).timings == other.timings
 
 
 def test_an_engine_that_is_not_here_says_so(net: Supernet) -> None:

@@ -35,7 +35,7 @@ def net() -> Supernet:
 @pytest.fixture(scope="module")
 def given(net: Supernet) -> Inputs:
     rows = torch.randn(100, 8, generator=torch.Generator().manual_seed(2)).clamp(-2, 2)
-    return prepared(net.signature, [[row] for row in rows.split(4)], 0)
+    return prepared(net.signature, [[row] for row in rows.split(4)])
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,26 @@ def tier(net: Supernet, layer: str, name: str, change: float = 0.0) -> Held:
 
 
 def test_rows_are_taken_apart_and_none_that_judges_is_learnt_from(given: Inputs) -> None:
-    judges = {judge.inputs[0].numpy().tobytes() for judge in given.judges}
-    learnt = {row.numpy().tobytes() for b in given.corpus.training for row in b.inputs[0].split(1)}
-    assert len(judges) == 20
-    assert len(learnt) == 80
-    assert not judges & learnt
+    parts = rows_of(given)
+    assert [len(part) >= least for part, least in zip(parts, (8, 4, 50), strict=True)] == [True] * 3
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+
+
+def rows_of(given: Inputs) -> tuple[set[bytes], ...]:
+    """Those that judge tiers, that judge weights, and to learn from."""
+    corpus = given.corpus
+    return tuple(
+        {row.numpy().tobytes() for batch in batches for row in batch.inputs[0].split(1)}
+        for batches in (given.judges, corpus.held_out, corpus.training)
+    )
+
+
+def test_what_came_in_an_earlier_generation_is_of_the_same_part_again(net: Supernet) -> None:
+    rows = torch.randn(3000, 8, generator=torch.Generator().manual_seed(4))
+    before, later = (rows_of(prepared(net.signature, [[part]])) for part in (rows, rows[1000:]))
+    assert len(before[0]) == 256
+    for part in (0, 1):
+        assert not later[part] & before[2]
 
 
 def test_the_lower_end_decides_and_not_the_mean(
@@ -146,9 +161,8 @@ def test_memory_is_that_of_the_last_whole_generation(
 
 
 def test_few_rows_are_enough_and_fewer_are_refused(net: Supernet) -> None:
-    rows = torch.randn(16, 8)
-    few = prepared(net.signature, [[row] for row in rows.split(1)], 0)
-    assert len(few.judges) == 8
-    assert len(few.corpus.training) == 8
-    with pytest.raises(JobRefused, match=r"at least 16 different rows, .* got 15"):
-        prepared(net.signature, [[rows[:15]]], 0)
+    rows = torch.randn(20, 8)
+    few = prepared(net.signature, [[row] for row in rows.split(1)])
+    assert [len(part) for part in rows_of(few)] == [8, 4, 8]
+    with pytest.raises(JobRefused, match=r"at least 20 different rows, .* got 19"):
+        prepared(net.signature, [[rows[:19]]])
