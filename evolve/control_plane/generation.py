@@ -104,11 +104,12 @@ class Generations:
         """Until `stop`."""
         try:
             self._guarded(self._resume)
-            while not self._wait(self._nap_s()):
+            while not (self._wait(self._nap_s()) or self._stop.is_set()):
                 self._guarded(self._settle)
-                if self._clock() >= self._due_s and not self._stop.is_set():
+                if self._clock() >= self._due_s:
                     self.generate()
-                    self._next()
+                    if not self._stop.is_set():
+                        self._next()
         except JournalError:  # all was closed meanwhile
             return
 
