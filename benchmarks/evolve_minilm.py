@@ -21,13 +21,19 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Figure, interleaved, publish
-from benchmarks.minilm_choice import Choice, uniform_slices
 from benchmarks.minilm_sessions import Session, embeddings, session_of
 from benchmarks.minilm_tasks import Task, Texts, read, shares
 from evolve.demo import minilm
+from evolve.evolution.anchors import Engine, anchors, timed
+from evolve.evolution.choice import Bounds, Choice
+from evolve.evolution.genomes import genomes_of
+from evolve.evolution.latency import fitted
+from policies.strategic import StrategicSearch
+from profiler.shapes import Shape
 from supernet.capture.subject import capture
 from supernet.distillation.batches import Corpus, batched
 from supernet.distillation.pipeline import Improved, PipelineConfig, improve
+from supernet.distillation.result import Distilled
 from supernet.distillation.settings import DistillConfig
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.subnet import SubnetSpec
@@ -35,6 +41,7 @@ from supernet.elastic.supernet import Supernet
 
 TIERS = ((1.5, 99.0), (2.5, 97.0))  # times as fast, percent of the original's quality
 SLACK = 0.5  # points that the lower end of the interval may be below
+MEASURED = 512  # sub-networks that the search may score in the time that it has
 MARGIN = 1.03  # by which a candidate's predicted latency must be better than asked for
 SHAPES = ((1, 16), (1, 32), (8, 32), (8, 64))
 ROWS, LONGEST, HELD_OUT = 32, 64, 16
@@ -85,7 +92,7 @@ def _run(data: Path, minutes: float, seed: int) -> tuple[dict[str, Any], dict[st
     corpus = _corpus(net, tokenizer, texts, held_out, seed)
     say(f"{len(texts.corpus)} sentences to learn from, model captured")
     with TemporaryDirectory() as folder:
-        choice = _choice(net, Path(folder), seed)
+        choice = _choice(net, corpus, seed)
         config = PipelineConfig(
             budget_s=60 * minutes * PIPELINE,
             probe_batches=held_out // 2 if most is None else SHORT_PROBE,
@@ -112,25 +119,16 @@ def _corpus(net: Supernet, tokenizer: Any, texts: Texts, held_out: int, seed: in
     return Corpus.of(batches, held_out / len(batches), seed)
 
 
-def _choice(net: Supernet, folder: Path, seed: int) -> Choice:
-    """A chooser whose latencies are fitted to a few: so much per layer and per work of it."""
-    slices = uniform_slices(net.space)
-    anchors = [net.full, _first(net, 3), _first(net, 1), min(slices, key=_work)]
-    sessions = {f"{i}": session_of(net.extract(spec), folder / f"anchor{i}")
-                for i, spec in enumerate(anchors)}  # fmt: skip
-    timed = _milliseconds(sessions, repeats=15).values()
-    means_ms = [float(np.mean([np.median(t) for t in one])) for one in timed]
-
-    def features(spec: SubnetSpec) -> list[float]:
-        return [1.0, sum(not layer.skipped for layer in spec.layers), _work(spec)]
-
-    fitted = np.linalg.lstsq(np.array([features(s) for s in anchors]), np.array(means_ms))[0]
-
-    def latency_ms(spec: SubnetSpec) -> float:
-        return float(fitted @ features(spec))
-
-    bounds = [latency_ms(net.full) / (ratio * MARGIN) for ratio, _ in TIERS]
-    return Choice(latency_ms, bounds, seed)
+def _choice(net: Supernet, corpus: Corpus, seed: int) -> Choice:
+    """A chooser whose latencies are fitted to those of a few, on ONNX Runtime."""
+    genomes = genomes_of(net.space)
+    shapes = [Shape(*shape) for shape in SHAPES]
+    example = corpus.training[0].inputs
+    timings = timed(net, anchors(net, genomes), shapes, example, Engine("onnxruntime"))
+    latency = fitted(net, timings, dict.fromkeys(shapes, 1.0))
+    aim = Bounds(tuple(ratio * MARGIN for ratio, _ in TIERS))
+    search = StrategicSearch(genomes.space, seed=seed, weights="local")
+    return Choice(genomes, latency, aim, search, MEASURED)
 
 
 def _first(net: Supernet, count: int) -> SubnetSpec:
@@ -138,13 +136,6 @@ def _first(net: Supernet, count: int) -> SubnetSpec:
     for layer in net.full.layers[count:]:
         spec = spec.replace(layer.name, skipped=True)
     return spec.canonical()
-
-
-def _work(spec: SubnetSpec, width: int = 384, head: int = 32, tokens: int = 32) -> float:
-    """Multiplications for one token among 32, in millions."""
-    heads = sum(a.heads for layer in spec.layers for a in layer.attention)
-    hidden = sum(w for layer in spec.layers for w in layer.widths)
-    return (heads * head * (4 * width + 2 * tokens) + 2 * width * hidden) / 1e6
 
 
 def _milliseconds(
@@ -167,7 +158,7 @@ def _evaluated(
 ) -> dict[str, Any]:  # fmt: skip
     rows: dict[str, Any] = {}
     subnets: dict[str, Subnet] = {"original": net.extract(net.full)}
-    for index, (tier, one) in enumerate(zip(improved.tiers, choice.slices, strict=True), 1):
+    for index, (tier, one) in enumerate(zip(improved.tiers, choice.slices, strict=False), 1):
         made = tier.net.extract(tier.spec)
         made.save(folder / f"tier{index}")
         subnets[f"tier {index}"] = Subnet.load(folder / f"tier{index}")
@@ -238,10 +229,14 @@ def _detail(improved: Improved, choice: Choice, texts: Texts) -> dict[str, Any]:
     return {
         "sources": texts.sources,
         "search": choice.found,
-        "evaluated": choice.evaluated,
+        "evaluated": len(choice.search.evaluations()),
         "candidates": [spec.to_json() for spec in improved.candidates],
-        "local": improved.local.to_json(),
-        "together": improved.together.to_json(),
-        "tiers": [{"spec": t.spec.to_json(), **t.distilled.to_json()} for t in improved.tiers],
+        "local": _told(improved.local),
+        "together": _told(improved.together),
+        "tiers": [{"spec": t.spec.to_json(), **_told(t.distilled)} for t in improved.tiers],
         "slices": [spec.to_json() for spec in choice.slices],
     }
+
+
+def _told(distilled: Distilled | None) -> dict[str, Any]:
+    return {} if distilled is None else distilled.to_json()

@@ -4,6 +4,7 @@
 - `data_plane`, one request: `runtime` → `reception` → `scheduler` → `lane` → `workers` → `promise`.
 - `lifecycle`: what serves now, and what comes after it: `revisions`, of one `revision` each.
 - `control_plane`, one tick: `controller`. One plan: `plan_builder` → `plan_loading`.
+- `evolution`: smaller versions of a model, searched, trained and judged, by generations.
 - `rollout`: how what answers otherwise than the model comes to serve, as pure functions.
 - `watch`: live answers beside the original's. `monitoring`: what happened. `journal`: what was
   decided, and why.

@@ -305,7 +305,9 @@ class Runtime:
         `flops` holds what requests really cost in arithmetic (`profiler.FlopsReading`); None
         until `evolve profile` has measured this machine's peak. `switch_ms`: what the first batch
         after a change of plan takes beside the plan, as seen so far. `watch`: how many live answers
-        were compared with the original's, and what was turned off since they differed.
+        were compared with the original's, and what was turned off since they differed. `evolution`:
+        how many generations of the search for tiers there were, when the next is due, and what the
+        last came to.
         """
         self._revisions.own()
         return {"closed": self._revisions.is_closed, **status_of(self.parts)}

@@ -25,7 +25,8 @@ class SLO:
             (1 − cosine similarity over the last dimension) or ``"top1"`` (share of
             rows whose arg-max over the last dimension differs).
         min_quality: Consent to quality tiers: sub-networks of the model that serve when the
-            load requires it (`Runtime.adopt`). Their mean agreement with the original, on
+            load requires it, those of `Runtime.adopt` and those that the runtime finds by itself
+            (`EvolutionConfig`). Their mean agreement with the original, on
             live inputs, must be at least this. 0 < min_quality <= 1; at 1, the default, the
             model's architecture is never changed. `max_error` says how far a plan may be from
             what it runs, a sub-network too; `min_quality` how far that may be from the model.

@@ -37,6 +37,7 @@ def status_of(parts: Revision) -> dict[str, Any]:
             "withdrawn": dict(parts.serving.licence.withdrawn),
         },
         "tiers": parts.tiers.status(),
+        "evolution": parts.generations.status(),
         "plans": {plan.spec.key: plan.state.value for plan in parts.library.plans()},
         "journal_fault": parts.journal.fault,
     }

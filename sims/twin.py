@@ -86,9 +86,9 @@ class Twin:
         )  # fmt: skip
         clipped = traffic.lengths.clip(1, int(lengths[-1])).astype(np.int32)
         made = cls(service, replace(traffic, lengths=clipped))
-        return made if latencies_ms is None else made._calibrated(latencies_ms)
+        return made if latencies_ms is None else made.calibrated(latencies_ms)
 
-    def _calibrated(self, latencies_ms: Floats) -> Twin:
+    def calibrated(self, latencies_ms: Floats) -> Twin:
         """With the overhead and the delay under which the last answers take as long as they did.
 
         What serving costs beside the plans is in no cost table: some of it keeps the worker from
@@ -178,14 +178,19 @@ class Twin:
             pool=self.traffic.lengths,
         )  # fmt: skip
 
-    def save(self, folder: Path) -> None:
-        """Write `twin.npz`."""
+    def save(self, folder: Path, latencies_ms: Floats | None = None) -> None:
+        """Write `twin.npz`.
+
+        `latencies_ms` [A]: for one that is to be calibrated by whoever loads it (see `of`): that
+        plays the traffic several times, and compiles what plays it at first.
+        """
         service = self.service
         np.savez(
             folder / "twin.npz",
             cost_ms=service.cost_ms, lengths=service.lengths, tier=_given(service.tier),
             accuracy=_given(service.accuracy), factor=service.hidden.factor,
             pattern=np.empty(0) if service.pattern is None else service.pattern,
+            latencies_ms=np.empty(0) if latencies_ms is None else latencies_ms,
             arrivals_s=self.traffic.arrivals_s, request_lengths=self.traffic.lengths,
             about=json.dumps(
                 {
@@ -210,7 +215,9 @@ class Twin:
                 hidden=Disturbances(file["factor"]), switching=Switching(about["switch_ms"]),
                 pattern=file["pattern"] if file["pattern"].size else None,
             )  # fmt: skip
-            return cls(service, Trace(file["arrivals_s"], file["request_lengths"], "traffic"))
+            made = cls(service, Trace(file["arrivals_s"], file["request_lengths"], "traffic"))
+            known = "latencies_ms" in file  # one saved by an earlier version has none
+            return made.calibrated(file["latencies_ms"]) if known else made
 
 
 def _given(array: NDArray[np.generic] | None) -> NDArray[np.generic]:

@@ -8,12 +8,14 @@
       onnx/<graph hash>/      the program as ONNX, shared by the engines that read it
       plans/<artifact key>/   what a backend built
       kernels/<key>/          our kernels, compiled for this machine
+      evolution/<key>/        what a search for sub-networks goes on from; changed in place
       reports/<name>.json     what was measured
       .tmp-<pid>-<place>-…/   work under way; removed when its process is gone
 
-Each folder carries ``manifest.json`` with the sha256 of every file. It is written aside, synced
-and renamed into place, so that a reader never sees half of it. References that were not used of
-late are pruned, but none that a process is using (`supernet.holds`).
+Each folder carries ``manifest.json`` with the sha256 of every file, but those of ``evolution``,
+whose files say by themselves whether they are whole. It is written aside, synced and renamed into
+place, so that a reader never sees half of it. References that were not used of late are pruned, but
+none that a process is using (`supernet.holds`).
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ __all__ = ["MEMO", "ArtifactCache"]
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 MEMO = "memo-"  # begins the name of a report that is about no plan
 FOREIGN_S = 86_400.0
-_KINDS = ("captures", "kernels", "onnx", "plans", "references", "reports")
+_KINDS = ("captures", "evolution", "kernels", "onnx", "plans", "references", "reports")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE_ROOM = 1 << 20
 
@@ -91,6 +93,18 @@ class ArtifactCache:
         if found is not None:
             self._holds[folder] = hold
         return found
+
+    def growing(self, kind: str, key: str) -> Path:
+        """A folder that its users change in place, made where there is none; no process's `prune`
+        takes it while this object lives."""
+        folder = self._place(kind, key)
+        while folder not in self._holds:
+            with self._writing():
+                folder.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # taken away this very moment
+                self._holds[folder] = Hold(folder)
+        os.utime(folder)
+        return folder
 
     def prune(self, kind: str, prefix: str, keep: int) -> None:
         """Throw away the entries whose keys begin so, but for the ``keep`` that were used last

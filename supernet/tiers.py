@@ -16,7 +16,7 @@ from supernet.fidelity import tier_of
 if TYPE_CHECKING:
     from supernet.plans import Plan
 
-__all__ = ["SUBNET_TIER", "accuracy", "plan_tier"]
+__all__ = ["SUBNET_TIER", "accuracy", "plan_tier", "tier_of_quality"]
 
 SUBNET_TIER = 16
 """The first of those of sub-networks, beyond any error that a plan may have."""
@@ -36,7 +36,16 @@ def plan_tier(plan: Plan) -> int:
     """
     if not plan.subnet:
         return min(tier_of(plan.error), SUBNET_TIER - 1)
-    return SUBNET_TIER + round((1.0 - plan.quality) * _PER_QUALITY)
+    return tier_of_quality(plan.quality)
+
+
+def tier_of_quality(quality: float) -> int:
+    """The tier of a sub-network of this quality, 0 to 1.
+
+    >>> tier_of_quality(0.98)
+    36
+    """
+    return SUBNET_TIER + round((1.0 - quality) * _PER_QUALITY)
 
 
 def accuracy(plan: Plan) -> float:

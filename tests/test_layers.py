@@ -66,17 +66,19 @@ ROOMS: dict[str, set[str]] = {
     },
     "evolve.watch": {"evolve.data_plane", "evolve.journal"},
     "evolve.rollout": set(),
+    "evolve.evolution": set(),
     "evolve.control_plane": {
-        "evolve.config", "evolve.data_plane", "evolve.journal", "evolve.monitoring",
-        "evolve.rollout", "evolve.watch", "evolve.workers",
-    },
-    "evolve.lifecycle": {
-        "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.journal",
+        "evolve.config", "evolve.data_plane", "evolve.evolution", "evolve.journal",
         "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
     },
+    "evolve.lifecycle": {
+        "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.evolution",
+        "evolve.journal", "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
+    },
     "evolve.demo": {"evolve.config", "evolve.journal"},
-    "evolve.cli": {"evolve.config", "evolve.demo", "evolve.journal"},
+    "evolve.cli": {"evolve.config", "evolve.demo", "evolve.evolution", "evolve.journal"},
     "evolve.cli.explaining": set(),
+    "evolve.cli.evolving": {"evolve.cli.simulations"},
     "evolve.cli.simulations": set(),
 }  # fmt: skip
 """What the files of a room may import beside those that lie in its package itself, and its own."""

@@ -63,9 +63,10 @@ def _drop_stdout() -> None:
 def _line(error: Exception) -> str:
     from evolve.errors import EvolveError
     from evolve.journal.decision import printable
+    from supernet.errors import SupernetError
 
     told = printable(str(error)) or "no reason given"
     # Our own errors say it all; of someone else's the kind helps, and how to see more.
-    if isinstance(error, (EvolveError, ValueError, OSError, ImportError)):
+    if isinstance(error, (EvolveError, SupernetError, ValueError, OSError, ImportError)):
         return told
     return f"{type(error).__name__}: {told} (EVOLVE_TRACEBACK=1 shows where)"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from evolve.cli.demo import demo
+from evolve.cli.evolving.distill import distill
+from evolve.cli.evolving.search import search
 from evolve.cli.log import log
 from evolve.cli.plans import plans
 from evolve.cli.profile import profile
@@ -21,5 +23,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, profile, plans, simulate, train, log):
+for command in (demo, profile, plans, search, distill, simulate, train, log):
     app.command()(command)

@@ -32,6 +32,7 @@ TONES = {
     "request": "blue",
     "runtime": "white",
     "tier": "magenta",
+    "generation": "bright_magenta",
 }
 
 
@@ -215,7 +216,7 @@ def _row(d: Decision) -> Text:
     row = Text()
     row.append(f"{d.seq:>6}  ", style="dim")
     row.append(f"{d.at[11:23]}  ", style="dim")
-    row.append(f"{d.kind:<8}", style=TONES.get(d.kind, ""))
+    row.append(f"{d.kind:<10} ", style=TONES.get(d.kind, ""))
     row.append(f"{d.subject}  ", style="bold")
     if what := headline(d):
         row.append(f"{what}  ", style="magenta")

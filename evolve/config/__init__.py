@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from evolve.config.settings import (
         CaptureConfig,
         Config,
+        EvolutionConfig,
         JournalConfig,
         PlansConfig,
         PolicyConfig,
@@ -23,8 +24,8 @@ else:
         __name__,
         {
             "rules": "ConfigError",
-            "settings": "CaptureConfig Config JournalConfig PlansConfig PolicyConfig RolloutConfig "
-            "WorkersConfig",
+            "settings": "CaptureConfig Config EvolutionConfig JournalConfig PlansConfig "
+            "PolicyConfig RolloutConfig WorkersConfig",
             "yaml_file": "load_config",
         },
     )
@@ -33,6 +34,7 @@ __all__ = [
     "CaptureConfig",
     "Config",
     "ConfigError",
+    "EvolutionConfig",
     "JournalConfig",
     "PlansConfig",
     "PolicyConfig",

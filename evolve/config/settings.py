@@ -19,6 +19,7 @@ from evolve.config.rules import ConfigError, fitting, hint_of, option, unknown
 __all__ = [
     "CaptureConfig",
     "Config",
+    "EvolutionConfig",
     "JournalConfig",
     "PlansConfig",
     "PolicyConfig",
@@ -213,6 +214,38 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EvolutionConfig:
+    """How a runtime finds sub-networks by itself; only where the SLO's min_quality is below 1."""
+
+    every_s: float = option(
+        300.0,
+        "Seconds between two generations: each measures sub-networks of the model on live inputs, "
+        "trains them towards it, in a niced process of its own while no request is served, and "
+        "adopts what is worth it. 0: never.",
+        low=0,
+        high=604_800,
+    )
+    budget_s: float = option(
+        120.0, "Seconds that measuring and training may take in one.", low=1, high=86_400
+    )
+    most_tiers: int = option(2, "Sub-networks of its own finding at once.", low=1, high=16)
+    reservoir: int = option(
+        512,
+        "Requests whose inputs are kept, in memory alone, to learn from: a sample of late ones. "
+        "0: none are, and nothing is searched.",
+        low=0,
+        high=1_000_000,
+    )
+    reservoir_mib: float = option(64.0, "MiB that they take at most.", low=0.001, high=1_048_576)
+    min_inputs: int = option(
+        128, "Requests kept without which a generation is skipped.", low=1, high=1_000_000
+    )
+
+    def __post_init__(self) -> None:
+        _check(self, "evolution.")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a runtime. Every one has a default; nothing is read from the environment."""
 
@@ -221,6 +254,7 @@ class Config:
     plans: PlansConfig = field(default_factory=PlansConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     journal: JournalConfig = field(default_factory=JournalConfig)
     tick_ms: float = option(
         100.0, "Milliseconds between two choices of the policy.", low=1, high=60_000

@@ -6,7 +6,6 @@ and let go once its weights are others.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -21,25 +20,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.trained import digest_of, write_weights
+from supernet.elastic.trained import name_of, write_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Adoption", "Adoptions"]
+__all__ = ["NAME", "Adoption", "Adoptions"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
     """A sub-network to serve. `weights`: a copy of what it was given, None for the original's;
-    `graph_hash`: of the model it was adopted for, "" until that is captured."""
+    `graph_hash`: of the model it was adopted for, "" until that is captured; `is_found`: by the
+    runtime itself, not its user's."""
 
     name: str
     spec: SubnetSpec
     weights: Path | None
     graph_hash: str = ""
+    is_found: bool = False
 
 
 class Adoptions:
@@ -61,20 +62,25 @@ class Adoptions:
         self._remove_folder: Callable[[], object] = lambda: None
 
     def add(
-        self, spec: SubnetSpec, weights: Mapping[str, Tensor] | Path | str | None, name: str | None
+        self,
+        spec: SubnetSpec,
+        weights: Mapping[str, Tensor] | Path | str | None,
+        name: str | None,
+        *,
+        is_found: bool = False,
     ) -> Adoption:
         """Takes one in, with a copy of its weights; a `ValueError` or `TypeError` says what is
         wrong with it."""
         if not isinstance(spec, SubnetSpec):
             raise TypeError(f"spec must be a SubnetSpec, got {type(spec).__name__}")
-        if name is not None and not _NAME.fullmatch(name):
+        if name is not None and not NAME.fullmatch(name):
             raise ValueError(f"name must be 1 to 40 letters, digits, '_', '.', '-', got {name!r}")
         kept = None if weights is None else self._copied(weights)
-        name = name or _name_of(spec, kept)
+        name = name or name_of(spec, kept)
         with self.changed:
             if name in self._all:
                 raise ValueError(f"name must be a new one, got {name!r}; dismiss that tier first")
-            self._all[name] = adoption = Adoption(name, spec, kept)
+            self._all[name] = adoption = Adoption(name, spec, kept, is_found=is_found)
             self.changed.notify_all()
         return adoption
 
@@ -137,8 +143,3 @@ def _remove(folder: Path, owner: int) -> None:
     """A fork that ends leaves it alone."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _name_of(spec: SubnetSpec, weights: Path | None) -> str:
-    asked = f"{spec.key} {'' if weights is None else digest_of(weights)}"
-    return f"subnet-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from supernet.jobs.process import Terms, run_job
 from supernet.tiers import accuracy
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from evolve.config import PolicyConfig
     from evolve.control_plane.controller import Controller
     from evolve.data_plane.scheduler import Scheduler
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from supernet.jobs.pausing import Pauses
     from supernet.plans import PlanLibrary
 
-__all__ = ["Retraining", "live_twin"]
+__all__ = ["RawTwin", "Retraining", "live_twin", "raw_twin"]
 
 BUDGET_S = 1800.0
 MIN_TRAFFIC_S = 150.0
@@ -145,10 +148,31 @@ class Retraining:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RawTwin:
+    """The service as its cost table and its last quarter of an hour tell it; `latencies_ms` [A], of
+    its last answers, by which it is still to be calibrated."""
+
+    twin: Twin
+    latencies_ms: NDArray[np.float64]
+
+    def save(self, folder: Path) -> None:
+        """For `Twin.load`, which calibrates it: in another process, where it disturbs nobody."""
+        self.twin.save(folder, self.latencies_ms)
+
+
 def live_twin(
     slo: SLO, workers: int, scheduler: Scheduler, stats: Stats, library: PlanLibrary
 ) -> Twin | None:
-    """The service as its cost table and its last quarter of an hour tell it; None without any."""
+    """The service as it is believed to be now; None where nothing came yet."""
+    raw = raw_twin(slo, workers, scheduler, stats, library)
+    return None if raw is None else raw.twin.calibrated(raw.latencies_ms)
+
+
+def raw_twin(
+    slo: SLO, workers: int, scheduler: Scheduler, stats: Stats, library: PlanLibrary
+) -> RawTwin | None:
+    """The same before it is calibrated, which plays the traffic several times."""
     from sims.traces import NoArrivals
     from sims.twin import CALIBRATION_S, Measured, Twin
 
@@ -166,10 +190,8 @@ def live_twin(
         switch_ms=stats.window.switch_ms,
         pattern=None if (pattern := stats.window.pattern) is None else pattern.values,
     )  # fmt: skip
-    return Twin.of(
-        measured, traffic, ratios=stats.traffic.ratios(CALIBRATION_S),
-        latencies_ms=stats.traffic.latencies_ms(CALIBRATION_S),
-    )  # fmt: skip
+    twin = Twin.of(measured, traffic, ratios=stats.traffic.ratios(CALIBRATION_S))
+    return RawTwin(twin, stats.traffic.latencies_ms(CALIBRATION_S))
 
 
 def _scores(verdict: dict[str, Any]) -> dict[str, float]:

@@ -141,7 +141,7 @@ class Tiers:
         building = self._building
         return None if building is None else building.progress
 
-    def dismiss(self, name: str) -> None:
+    def dismiss(self, name: str, why: str = "its user dismissed it") -> None:
         """Takes a tier away: when this returns no further batch begins on it."""
         with self._adoptions.changed:
             adoption = self._adoptions.remove(name)
@@ -156,7 +156,7 @@ class Tiers:
         self._agreements.forget(name)
         self._journal.append(
             "tier", name, before={"state": "waiting" if tier is None else tier.state},
-            after={"state": "dismissed"}, reason="its user dismissed it",
+            after={"state": "dismissed"}, reason=why,
         )  # fmt: skip
 
     # -- its thread ----------------------------------------------------------------------------
@@ -279,7 +279,8 @@ class Tiers:
         self._adoptions.remove(adoption.name)
         self._journal.append(
             "tier", adoption.name, after={"state": "retired"},
-            reason="it was made for other weights of the model than these; adopt it again",
+            reason="it was made for other weights of the model than these; "
+            + ("another is sought" if adoption.is_found else "adopt it again"),
         )  # fmt: skip
 
     def _to(self, adoption: Adoption, state: State, reason: str) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evolve.data_plane.scheduler import Batch, Price, Scheduler
     from evolve.data_plane.served_by import ServedBy
     from evolve.data_plane.traffic_split import TrafficSplit
+    from evolve.monitoring.reservoir import Reservoir
     from evolve.monitoring.stats import Stats
     from evolve.watch.samples import Sample
     from evolve.watch.watch import Watch
@@ -48,7 +49,8 @@ class Serving:
     `bounds` tells which requests a plan is for, None where it is for all; `origins` has what is
     said of an answer, `split` what tiers may answer. `callbacks` runs what
     users hung on their futures, `computing` says which thread computes on which lane now; both are
-    the same for all revisions of a runtime. All times are by `clock`, in seconds."""
+    the same for all revisions of a runtime. `reservoir` keeps a sample of what was asked, None
+    where nobody learns from it. All times are by `clock`, in seconds."""
 
     scheduler: Scheduler
     original: Original
@@ -63,6 +65,7 @@ class Serving:
     callbacks: Callbacks = field(default_factory=Callbacks)
     computing: dict[int, Lane] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
+    reservoir: Reservoir | None = None
 
 
 class Alone(NamedTuple):
@@ -292,6 +295,8 @@ class Lane:
         samples = self._serving.watch.sample(plan, requests, inputs, length, answers, elapsed_ms)
         if self._serving.split.is_active:
             self._keep_for_shadow(requests, inputs, length)
+        if self._serving.reservoir is not None:
+            self._serving.reservoir.offer([request.leaves for request in requests])
         return Answered(answers, samples, [], by)
 
     def _keep_for_shadow(

@@ -19,7 +19,7 @@ from typing import Any, cast
 __all__ = ["KINDS", "SCHEMA_VERSION", "Decision", "RecordError", "field_table", "printable"]
 
 SCHEMA_VERSION = 1
-KINDS = ("tick", "plan", "policy", "worker", "request", "runtime", "tier")
+KINDS = ("tick", "plan", "policy", "worker", "request", "runtime", "tier", "generation")
 
 MAX_TEXT = 2_000
 MAX_ENTRIES = 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from evolve.journal import generations
 from evolve.journal.decision import Decision
 
 __all__ = ["changes", "explain", "follower", "headline"]
@@ -67,20 +68,25 @@ def headline(d: Decision) -> str:
     old, new = d.before.get("name"), d.after.get("name")
     if d.kind == "tick" and old != new:
         return f"{_value(old)} → {_value(new)}"
+    if d.kind == "generation":
+        return generations.headline(d)
     return ", ".join(changes(d.before, d.after)[:3])
 
 
 def _opening(d: Decision) -> str:
     at = d.at.replace("T", " ").replace("Z", " UTC")
     what = "a tick" if d.kind == "tick" else f"a {d.kind} decision"
+    about = f"generation {d.subject}" if d.kind == "generation" else f"{what} about {d.subject}"
     on = f" on {d.device}" if d.device else ""
-    return f"Decision {d.seq}, {what} about {d.subject}, {at}, {d.uptime_s:.1f} s into the run{on}."
+    return f"Decision {d.seq}, {about}, {at}, {d.uptime_s:.1f} s into the run{on}."
 
 
 def _seen(d: Decision) -> str:
     seen = dict(d.seen)
     if not seen:
         return "No figures were recorded with it."
+    if d.kind == "generation":
+        return _sentence(generations.seen(d))
     told = [*_traffic(seen), *_outcome(seen), *_costs(seen)]
     shares = {k[5:]: v for k, v in seen.items() if k.startswith("plan:")}
     if shares:
@@ -137,6 +143,8 @@ def _costs(seen: Mapping[str, float]) -> list[str]:
 
 
 def _chosen(d: Decision) -> str:
+    if d.kind == "generation":
+        return _sentence(generations.chosen(d))
     by = f" by the policy {d.policy}" if d.policy else ""
     old, new = d.before.get("name"), d.after.get("name")
     if d.before == d.after:
@@ -166,6 +174,8 @@ def _parameter(key: str, old: Any, new: Any) -> str:
 
 
 def _expected(d: Decision) -> str:
+    if d.kind == "generation":
+        return _sentence(generations.expected(d))
     if not d.scores:
         return "The policy gave no figure for what it expected."
     ranked = sorted(d.scores.items(), key=lambda pair: -pair[1])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evolve.errors import EvolveError
 from evolve.journal.decision import Decision
+from evolve.journal.front import draw_front
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,19 +97,42 @@ def in_force(d: Decision) -> str:
 
 
 def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
-    """Draw the journal's ticks into a PNG (or what `out`'s suffix says) and return its path.
+    """Draw the journal's ticks into a PNG (or what `out`'s suffix says), below them the front of
+    the last generation that has one, and return its path.
 
-    Raises `PlotError` where fewer than two ticks carry figures, or matplotlib is not installed.
+    Raises `PlotError` where there is no front and fewer than two ticks carry figures, or matplotlib
+    is not installed.
     """
     timeline = TickSeries.of(decisions)
-    if len(timeline.ticks) < 2:
+    found = next((d for d in reversed(decisions) if d.after.get("front")), None)
+    has_ticks = len(timeline.ticks) >= 2
+    if not has_ticks and found is None:
         raise PlotError(
             f"plot must have at least 2 ticks with figures, got {len(timeline.ticks)}; let the "
             "runtime serve for some seconds, or widen --where"
         )
     figure_of, ticker = matplotlib()
     shares = _plan_shares(timeline)
-    figure = figure_of(figsize=(10.5, 8.4 if shares else 7.0), layout="constrained")
+    heights = [*([8.4 if shares else 7.0] * has_ticks), *([3.6] * (found is not None))]
+    figure = figure_of(figsize=(10.5, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    if has_ticks:
+        _draw_ticks(parts[0], timeline, shares, ticker)
+    if found is not None:
+        ax = parts[-1].subplots()
+        draw_front(ax, found.after["front"])
+        _legend(ax, f"Sub-networks measured, as of generation {found.subject}")
+        ax.spines[["top", "right"]].set_visible(False)
+    named = title or (_title(timeline) if has_ticks else "")
+    figure.suptitle(named, fontsize=12, fontweight="bold")
+    try:
+        figure.savefig(out, dpi=130)
+    except (OSError, ValueError) as error:
+        raise PlotError(f"plot file must be one that can be written, got {out} ({error})") from None
+    return out
+
+
+def _draw_ticks(figure: Any, timeline: TickSeries, shares: list[str], ticker: Any) -> None:
     heights = [3, 3, 2, 2, 1] if shares else [3, 3, 2, 1]
     axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
     _draw_load(axes[0], timeline)
@@ -117,18 +141,12 @@ def plot(decisions: Sequence[Decision], out: Path, *, title: str = "") -> Path:
     if shares:
         _draw_plans(axes[3], timeline, shares, ticker)
     _draw_force(axes[-1], timeline)
-    figure.suptitle(title or _title(timeline), fontsize=12, fontweight="bold")
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.01)
     axes[-1].set_xlim(*_limits(timeline))
     axes[-1].set_xlabel("seconds since the first decision shown")
     figure.align_ylabels(axes)
-    try:
-        figure.savefig(out, dpi=130)
-    except (OSError, ValueError) as error:
-        raise PlotError(f"plot file must be one that can be written, got {out} ({error})") from None
-    return out
 
 
 def matplotlib() -> tuple[Any, Any]:

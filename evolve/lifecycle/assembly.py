@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ import psutil
 import torch
 
 from evolve.control_plane.controller import Controlled, Controller
+from evolve.control_plane.evolving import Evolving, why_not
+from evolve.control_plane.generation import Generations
 from evolve.control_plane.low_quality import remember_low
 from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
 from evolve.control_plane.plan_loading import PlanLoading, warm_batches
 from evolve.control_plane.recovery import Recovery
 from evolve.control_plane.renewal import Renewal
-from evolve.control_plane.retraining import Retraining, live_twin
+from evolve.control_plane.retraining import Retraining, live_twin, raw_twin
 from evolve.control_plane.rollouts import Rollouts
 from evolve.control_plane.tiers import Tiers
 from evolve.data_plane.faults import Faults, OutOfMemory
@@ -34,6 +37,7 @@ from evolve.lifecycle.revision import Revision
 from evolve.lifecycle.watching import make_watch
 from evolve.monitoring.memory_patterns import Patterns
 from evolve.monitoring.reserve import Reserve
+from evolve.monitoring.reservoir import Reservoir
 from evolve.monitoring.savings import Savings
 from evolve.monitoring.stats import Counts, Stats
 from evolve.monitoring.traffic import Traffic
@@ -66,7 +70,7 @@ if TYPE_CHECKING:
     from profiler.fingerprint import DeviceFingerprint
     from profiler.shapes import Shape
     from supernet.bounds import Bounds
-    from supernet.capture.subject import Wishes
+    from supernet.capture.subject import Capture, Wishes
 
 __all__ = ["Assembly", "workers_of"]
 
@@ -153,10 +157,11 @@ class Assembly:
         licence, watch = make_watch(
             setup, original, library, journal, pauses, faults, agreements, self.withdrawn
         )
+        reservoir = _reservoir(slo, config, captured)
         serving = Serving(
             scheduler, original, captured, stats, faults, licence, watch,
             partial(_bounds, library), Origins(library), split, self.callbacks, self.computing,
-            clock,
+            clock, reservoir,
         )  # fmt: skip
         warm = partial(warm_batches, captured.signature, captured.guards, costs, slo.p99_ms)
         pool = LanePool(
@@ -218,11 +223,19 @@ class Assembly:
             setup, library, loading, self.adoptions, agreements, rollouts, builder, journal,
             self._journal_plan, pauses,
         )  # fmt: skip
-        twin = partial(live_twin, slo, lanes, scheduler, stats, library)
-        retraining = Retraining(config.policy, controller, journal, twin, pauses)
+        believed = (slo, lanes, scheduler, stats, library)
+        retraining = Retraining(
+            config.policy, controller, journal, partial(live_twin, *believed), pauses
+        )
+        generations = Generations(
+            Evolving(
+                config, setup, reservoir, library, builder, tiers, self.adoptions, journal, pauses,
+                partial(raw_twin, *believed), original.version,
+            )
+        )  # fmt: skip
         return Revision(
             serving, pool, library, controller, loading, recovery, builder, tiers, retraining,
-            journal, pauses, pending=pending, in_process=workers.kind == "thread",
+            generations, journal, pauses, pending=pending, in_process=workers.kind == "thread",
         )  # fmt: skip
 
     def keep(self, found: CaptureResult) -> None:
@@ -289,6 +302,14 @@ def _flops(
         return None
     cores = min(threads, max(1, device.cores))
     return DynamicFlops(counted, device.gflop_per_s("fp32", cores=cores))
+
+
+def _reservoir(slo: SLO, config: Config, captured: Capture) -> Reservoir | None:
+    """None where nobody would learn from it."""
+    if why_not(slo, config, captured) is not None:
+        return None
+    kept = config.evolution
+    return Reservoir(kept.reservoir, kept.reservoir_mib, random.Random(config.seed))
 
 
 def _bounds(library: PlanLibrary, key: str) -> Bounds | None:

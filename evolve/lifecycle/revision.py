@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evolve.control_plane.controller import Controller
+    from evolve.control_plane.generation import Generations
     from evolve.control_plane.plan_builder import PlanBuilder
     from evolve.control_plane.plan_loading import PlanLoading
     from evolve.control_plane.recovery import Recovery
@@ -46,6 +47,7 @@ class Revision:
     builder: PlanBuilder
     tiers: Tiers
     retraining: Retraining
+    generations: Generations
     journal: Journal
     pauses: Pauses
     pending: bool
@@ -67,13 +69,15 @@ class Revision:
             self.builder.start()
             self.tiers.start()
             self.retraining.start()
+            self.generations.start()
 
     def retire(self) -> list[Request]:
         """Takes no more requests; returns those that still waited. What runs is answered."""
         return self.serving.scheduler.close()
 
     def stop(self) -> None:
-        """Ends the build and the training under way and starts no other."""
+        """Ends the builds and the trainings under way and starts no other."""
+        self.generations.stop()
         self.builder.stop()
         self.tiers.stop()
         self.retraining.stop()
@@ -88,4 +92,5 @@ class Revision:
         self.builder.join(CLOSE_TIMEOUT_S)
         self.tiers.join(CLOSE_TIMEOUT_S)
         self.retraining.join(CLOSE_TIMEOUT_S)
+        self.generations.join(CLOSE_TIMEOUT_S)
         self.serving.watch.join(CLOSE_TIMEOUT_S)

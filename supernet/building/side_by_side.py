@@ -18,7 +18,7 @@ from supernet.backends.base import LoadedPlan
 from supernet.building.timing import WARM_RUNS, resize_batch
 from supernet.signature import Signature
 
-__all__ = ["CLOSE", "close_plans", "compare"]
+__all__ = ["CLOSE", "close_plans", "compare", "in_turns"]
 
 CLOSE = 0.25
 """Plans within so much of each other may change places when they are timed again."""
@@ -84,7 +84,7 @@ def compare(
             name: partial(plans[name].run, resize_batch(inputs[name], signature, shape))
             for name in names
         }
-        medians = _in_turns(calls, {name: known[name][shape] for name in names}, clock)
+        medians = in_turns(calls, {name: known[name][shape] for name in names}, clock)
         # Other plans were timed on another day: only the order of these is news.
         level = statistics.geometric_mean([known[n][shape] / medians[n] for n in names])
         for name in names:
@@ -93,7 +93,7 @@ def compare(
     return costs
 
 
-def _in_turns(
+def in_turns(
     calls: Mapping[str, Callable[[], Any]],
     expected_ms: Mapping[str, float],
     clock: Callable[[], float],

@@ -10,25 +10,34 @@ Which sub-networks are worth it is the chooser's to say: it knows what they cost
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Any
 
 from supernet.distillation.batches import Corpus
+from supernet.distillation.checkpoint import identity
 from supernet.distillation.distiller import distill
-from supernet.distillation.losses import Kind, kinds_of
-from supernet.distillation.quality import Measure, agreement, measure_for
+from supernet.distillation.losses import kinds_of
+from supernet.distillation.quality import measure_for
 from supernet.distillation.result import Distilled
+from supernet.distillation.scoring import Chooser, Scorer, depth_subsets, replaced_once
 from supernet.distillation.settings import DistillConfig, Hooks
+from supernet.distillation.stages import Stages
 from supernet.distillation.teacher import Teacher, Teachers
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
+from supernet.errors import SupernetError
 
-__all__ = ["Chooser", "Improved", "PipelineConfig", "Scorer", "Tier", "depth_subsets", "improve",
+__all__ = ["Chooser", "Improved", "PipelineConfig", "Scorer", "Stopped",
+           "Tier", "depth_subsets", "improve",
            "replaced_once"]  # fmt: skip
 
-_MOST_SUBSETS = 64
+_SHARES = ("scores", "local", "choice", "together", "alone")
+
+
+class Stopped(SupernetError):
+    """It was asked to stop between two steps; called again with its folder it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +62,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if not self.budget_s > 0:
             raise ValueError(f"budget_s must be positive, got {self.budget_s}")
-        for name in ("scores", "local", "choice", "together", "alone"):
+        for name in _SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share from 0 to 1, got {getattr(self, name)}")
 
@@ -66,75 +75,28 @@ class PipelineConfig:
         )  # fmt: skip
 
 
-class Scorer:
-    """The mean agreement of sub-networks with the original on a few batches, each worked out once
-    for the weights of `net`. After so many ``seconds`` by the clock no more should be asked."""
-
-    def __init__(
-        self, net: Supernet, probe: Teacher, measure: Measure, kinds: Sequence[Kind],
-        seconds: float, clock: Callable[[], float],
-    ) -> None:  # fmt: skip
-        self.net, self._probe, self._measure, self._kinds = net, probe, measure, kinds
-        self._clock = clock
-        self._ends_s = clock() + seconds
-        self.known: dict[SubnetSpec, float] = {}
-
-    @property
-    def has_time(self) -> bool:
-        return self._clock() < self._ends_s
-
-    def __call__(self, spec: SubnetSpec) -> float:
-        """From -1 to 1 for cosine, else 0 to 1; NaN for answers that are not finite."""
-        spec = self.net.space.check(spec)
-        if spec not in self.known:
-            module = self.net.module(spec)
-            rows = agreement(self._measure, self._probe, module, self._kinds, self.net.signature)
-            self.known[spec] = float(rows.mean())
-        return self.known[spec]
-
-    def of(self, specs: Sequence[SubnetSpec]) -> dict[SubnetSpec, float]:
-        """Of as many of these, in their order, as there is time for: of one at least."""
-        found: dict[SubnetSpec, float] = {}
-        for spec in specs:
-            if found and not self.has_time:
-                break
-            found[spec] = self(spec)
-        return found
-
-
-class Chooser(Protocol):
-    """Who says which sub-networks are worth training, and which of them to hold."""
-
-    def candidates(self, scorer: Scorer, first: Mapping[SubnetSpec, float]) -> Sequence[SubnetSpec]:
-        """Some that may be worth it; ``first``: scores before any training, of depth subsets and of
-        single genes, under other weights than the scorer's."""
-
-    def tiers(self, scorer: Scorer, candidates: Sequence[SubnetSpec]) -> Sequence[SubnetSpec]:
-        """Those to hold, of the candidates or others, now that they are trained together."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Tier:
-    """One sub-network with weights of its own: those of `distilled.net`."""
+    """One sub-network and a supernet with weights of its own. `distilled`: its training, None where
+    an earlier start did that."""
 
     spec: SubnetSpec
-    distilled: Distilled
-
-    @property
-    def net(self) -> Supernet:
-        return self.distilled.net
+    net: Supernet
+    distilled: Distilled | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Improved:
-    """What came of it, step by step. `first` are the scores before training."""
+    """What came of it, step by step. `first` are the scores before training; `notes`: what the
+    distillations said. `local` and `together` are None where an earlier start did them."""
 
     net: Supernet
     first: Mapping[SubnetSpec, float]
-    local: Distilled
+    local: Distilled | None
     candidates: tuple[SubnetSpec, ...]
-    together: Distilled
+    together: Distilled | None
     tiers: tuple[Tier, ...]
+    notes: tuple[str, ...] = ()
 
 
 def improve(
@@ -144,70 +106,115 @@ def improve(
     config: PipelineConfig | None = None,
     hooks: Hooks | None = None,
     say: Callable[[str], None] = lambda words: None,
+    *,
+    keep: Path | None = None,
+    is_ready: bool = False,
 ) -> Improved:
-    """All of it, within the budget but for what judging takes. ``say`` hears of each part."""
-    config, hooks = config or PipelineConfig(), hooks or Hooks()
-    teachers = Teachers.of(net, corpus, config.distill.memory_mib)
-    kinds = config.distill.kinds or kinds_of(net)
-    measure = config.distill.measure or measure_for(kinds, net.signature)
-    probe = Teacher(net, corpus.held_out[: config.probe_batches])
+    """All of it, within the budget but for what judging takes. ``say`` hears of each part.
 
-    def scorer(of: Supernet, share: float) -> Scorer:
-        return Scorer(of, probe, measure, kinds, config.budget_s * share, hooks.clock)
-
-    say("units in order of importance")
-    inputs = [batch.inputs for batch in corpus.training[: config.importance_batches]]
-    net = net.reordered(inputs)
-    say("scores of depth subsets and of every gene alone")
-    first = scorer(net, config.scores).of([net.full, *depth_subsets(net), *replaced_once(net)])
-    say("every layer by itself")
-    local = distill(
-        net, corpus, None, config.learning(config.local, local=True), hooks=hooks,
-        teachers=teachers,
-    )  # fmt: skip
-    say("candidates")
-    candidates = tuple(chooser.candidates(scorer(local.net, config.choice), first))
-    say(f"{len(candidates)} candidates together")
-    together = distill(
-        local.net, corpus, candidates, config.learning(config.together, local=False),
-        hooks=hooks, teachers=teachers,
-    )  # fmt: skip
-    tiers: list[Tier] = []
-    chosen = chooser.tiers(scorer(together.net, config.choice), candidates)
-    for spec in chosen:
-        say(f"tier {len(tiers) + 1} of {len(chosen)} by itself")
-        learning = config.learning(config.alone / len(chosen), local=False)
-        found = distill(together.net, corpus, [spec], learning, hooks=hooks, teachers=teachers)
-        tiers.append(Tier(spec, found))
-    return Improved(together.net, first, local, candidates, together, tuple(tiers))
-
-
-def depth_subsets(net: Supernet) -> tuple[SubnetSpec, ...]:
-    """Every choice of layers to leave out, the fewest first, as long as one stays; of a deep model,
-    with more than 64 of them, those that leave out one layer or neighbours."""
-    names = [layer.name for layer in net.anatomy.layers if layer.stream is not None]
-    others = len(net.anatomy.layers) > len(names)
-    most = len(names) if others else len(names) - 1
-    if 2 ** len(names) <= _MOST_SUBSETS:
-        gone = [g for count in range(1, most + 1) for g in itertools.combinations(names, count)]
-    else:
-        gone = [tuple(names[i : i + n]) for n in range(1, most + 1)
-                for i in range(len(names) - n + 1)][: 4 * _MOST_SUBSETS]  # fmt: skip
-    return tuple(_without(net, some) for some in gone)
-
-
-def _without(net: Supernet, names: Sequence[str]) -> SubnetSpec:
-    spec = net.full
-    for name in names:
-        spec = spec.replace(name, skipped=True)
-    return spec.canonical()
-
-
-def replaced_once(net: Supernet) -> tuple[SubnetSpec, ...]:
-    """The original with one gene at each other choice that it has."""
-    found = dict.fromkeys(
-        net.space.spec({gene.name: choice})
-        for gene in net.space.genes
-        for choice in gene.choices[:-1]
+    ``keep``: a folder for what is finished; called with the same again, it goes on from there.
+    ``is_ready``: units are in order and layers have learnt alone: it begins with candidates.
+    """
+    return _Way(net, corpus, chooser, config or PipelineConfig(), hooks or Hooks(), say, keep).run(
+        is_ready=is_ready
     )
-    return tuple(found)
+
+
+class _Way:
+    """One improvement under way."""
+
+    def __init__(
+        self, net: Supernet, corpus: Corpus, chooser: Chooser, config: PipelineConfig, hooks: Hooks,
+        say: Callable[[str], None], keep: Path | None,
+    ) -> None:  # fmt: skip
+        self._start, self._corpus, self._chooser = net, corpus, chooser
+        self._config, self._hooks, self._say = config, hooks, say
+        self._stages = Stages(keep, "" if keep is None else _identity(net, corpus, config))
+        self._teachers = Teachers.of(net, corpus, config.distill.memory_mib)
+        self._kinds = config.distill.kinds or kinds_of(net)
+        self._measure = config.distill.measure or measure_for(self._kinds, net.signature)
+        self._probe = Teacher(net, corpus.held_out[: config.probe_batches])
+        self._trained: dict[str, Distilled] = {}
+        self._notes: list[str] = []
+
+    def run(self, *, is_ready: bool) -> Improved:
+        net = self._start
+        first: dict[SubnetSpec, float] = {}
+        if not is_ready:
+            net, first = self._ordered()
+            self._say("every layer by itself")
+            net = self._distilled("local", net, None, self._config.local)
+        candidates = self._candidates(net, first)
+        self._say(f"{len(candidates)} candidates together")
+        net = self._distilled("together", net, candidates, self._config.together)
+        tiers: list[Tier] = []
+        chosen = self._specs("tiers", lambda: self._chooser.tiers(
+            self._scorer(net, self._config.choice), candidates))  # fmt: skip
+        for spec in chosen:
+            part = f"tier {len(tiers) + 1}"
+            self._say(f"{part} of {len(chosen)} by itself")
+            share = self._config.alone / len(chosen)
+            own = self._distilled(part, net, [spec], share)
+            tiers.append(Tier(spec, own, self._trained.get(part)))
+        return Improved(
+            net, first, self._trained.get("local"), candidates, self._trained.get("together"),
+            tuple(tiers), tuple(dict.fromkeys(self._notes)),
+        )  # fmt: skip
+
+    def _ordered(self) -> tuple[Supernet, dict[SubnetSpec, float]]:
+        """Units in order of importance, and scores before any training."""
+
+        def make() -> tuple[Supernet, Any]:
+            self._say("units in order of importance")
+            batches = self._corpus.training[: self._config.importance_batches]
+            net = self._start.reordered([batch.inputs for batch in batches])
+            self._say("scores of depth subsets and of every gene alone")
+            asked = [net.full, *depth_subsets(net), *replaced_once(net)]
+            found = self._scorer(net, self._config.scores).of(asked)
+            return net, [[spec.to_json(), score] for spec, score in found.items()]
+
+        net, told = self._stages.net("ordered", self._start, make)
+        return net, {SubnetSpec.from_json(spec): float(score) for spec, score in told}
+
+    def _candidates(
+        self, net: Supernet, first: Mapping[SubnetSpec, float]
+    ) -> tuple[SubnetSpec, ...]:
+        self._say("candidates")
+        scorer = self._scorer(net, self._config.choice)
+        return self._specs("candidates", lambda: self._chooser.candidates(scorer, first))
+
+    def _specs(
+        self, part: str, choose: Callable[[], Sequence[SubnetSpec]]
+    ) -> tuple[SubnetSpec, ...]:
+        told = self._stages.record(part, lambda: [spec.to_json() for spec in choose()])
+        return tuple(SubnetSpec.from_json(spec) for spec in told)
+
+    def _distilled(
+        self, part: str, net: Supernet, specs: Sequence[SubnetSpec] | None, share: float
+    ) -> Supernet:
+        def make() -> tuple[Supernet, Any]:
+            learning = self._config.learning(share, local=part == "local")
+            found = distill(
+                net, self._corpus, specs, learning, hooks=self._hooks, teachers=self._teachers,
+                folder=self._stages.steps(part),
+            )  # fmt: skip
+            if found.ended == "stopped" and self._stages.steps(part) is not None:
+                raise Stopped(f"it was stopped in the part {part!r}")
+            self._trained[part] = found
+            return found.net, list(found.notes)
+
+        made, notes = self._stages.net(part, net, make)
+        self._notes.extend(notes)
+        return made
+
+    def _scorer(self, of: Supernet, share: float) -> Scorer:
+        seconds = self._config.budget_s * share
+        return Scorer(of, self._probe, self._measure, self._kinds, seconds, self._hooks.clock)
+
+
+def _identity(net: Supernet, corpus: Corpus, config: PipelineConfig) -> str:
+    inputs = {f"{part}.{i}.{j}": tensor for part in ("training", "held_out")
+              for i, batch in enumerate(getattr(corpus, part))
+              for j, tensor in enumerate(batch.inputs)}  # fmt: skip
+    shares = {name: getattr(config, name) for name in (*_SHARES, "budget_s", "probe_batches")}
+    return identity({**net.weights, **inputs}, shares, config.distill.to_json())

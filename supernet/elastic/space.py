@@ -8,12 +8,12 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from supernet.elastic.anatomy import Anatomy, Layer, Place
 from supernet.elastic.subnet import AttentionKind, AttentionSpec, LayerSpec, SubnetSpec
 
-__all__ = ["Choice", "Gene", "Space", "SpaceConfig"]
+__all__ = ["Choice", "Gene", "Space", "SpaceConfig", "Target"]
 
 Choice: TypeAlias = int | str | bool
 
@@ -80,22 +80,23 @@ class Gene:
 
 
 @dataclass(frozen=True, slots=True)
-class _Of:
-    """Where a gene's choice goes in a spec."""
+class Target:
+    """Where a gene's choice goes in a spec: which layer, which of its fields, which entry of it."""
 
     layer: int
-    field: str
+    field: Literal["skipped", "kind", "heads", "width"]
     index: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Space:
-    """All sub-networks that can be told apart by the genes' choices. `full` is the original."""
+    """All sub-networks that can be told apart by the genes' choices. `full` is the original.
+    `targets`: for each gene where its choice goes."""
 
     genes: tuple[Gene, ...]
     full: SubnetSpec
     config: SpaceConfig
-    _places: tuple[_Of, ...] = field(repr=False)
+    targets: tuple[Target, ...] = field(repr=False)
     _layers: tuple[Layer, ...] = field(repr=False)
 
     @staticmethod
@@ -104,7 +105,7 @@ class Space:
     ) -> Space:
         """`kinds`: the names of the places whose attention may be of the kinds in `config`."""
         config = config or SpaceConfig()
-        genes: list[tuple[Gene, _Of]] = []
+        genes: list[tuple[Gene, Target]] = []
         for number, layer in enumerate(anatomy.layers):
             genes.extend(_genes(layer, number, config, kinds))
         found = [pair for pair in genes if len(pair[0].choices) > 1]
@@ -134,7 +135,7 @@ class Space:
                     f"the choice of {name!r} must be one of {known[name].choices}, got {choice!r}"
                 )
         layers = list(self.full.layers)
-        for gene, place in zip(self.genes, self._places, strict=True):
+        for gene, place in zip(self.genes, self.targets, strict=True):
             if gene.name in choices:
                 layers[place.layer] = _with(layers[place.layer], place, choices[gene.name])
         return SubnetSpec(tuple(layers)).canonical()
@@ -202,20 +203,20 @@ def full_layer(layer: Layer) -> LayerSpec:
 
 def _genes(
     layer: Layer, number: int, config: SpaceConfig, offered: Collection[str]
-) -> Iterator[tuple[Gene, _Of]]:
+) -> Iterator[tuple[Gene, Target]]:
     if layer.stream is not None:
-        yield Gene(f"{layer.name}.skipped", (True, False)), _Of(number, "skipped")
+        yield Gene(f"{layer.name}.skipped", (True, False)), Target(number, "skipped")
     heads = [place for place in layer.places if place.kind == "heads"]
     for index, place in enumerate(heads):
         others = config.attention if place.name in offered else ()
         none = ("none",) if place.least == 0 else ()
         kinds: tuple[Choice, ...] = (*none, *others, "softmax")
-        yield Gene(f"{place.name}.kind", kinds), _Of(number, "kind", index)
+        yield Gene(f"{place.name}.kind", kinds), Target(number, "kind", index)
         counts = _rounded(place.size, config.heads, 1, place.group)
-        yield Gene(f"{place.name}.heads", counts), _Of(number, "heads", index)
+        yield Gene(f"{place.name}.heads", counts), Target(number, "heads", index)
     widths = [place for place in layer.places if place.kind != "heads"]
     for index, place in enumerate(widths):
-        yield Gene(f"{place.name}.width", _widths(place, config)), _Of(number, "width", index)
+        yield Gene(f"{place.name}.width", _widths(place, config)), Target(number, "width", index)
 
 
 def _widths(place: Place, config: SpaceConfig) -> tuple[Choice, ...]:
@@ -236,7 +237,7 @@ def _rounded(
     return tuple(count * group for count in sorted(counts))
 
 
-def _with(layer: LayerSpec, place: _Of, choice: Choice) -> LayerSpec:
+def _with(layer: LayerSpec, place: Target, choice: Choice) -> LayerSpec:
     if place.field == "skipped":
         return dataclasses.replace(layer, skipped=bool(choice))
     if place.field == "width":

@@ -159,15 +159,18 @@ class Supernet:
         narrowed, weights = self._taken(spec, weights)
         return assemble(self.anatomy.trace.program, narrowed, weights)
 
-    def module(self, spec: SubnetSpec) -> fx.GraphModule:
-        """A sub-network as a plain module of flat tensors."""
-        narrowed, weights = self._taken(spec)
+    def module(
+        self, spec: SubnetSpec, weights: Mapping[str, Tensor] | None = None
+    ) -> fx.GraphModule:
+        """A sub-network as a plain module of flat tensors; `weights` as for a program."""
+        narrowed, weights = self._taken(spec, weights)
         return module_of(self.anatomy.trace.program, narrowed, weights)
 
-    def extract(self, spec: SubnetSpec) -> Subnet:
-        """A sub-network on its own, to be saved and read back."""
+    def extract(self, spec: SubnetSpec, weights: Mapping[str, Tensor] | None = None) -> Subnet:
+        """A sub-network on its own, to be saved and read back; `weights` as for a program."""
         operators = custom_operators(self.anatomy.trace.program)
-        return Subnet(self.space.check(spec), self.signature, self.module(spec), operators)
+        module = self.module(spec, weights)
+        return Subnet(self.space.check(spec), self.signature, module, operators)
 
     def cost(self, spec: SubnetSpec, shape: Shape) -> Cost:
         """What a sub-network holds, and computes for one batch of this shape."""

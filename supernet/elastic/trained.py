@@ -12,7 +12,9 @@ from supernet.errors import WrongArgument
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["digest_of", "read_weights", "write_weights"]
+    from supernet.elastic.subnet import SubnetSpec
+
+__all__ = ["digest_of", "name_of", "read_weights", "tied", "write_weights"]
 
 _CHUNK = 1 << 20
 
@@ -32,6 +34,12 @@ def digest_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def name_of(spec: SubnetSpec, weights: Path | None) -> str:
+    """The name of a tier: the same for the same sub-network with the same file of weights."""
+    asked = f"{spec.key} {'' if weights is None else digest_of(weights)}"
+    return f"subnet-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
 def read_weights(path: Path, digest: str, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,7 +64,7 @@ def read_weights(path: Path, digest: str, original: Mapping[str, Tensor]) -> dic
         raise WrongArgument(f"weights must be named as the model names its own, got {got}")
     for name, weight in given.items():
         _check(name, weight, original[name])
-    return _tied({n: w.to(original[n].device) for n, w in given.items()}, original)
+    return tied({n: w.to(original[n].device) for n, w in given.items()}, original)
 
 
 def _check(name: str, given: Tensor, own: Tensor) -> None:
@@ -70,12 +78,16 @@ def _check(name: str, given: Tensor, own: Tensor) -> None:
         raise WrongArgument(f"the weight {name!r} must be finite, as the model's own is")
 
 
-def _tied(given: dict[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tied(given: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, one tensor where the original's are one and these are equal."""
     from supernet.elastic.tracing import identity
 
+    found = dict(given)
     first: dict[object, Tensor] = {}
     for name, weight in given.items():
+        if name not in original:
+            continue
         same = first.setdefault(identity(original[name]), weight)
         if same.shape == weight.shape and bool(same.eq(weight).all()):
-            given[name] = same
-    return given
+            found[name] = same
+    return found

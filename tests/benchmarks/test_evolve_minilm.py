@@ -1,4 +1,4 @@
-"""The chooser and the tasks of `python -m benchmarks evolve_minilm`."""
+"""The tasks of `python -m benchmarks evolve_minilm`."""
 
 from __future__ import annotations
 
@@ -8,54 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.evolve_minilm import main
-from benchmarks.minilm_choice import Choice, _back, genomes_of, uniform_slices
 from benchmarks.minilm_tasks import Task, read, shares
-from supernet.distillation.pipeline import Scorer, depth_subsets
-from supernet.distillation.sampling import parameters
-from supernet.distillation.teacher import Teacher
-from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.supernet import Supernet
-from tests.supernet.distillation.test_distillation import corpus_of
-from tests.supernet.elastic.elastic_models import captured
 
 PAIRS = Task("STS-B", ("a", "b", "c"), np.array([[0, 1], [0, 2], [1, 2]]), np.array([1.0, 3, 2]))
-
-
-@pytest.fixture(scope="module")
-def net() -> Supernet:
-    return Supernet.of(captured("bert")[1])
-
-
-def test_every_genome_is_a_sub_network_of_its_own(net: Supernet) -> None:
-    space = genomes_of(net.space)
-    specs = {
-        net.space.spec({k: _back(v) for k, v in space.decode(genome).items()})
-        for genome in space.members()
-    }
-    assert len(specs) == space.size
-    assert specs == set(net.space.specs())
-    original = space.decode(space.original)
-    assert net.space.spec({k: _back(v) for k, v in original.items()}) == net.full
-
-
-def test_what_is_chosen_lies_within_the_bounds(net: Supernet) -> None:
-    def size(spec: SubnetSpec) -> float:
-        return parameters(net, spec) / 1000
-
-    steps = iter(range(10_000))
-    probe = Teacher(net, corpus_of(64).held_out)
-    kinds = ("embedding", "embedding")
-    scorer = Scorer(net, probe, "cosine", kinds, 40.0, lambda: float(next(steps)))
-    whole = size(net.full)
-    choice = Choice(size, [whole * 0.8, whole * 0.6], seed=1)
-    found = choice.candidates(scorer, dict.fromkeys([net.full, *depth_subsets(net)], 0.5))
-    assert found
-    assert set(choice.slices) <= set(uniform_slices(net.space)) & set(found)
-    assert net.full not in found
-    large, small = choice.tiers(scorer, found)
-    assert size(large) <= whole * 0.8
-    assert size(small) <= whole * 0.6
-    assert scorer.known[large] == max(scorer.known[s] for s in found if size(s) <= whole * 0.8)
 
 
 def test_pairs_are_judged_by_ranks() -> None:

@@ -330,3 +330,38 @@ def test_inputs_on_which_it_is_bad_keep_it_in_shadow_from_answering_anybody(
     until(runtime, "rolled back", rare)
     assert rows_by(runtime, "half") == 0
     assert said(runtime, "half")[-1][0] == "rolled back"
+
+
+def found(runtime: evolve.Runtime) -> list[str]:
+    return [d.reason for d in runtime.decisions(1000) if d.kind == "generation"]
+
+
+@pytest.mark.timeout(300)
+def test_a_tier_of_its_own_finding_answers_and_no_request_is_lost(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_resident(monkeypatch)
+    root = shutil.copytree(cache, tmp_path / "cache")  # with the model's plans, built before
+    config = config_for(root, kind="thread", count=1).replace(
+        evolution={"every_s": 1.0, "budget_s": 1.0, "min_inputs": 256}
+    )
+    with evolve.wrap(two_layers(), EXAMPLES, slo=SLO, config=config) as runtime:
+        assert runtime.wait_for_plans(300)
+        # As its twin has it, much more comes than the model can answer.
+        price(runtime, monkeypatch, exact_ms=50.0)
+        monkeypatch.setattr("evolve.monitoring.traffic.Traffic.record_batch", lambda *_: None)
+        runtime.parts.serving.stats.traffic._ratios.clear()
+        for seed in range(300):
+            assert runtime(usual(1, seed)).shape == (1, 6)
+        assert eventually(lambda: bool(runtime.tiers())), found(runtime)
+        assert runtime.wait_for_plans(300)
+        (name, *_) = [one.name for one in runtime.tiers()]
+        price(runtime, monkeypatch, exact_ms=10.0)
+        until(runtime, "full", name=name)
+        got = torch.cat(flood(runtime, usual))
+        exact = torch.cat([two_layers()(usual(2, seed)) for seed in range(40)])
+        assert rows_by(runtime, name) > 0
+        assert torch.cosine_similarity(got, exact).mean() > 0.9
+        status = runtime.status()
+        assert [status["counts"][lost] for lost in ("refused", "raised", "retried")] == [0, 0, 0]
+        assert name in status["evolution"]["tiers"]

@@ -47,6 +47,10 @@ def test_a_saved_twin_replays_the_same(tmp_path: Path) -> None:
     made = twin(5.0)
     made.save(tmp_path)
     assert Twin.load(tmp_path).replay(DEFAULT) == made.replay(DEFAULT)
+    latencies_ms = np.full(40, 30.0)
+    made.save(tmp_path, latencies_ms)
+    assert Twin.load(tmp_path).service.delay_ms == made.calibrated(latencies_ms).service.delay_ms
+    assert Twin.load(tmp_path).service.delay_ms > made.service.delay_ms
 
 
 def test_what_a_change_of_plan_costs_goes_with_it(tmp_path: Path) -> None:

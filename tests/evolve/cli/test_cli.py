@@ -21,7 +21,7 @@ from profiler.shapes import Shape
 from supernet.plans import Plan, PlanSpec, PlanState
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = ("demo", "profile", "plans", "simulate", "train", "log")
+COMMANDS = ("demo", "profile", "plans", "search", "distill", "simulate", "train", "log")
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
