@@ -92,7 +92,7 @@ def _listed(names: Sequence[str]) -> str:
     first, *others = names
     stem = first.rpartition(".")[0] + "."
     short = [n.removeprefix(stem) if len(stem) > 1 else n for n in others]
-    return ", ".join([first, *short])
+    return ", ".join([first or "the model", *short])
 
 
 def genomes_of(subnets: SubnetSpace) -> Genomes:

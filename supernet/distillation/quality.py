@@ -85,7 +85,7 @@ def agreement(
 def _rows(
     measure: Measure, got: Tensor, want: Tensor, spec: TensorSpec, lengths: Tensor | None
 ) -> Floats:
-    got, want = got.double(), want.double()
+    got, want = got.detach().double(), want.detach().double()  # a bare bias may be an answer
     mask, along = real(lengths, spec.dims, want.shape), spec.axis("length")
     last = want.dim() - 1
     finite = bool(torch.isfinite(got).all())

@@ -112,10 +112,12 @@ def _evolved(
 
     net, state = subject.net, out / "state"
     memory = recalled(state, net, subject.graph_hash)
+    keep = out / _UNFINISHED / subject.graph_hash[:16]
     if memory.generation:
         say(f"{out} holds generation {memory.generation}: going on from its weights", err=True)
+    elif state.exists() or (keep.parent.exists() and not keep.exists()):
+        say(f"what {out} holds is of other weights than MODEL gave now: beginning anew", err=True)
     inputs = subject.prepared()
-    keep = out / _UNFINISHED
     with _screened(config, tensorboard) as (hooks, said):
         try:
             outcome, memory = next_generation(
@@ -125,7 +127,7 @@ def _evolved(
             raise _Stopped from stopped
     _save(subject, outcome, out)
     memory.keep(state)
-    shutil.rmtree(keep, ignore_errors=True)
+    shutil.rmtree(keep.parent, ignore_errors=True)
     return outcome
 
 

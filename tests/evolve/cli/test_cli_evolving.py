@@ -157,9 +157,15 @@ def test_distill_stops_goes_on_and_its_tiers_can_be_read_back(
         status, _, err = run(*asked)
     assert status == 130
     assert "the same command goes on" in err
-    kept = sorted(str(p.relative_to(out)) for p in (out / "unfinished").glob("*/*"))
+    kept = sorted(str(p.relative_to(out)) for p in (out / "unfinished").glob("*/*/*"))
     assert any(name.endswith("/ordered") for name in kept)
     assert not (out / "report.json").exists()
+
+    other = ("distill", f"{path}:few", *asked[2:])
+    status, _, err = run(*other)
+    assert status == 1
+    assert "at least 20 different rows" in err
+    assert "of other weights" not in err  # the same model: its inputs are too few
 
     events = tmp_path / "events"
     status, told, err = run(*asked, "--tensorboard", events)

@@ -109,3 +109,6 @@ def test_what_is_left_out_is_said_in_words() -> None:
     assert genomes.describe(both) == "encoder.layer.0, 1 left out"
     slices = {genomes.describe(spec) for spec in uniform_slices(genomes)}
     assert "encoder.layer.0, 1: 1 of 4 heads, width 16 of 64" in slices
+    assert genomes_of(linear().space).describe(linear().space.spec({"0.width": 16})) == (
+        "the model: width 16 of 64"
+    )

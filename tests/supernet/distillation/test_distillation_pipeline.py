@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from supernet.capture.probe import agree
+from supernet.capture.subject import capture
+from supernet.distillation.batches import Batch
 from supernet.distillation.pipeline import (
     PipelineConfig,
     Scorer,
@@ -117,3 +119,12 @@ def test_a_budget_is_shared_out_and_the_original_stays(net: Supernet) -> None:
     inputs = corpus_of(64).held_out[0].inputs
     assert agree(list(whole[1](*inputs)), list(whole[0](*inputs)))
     assert same(found.net.original, net.original)
+
+
+def test_a_sub_network_of_a_bias_alone_has_a_score() -> None:
+    layers = torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)
+    learned = capture(torch.nn.Sequential(*layers).eval(), (torch.zeros(1, 8),))
+    bare = Supernet.of(learned)
+    probe = Teacher(bare, [Batch((torch.randn(6, 8),))])
+    scorer = Scorer(bare, probe, "cosine", ("embedding",), 1.0, lambda: 0.0)
+    assert -1.0 <= scorer(bare.space.spec({"0.width": 0})) < 1.0
