@@ -21,9 +21,18 @@ def demo(
     seconds: Annotated[
         float | None, typer.Option(min=2.0, help="Length of the stream for each contender.")
     ] = None,
+    evolve: Annotated[
+        bool,
+        typer.Option(
+            "--evolve", help="A day of traffic in ten minutes instead, in which the model evolves."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and sentences.")] = 0,
 ) -> None:
     """Serve a real model under a surge and compare with the plain PyTorch loop."""
-    from evolve.demo.main import main
+    if evolve:
+        from evolve.demo.evolving import main
+    else:
+        from evolve.demo.main import main
 
     raise typer.Exit(main(json_path=json, out_dir=out, seconds=seconds, seed=seed))

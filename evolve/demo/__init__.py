@@ -7,4 +7,5 @@
 - `contenders`: runs each over the same stream and measures it.
 - `report`: table, picture, JSON.
 - `main`: the order of it all.
+- `evolving`, `day`, `day_picture`: a day in minutes, in which the model evolves.
 """

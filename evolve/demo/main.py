@@ -23,7 +23,7 @@ from evolve.demo.text import sentences
 from profiler.units import host_database
 from supernet.plans import Plan
 
-__all__ = ["main"]
+__all__ = ["main", "wait"]
 
 SLO = evolve.SLO(p99_ms=50.0, max_error=0.005)
 SECONDS = 12.0
@@ -67,7 +67,7 @@ def main(
     with evolve.wrap(
         model, examples, slo=SLO, config=config.replace(journal={"path": journal})
     ) as runtime:
-        _wait(runtime, console, "building plans beside the serving model")
+        wait(runtime, console, "building plans beside the serving model")
         plans = runtime.plans()
         _print_plans(runtime, console)
         began_s = runtime.decisions(1)[-1].uptime_s
@@ -79,7 +79,7 @@ def main(
     with evolve.wrap(
         model, examples, slo=SLO, config=setting.config(config), policy=setting.policy()
     ) as runtime:
-        _wait(runtime, console, "loading the static setting")
+        wait(runtime, console, "loading the static setting")
         with _bar(console, "best static setting", stream.seconds) as on_second:
             results["static"], outcomes["static"] = run_runtime(runtime, model, stream, on_second)
 
@@ -149,7 +149,7 @@ def _static_setting(
         plans={"only": tuple(replace(p.spec, threads=cores).key for p in narrow)},
     )
     with evolve.wrap(model, examples, slo=SLO, config=wide) as runtime:
-        _wait(runtime, console, f"timing the plans with {cores} threads")
+        wait(runtime, console, f"timing the plans with {cores} threads")
         layouts = [
             Layout(cores, 1, narrow, slowdown),
             Layout(1, cores, [p for p in runtime.plans() if p.state.may_serve]),
@@ -159,7 +159,7 @@ def _static_setting(
         return sweep(layouts, grid, stream)[0]
 
 
-def _wait(runtime: evolve.Runtime, console: Console, title: str) -> None:
+def wait(runtime: evolve.Runtime, console: Console, title: str) -> None:
     """A bar until every plan was tried."""
     with _progress(console) as progress:
         task = progress.add_task(title, total=1.0)
