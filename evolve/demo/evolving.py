@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-SLO = evolve.SLO(p99_ms=50.0, max_error=0.005, min_quality=0.95)
+SLO = evolve.SLO(p99_ms=50.0, max_error=0.005, min_quality=0.9)
 MINUTES = 10.0
 PEAK = 1.5  # of what the plans of the model carry
 BURST_S = 8.0
 FIRST_PER_S = 50.0
 ENOUGH = 0.9  # of what is offered: a service that answers so much in time carries more
 GENERATIONS = 10  # in the day, at most
-BUDGET_S = 45.0
+BUDGET_S = 100.0
 TEXTS = 4000
 PARTS = (("night, 0 to 6 h", 0, 6), ("morning, 6 to 12 h", 6, 12),
          ("afternoon, 12 to 18 h", 12, 18), ("evening, 18 to 24 h", 18, 24))  # fmt: skip

@@ -78,7 +78,7 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class Useful:
     """The set of at most `most` that is worth most together, by `worth` of offers, of those of
-    `min_quality` but for what training may still bring; without any, the best at each speed."""
+    `min_quality` but for what training may still bring; without any, those nearest to it."""
 
     worth: Callable[[frozenset[Offer]], float]
     most: int
@@ -90,14 +90,14 @@ class Useful:
     ) -> list[SubnetSpec]:
         good = {spec: quality for spec, quality in known.items()
                 if quality >= self.min_quality - _HOPE}  # fmt: skip
-        if not good:  # the twin may like what is quick and never passes
-            best = Bounds(self.speedups).of(known, latency_ms, whole_ms, each)
-            return best[: self.most * each]
-        front = _front(good, latency_ms)[: self.most * each + _MOST_CANDIDATES]
+        worthwhile = {spec: quality for spec, quality in (good or known).items()
+                      if latency_ms(spec) * WORTHWHILE <= whole_ms}  # fmt: skip
+        front = _front(worthwhile, latency_ms)
+        if not good:  # the twin would like what is quick, and training won't save that
+            return front[: self.most * each]
         offers = {
             Offer(spec.key, min(1.0, max(0.0, known[spec])), whole_ms / latency_ms(spec)): spec
-            for spec in front
-            if latency_ms(spec) * WORTHWHILE <= whole_ms
+            for spec in front[: self.most * each + _MOST_CANDIDATES]
         }
         if not offers:
             return []
