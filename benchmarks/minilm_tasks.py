@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from evolve.demo.text import sentences
-from supernet.distillation.quality import ConfidenceInterval, paired_bootstrap
+from supernet.distillation.judging.quality import ConfidenceInterval, paired_bootstrap
 
 __all__ = ["PACKAGED", "Task", "Texts", "read", "shares"]
 

@@ -32,7 +32,12 @@ ROOMS: dict[str, set[str]] = {
         "supernet.backends", "supernet.capture", "supernet.experiments", "supernet.fusion",
         "supernet.jobs",
     },
+    "supernet.elastic.axes": set(),
+    "supernet.elastic.attention": {"supernet.elastic.axes"},
+    "supernet.elastic.cutting": {"supernet.elastic.attention", "supernet.elastic.axes"},
     "supernet.distillation": {"supernet.elastic", "supernet.jobs"},
+    "supernet.distillation.judging": {"supernet.distillation.learning"},
+    "supernet.distillation.learning": set(),
     "supernet.building": {
         "supernet.backends", "supernet.capture", "supernet.fusion", "supernet.jobs",
     },

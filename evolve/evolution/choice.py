@@ -23,8 +23,8 @@ from evolve.evolution.settings import WORTHWHILE
 from evolve.evolution.worth import Offer
 from policies.strategic import Evaluation, Objectives, StrategicSearch, choose_tiers
 from policies.strategic.evaluations import nondominated
-from supernet.distillation.sampling import parameters
-from supernet.distillation.scoring import Scorer
+from supernet.distillation.judging.scoring import Scorer
+from supernet.distillation.learning.sampling import parameters
 from supernet.elastic.subnet import SubnetSpec
 
 __all__ = ["Aim", "Bounds", "Choice", "Useful"]

@@ -10,7 +10,7 @@ from evolve.evolution.choice import Choice
 from evolve.evolution.genomes import Genomes
 from evolve.evolution.latency import Latency
 from policies.strategic import Evaluation
-from supernet.distillation.sampling import parameters
+from supernet.distillation.learning.sampling import parameters
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 

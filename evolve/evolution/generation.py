@@ -26,9 +26,9 @@ from evolve.evolution.settings import GenerationConfig
 from evolve.evolution.worth import Worth
 from policies.strategic import StrategicSearch
 from profiler.shapes import ShapeGrid
-from supernet.distillation.losses import kinds_of
+from supernet.distillation.judging.quality import Measure
+from supernet.distillation.learning.losses import kinds_of
 from supernet.distillation.pipeline import Improved, PipelineConfig, improve
-from supernet.distillation.quality import Measure
 from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.elastic.supernet import Supernet
 from supernet.jobs.errors import JobRefused

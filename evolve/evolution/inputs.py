@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from supernet.distillation.ambition import LEAST_ROWS
 from supernet.distillation.batches import Batch, Corpus, batched
+from supernet.distillation.learning.ambition import LEAST_ROWS
 from supernet.jobs.errors import JobRefused
 from supernet.signature import Signature
 

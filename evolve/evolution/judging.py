@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from supernet.distillation.batches import Batch
-from supernet.distillation.quality import ConfidenceInterval, paired_bootstrap
+from supernet.distillation.judging.quality import ConfidenceInterval, paired_bootstrap
 from supernet.fidelity import agreement
 
 __all__ = ["Bench", "Verdict"]

@@ -13,10 +13,10 @@ from evolve.evolution.memory import Memory
 from evolve.evolution.settings import GenerationConfig
 from policies.strategic import StrategicSearch
 from profiler.shapes import ShapeGrid
-from supernet.distillation.losses import kinds_of
+from supernet.distillation.judging.quality import measure_for
+from supernet.distillation.learning.losses import kinds_of
+from supernet.distillation.learning.teacher import Teacher
 from supernet.distillation.pipeline import Scorer
-from supernet.distillation.quality import measure_for
-from supernet.distillation.teacher import Teacher
 from supernet.elastic.supernet import Supernet
 
 __all__ = ["Survey", "survey"]

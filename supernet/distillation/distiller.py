@@ -19,9 +19,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from supernet.distillation.ambition import ambition, check_weights
 from supernet.distillation.batches import Corpus
-from supernet.distillation.checkpoint import (
+from supernet.distillation.judging.judge import Judge
+from supernet.distillation.judging.quality import Quality, measure_for
+from supernet.distillation.learning.ambition import ambition, check_weights
+from supernet.distillation.learning.checkpoint import (
     Checkpoint,
     State,
     identity,
@@ -30,14 +32,12 @@ from supernet.distillation.checkpoint import (
     tensors_of,
     to_optimiser,
 )
-from supernet.distillation.judging import Judge
-from supernet.distillation.quality import Quality, measure_for
+from supernet.distillation.learning.sampling import Draws
+from supernet.distillation.learning.teacher import Teacher, Teachers
+from supernet.distillation.learning.training import Trainer
 from supernet.distillation.reporting import Events
 from supernet.distillation.result import Distilled, Ended, Stage, best_of
-from supernet.distillation.sampling import Draws
 from supernet.distillation.settings import DistillConfig, Hooks, Phase, Progress
-from supernet.distillation.teacher import Teacher, Teachers
-from supernet.distillation.training import Trainer
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 from supernet.errors import CheckpointFailed

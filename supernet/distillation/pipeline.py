@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from supernet.distillation.batches import Corpus
-from supernet.distillation.checkpoint import identity
 from supernet.distillation.distiller import distill
-from supernet.distillation.losses import kinds_of
-from supernet.distillation.quality import measure_for
+from supernet.distillation.judging.quality import measure_for
+from supernet.distillation.judging.scoring import Chooser, Scorer, depth_subsets, replaced_once
+from supernet.distillation.learning.checkpoint import identity
+from supernet.distillation.learning.losses import kinds_of
+from supernet.distillation.learning.teacher import Teacher, Teachers
 from supernet.distillation.result import Distilled
-from supernet.distillation.scoring import Chooser, Scorer, depth_subsets, replaced_once
 from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.distillation.stages import Stages
-from supernet.distillation.teacher import Teacher, Teachers
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 from supernet.errors import SupernetError

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from supernet.distillation.judging import Comparison, Judge, Score, compared, mean_of
+from supernet.distillation.judging.judge import Comparison, Judge, Score, compared, mean_of
 from supernet.distillation.settings import Phase
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from supernet.distillation.losses import Kind, LossWeights
-from supernet.distillation.quality import Measure
+from supernet.distillation.judging.quality import Measure
+from supernet.distillation.learning.losses import Kind, LossWeights
 
 __all__ = ["DistillConfig", "Hooks", "Phase", "Progress"]
 

@@ -1,9 +1,9 @@
 """The places of a model that can be made smaller: inner widths and heads, by layer, and why not.
 
 A width may be cut where weights make it, weights sum over it, and every operator between treats
-its entries alike (`supernet.elastic.rules`): the hidden channels of a feed-forward block, the heads
-of an attention, channels between the convolutions of a block. Whatever else touches a width fixes
-it, and is named in ``Anatomy.refused``.
+its entries alike (`supernet.elastic.axes.rules`): the hidden channels of a feed-forward block, the
+heads of an attention, channels between the convolutions of a block. Whatever else touches a width
+fixes it, and is named in ``Anatomy.refused``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch.export import ExportedProgram
 
-from supernet.elastic.axes import Axis, leaves
+from supernet.elastic.axes.axes import Axis, leaves
+from supernet.elastic.axes.rules import trace
+from supernet.elastic.axes.tracing import Trace
 from supernet.elastic.places import Place, common_path, find_places
 from supernet.elastic.residual import Stream, find_stream, numbered_modules
-from supernet.elastic.rules import trace
-from supernet.elastic.tracing import Trace
 
 __all__ = ["Anatomy", "Layer", "Place", "Refusal", "find"]
 

@@ -50,7 +50,7 @@ def work(request: DeriveRequest, say: Say) -> dict[str, Any]:
     """What is known of the capture that was stored, its agreement with the original among it."""
     from supernet.cache import ArtifactCache
     from supernet.capture.weights import digest_tensors
-    from supernet.elastic.tracing import held
+    from supernet.elastic.axes.tracing import held
 
     say("cutting out the sub-network", 0.0)
     capture = StoredCapture.read(Path(request.capture))

@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from supernet.capture.recurrent import any_length
+from supernet.elastic.axes.tracing import copied
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import copied
 from supernet.fusion.lowering.stored_graph import read_graph, write_graph
 from supernet.operators import define
 from supernet.signature import Signature

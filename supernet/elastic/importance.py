@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, fx
 
 from supernet.elastic.anatomy import Anatomy, Place
-from supernet.elastic.axes import leaves, units
-from supernet.elastic.tracing import Trace, operator, weight_name
+from supernet.elastic.axes.axes import leaves, units
+from supernet.elastic.axes.tracing import Trace, operator, weight_name
 
 __all__ = ["Importance", "measure"]
 

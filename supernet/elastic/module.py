@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from supernet.elastic.anatomy import Anatomy
-from supernet.elastic.attention import Attentions
-from supernet.elastic.narrowing import SOFTMAX, narrow, select
+from supernet.elastic.attention.attentions import Attentions
+from supernet.elastic.axes.tracing import copied, parameters_of
+from supernet.elastic.cutting.narrowing import SOFTMAX, narrow, select
 from supernet.elastic.space import Space
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import copied, parameters_of
 
 __all__ = ["Elastic"]
 

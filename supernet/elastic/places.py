@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import fx
 
-from supernet.elastic.axes import Axis, factors, leaves
-from supernet.elastic.tracing import Trace, operator, path_of
+from supernet.elastic.axes.axes import Axis, factors, leaves
+from supernet.elastic.axes.tracing import Trace, operator, path_of
 
 __all__ = ["Place", "common_path", "find_places"]
 

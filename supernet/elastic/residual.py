@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from supernet.elastic.axes import factors
-from supernet.elastic.tracing import Trace, operator
+from supernet.elastic.axes.axes import factors
+from supernet.elastic.axes.tracing import Trace, operator
 
 __all__ = ["Stream", "find_stream", "numbered_modules"]
 

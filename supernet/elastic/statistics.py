@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from supernet.elastic.tracing import arguments, operator
+from supernet.elastic.axes.tracing import arguments, operator
 
 __all__ = ["recalibrate"]
 

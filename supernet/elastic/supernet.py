@@ -16,16 +16,16 @@ from supernet.capture.captured import Capture
 from supernet.capture.functional import functional
 from supernet.capture.probe import agree
 from supernet.elastic.anatomy import Anatomy, Refusal, find
-from supernet.elastic.attention import Attentions, Core, find_cores
+from supernet.elastic.attention.attentions import Attentions, Core, find_cores
+from supernet.elastic.axes.tracing import held, identity
+from supernet.elastic.cutting.narrowing import SOFTMAX, Narrowed, Selection, narrow, select
+from supernet.elastic.cutting.programs import assemble, module_of, products
+from supernet.elastic.cutting.reordering import reorder
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.importance import Importance, measure
 from supernet.elastic.module import Elastic
-from supernet.elastic.narrowing import SOFTMAX, Narrowed, Selection, narrow, select
-from supernet.elastic.programs import assemble, module_of, products
-from supernet.elastic.reordering import reorder
 from supernet.elastic.space import Space, SpaceConfig
 from supernet.elastic.subnet import SubnetSpec
-from supernet.elastic.tracing import held, identity
 from supernet.errors import Uncapturable
 from supernet.operators import custom_operators, define
 from supernet.signature import Signature

@@ -80,7 +80,7 @@ def _check(name: str, given: Tensor, own: Tensor) -> None:
 
 def tied(given: Mapping[str, Tensor], original: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights, one tensor where the original's are one and these are equal."""
-    from supernet.elastic.tracing import identity
+    from supernet.elastic.axes.tracing import identity
 
     found = dict(given)
     first: dict[object, Tensor] = {}

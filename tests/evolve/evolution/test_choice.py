@@ -15,9 +15,9 @@ from evolve.evolution.worth import Offer, Worth
 from policies.strategic import StrategicSearch
 from sims.traces import poisson
 from sims.twin import Measured, Twin
+from supernet.distillation.learning.sampling import parameters
+from supernet.distillation.learning.teacher import Teacher
 from supernet.distillation.pipeline import Scorer, depth_subsets
-from supernet.distillation.sampling import parameters
-from supernet.distillation.teacher import Teacher
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 from supernet.tiers import SUBNET_TIER

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.distillation import checkpoint
 from supernet.distillation.batches import Batch, Corpus, batched
 from supernet.distillation.distiller import distill
-from supernet.distillation.quality import labelled
+from supernet.distillation.judging.quality import labelled
+from supernet.distillation.learning import checkpoint
 from supernet.distillation.settings import DistillConfig, Hooks, Progress
 from supernet.elastic.space import SpaceConfig
 from supernet.elastic.subnet import AttentionSpec, LayerSpec, SubnetSpec
@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_it(
     net: Supernet, corpus: Corpus, small: SubnetSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "supernet.distillation.training.embedding_loss",
+        "supernet.distillation.learning.training.embedding_loss",
         lambda got, *rest, **more: (got * math.nan).sum(),
     )
     found = distill(net, corpus, [small], DistillConfig(local_steps=0, global_steps=50))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from supernet.distillation.batches import Batch, Corpus, batched, distinct_rows, real
-from supernet.distillation.graphs import layer_graph
-from supernet.distillation.losses import (
+from supernet.distillation.judging.quality import agreement, ask, labelled, paired_bootstrap
+from supernet.distillation.learning.graphs import layer_graph
+from supernet.distillation.learning.losses import (
     LossWeights,
     Spread,
     block_loss,
@@ -22,8 +23,7 @@ from supernet.distillation.losses import (
     logits_loss,
     looked_up,
 )
-from supernet.distillation.quality import agreement, ask, labelled, paired_bootstrap
-from supernet.distillation.teacher import Teacher
+from supernet.distillation.learning.teacher import Teacher
 from supernet.elastic.subnet import AttentionSpec
 from supernet.elastic.supernet import Supernet
 from tests.supernet.elastic.elastic_models import captured, flat, words

@@ -12,6 +12,9 @@ import torch
 from supernet.capture.probe import agree
 from supernet.capture.subject import capture
 from supernet.distillation.batches import Batch
+from supernet.distillation.judging.quality import agreement
+from supernet.distillation.learning.sampling import parameters
+from supernet.distillation.learning.teacher import Teacher
 from supernet.distillation.pipeline import (
     PipelineConfig,
     Scorer,
@@ -19,10 +22,7 @@ from supernet.distillation.pipeline import (
     improve,
     replaced_once,
 )
-from supernet.distillation.quality import agreement
-from supernet.distillation.sampling import parameters
 from supernet.distillation.settings import DistillConfig
-from supernet.distillation.teacher import Teacher
 from supernet.elastic.extracted import Subnet
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet

@@ -13,8 +13,8 @@ from torch import Tensor
 from supernet.distillation.pipeline import PipelineConfig, Stopped, improve
 from supernet.distillation.settings import DistillConfig, Hooks
 from supernet.distillation.stages import Stages
+from supernet.elastic.axes.tracing import identity
 from supernet.elastic.supernet import Supernet
-from supernet.elastic.tracing import identity
 from tests.supernet.distillation.test_distillation import corpus_of, same
 from tests.supernet.distillation.test_distillation_pipeline import BySize
 from tests.supernet.elastic.elastic_models import captured

@@ -14,13 +14,13 @@ from profiler.shapes import Shape
 from supernet.backends.eager import EagerPlan
 from supernet.capture.probe import agree
 from supernet.capture.subject import capture
-from supernet.elastic.extracted import Subnet
-from supernet.elastic.linear_attention import (
+from supernet.elastic.attention.linear import (
     causal_linear_attention,
     feature_map,
     linear_attention,
     window_attention,
 )
+from supernet.elastic.extracted import Subnet
 from supernet.elastic.space import SpaceConfig
 from supernet.elastic.subnet import AttentionSpec, SubnetSpec
 from supernet.elastic.supernet import Supernet

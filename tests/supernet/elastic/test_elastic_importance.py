@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from supernet.capture.probe import agree
 from supernet.capture.subject import capture
-from supernet.elastic.reordering import reorder
+from supernet.elastic.cutting.reordering import reorder
 from supernet.elastic.statistics import recalibrate
 from supernet.elastic.supernet import Supernet
 from tests.supernet.elastic.elastic_models import MODELS, captured, flat, padded, smaller, words

@@ -18,12 +18,12 @@ from torch import Tensor, fx
 from benchmarks.architectures import ARCHITECTURES
 from supernet.capture.probe import agree
 from supernet.capture.subject import capture
-from supernet.elastic.axes import units
-from supernet.elastic.narrowing import cuts_of
+from supernet.elastic.axes.axes import units
+from supernet.elastic.axes.tracing import weight_name
+from supernet.elastic.cutting.narrowing import cuts_of
 from supernet.elastic.space import SpaceConfig
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
-from supernet.elastic.tracing import weight_name
 from tests.supernet.elastic.test_elastic_subnets import drawn
 
 # Rotary and parallel attention, attention that is not softmax's only user, experts, shared biases,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from supernet.elastic.linear_attention import (
+from supernet.elastic.attention.linear import (
     causal_linear_attention,
     feature_map,
     linear_attention,

@@ -25,8 +25,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from supernet.elastic.axes.tracing import operator
 from supernet.elastic.supernet import Supernet
-from supernet.elastic.tracing import operator
 from supernet.signature import TensorSpec
 
 __all__ = [

@@ -3,7 +3,7 @@
 Every dim of a tensor is a list of axes, outermost first: a linear layer gives one axis of 32
 channels; seen as 4 heads of 8 it is two; flattened, one dim that holds both. An axis may also be
 several side by side, as queries, keys and values are in the rows of one weight.
-``supernet.elastic.unification`` makes axes one where an operator lines them up.
+``supernet.elastic.axes.unification`` makes axes one where an operator lines them up.
 """
 
 from __future__ import annotations

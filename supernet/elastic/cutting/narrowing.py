@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, fx
 
 from supernet.elastic.anatomy import Anatomy
-from supernet.elastic.attention import Attentions, Core, map_names
-from supernet.elastic.attention_kinds import put_linear, put_window
-from supernet.elastic.axes import Axes, Axis
-from supernet.elastic.removal import put_bias, simplify
-from supernet.elastic.resizing import Cuts, cut_size, is_cut, resize, stays
+from supernet.elastic.attention.attentions import Attentions, Core, map_names
+from supernet.elastic.attention.kinds import put_linear, put_window
+from supernet.elastic.axes.axes import Axes, Axis
+from supernet.elastic.cutting.removal import put_bias, simplify
+from supernet.elastic.cutting.resizing import Cuts, cut_size, is_cut, resize, stays
 from supernet.elastic.subnet import SubnetSpec
 
 __all__ = ["Narrowed", "Selection", "cuts_of", "narrow", "select"]

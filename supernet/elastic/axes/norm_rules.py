@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from supernet.elastic.axes import dims_of, fix
-from supernet.elastic.product_rules import broadcast
-from supernet.elastic.tracing import Dims, Trace, arguments, operator
-from supernet.elastic.unification import unify
+from supernet.elastic.axes.axes import dims_of, fix
+from supernet.elastic.axes.product_rules import broadcast
+from supernet.elastic.axes.tracing import Dims, Trace, arguments, operator
+from supernet.elastic.axes.unification import unify
 
 __all__ = ["RULES", "first_of"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx
 
-from supernet.elastic.narrowing import Narrowed, Selection, narrow, select
-from supernet.elastic.removal import simplify
+from supernet.elastic.axes.tracing import weight_name
+from supernet.elastic.cutting.narrowing import Narrowed, Selection, narrow, select
+from supernet.elastic.cutting.removal import simplify
 from supernet.elastic.subnet import LayerSpec
 from supernet.elastic.supernet import Supernet
-from supernet.elastic.tracing import weight_name
 from supernet.signature import Dim
 
 __all__ = ["LayerGraph", "PartGraph", "dims_of_node", "layer_graph", "watching"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from supernet.elastic.anatomy import Anatomy, Place
-from supernet.elastic.axes import Axes, factors, leaves
-from supernet.elastic.tracing import Trace, arguments, held, operator, weight_name
+from supernet.elastic.axes.axes import Axes, factors, leaves
+from supernet.elastic.axes.tracing import Trace, arguments, held, operator, weight_name
 
 __all__ = ["Attentions", "Core", "find_cores", "map_names"]
 

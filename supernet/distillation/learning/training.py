@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.distillation.batches import real
-from supernet.distillation.graphs import LayerGraph, layer_graph
-from supernet.distillation.losses import (
+from supernet.distillation.learning.graphs import LayerGraph, layer_graph
+from supernet.distillation.learning.losses import (
     Kind,
     block_loss,
     embedding_loss,
@@ -21,9 +21,9 @@ from supernet.distillation.losses import (
     logits_loss,
     looked_up,
 )
-from supernet.distillation.sampling import Draws
+from supernet.distillation.learning.sampling import Draws
+from supernet.distillation.learning.teacher import Teacher
 from supernet.distillation.settings import DistillConfig, Phase
-from supernet.distillation.teacher import Teacher
 from supernet.elastic.subnet import LayerSpec
 from supernet.elastic.supernet import Supernet
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from supernet.elastic.axes import Axes, Axis, dims_of, factors, fix, note
-from supernet.elastic.tracing import Dims, Trace, arguments, operator
-from supernet.elastic.unification import regroup, unify
+from supernet.elastic.axes.axes import Axes, Axis, dims_of, factors, fix, note
+from supernet.elastic.axes.tracing import Dims, Trace, arguments, operator
+from supernet.elastic.axes.unification import regroup, unify
 
 __all__ = ["RULES"]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import fx
 
-from supernet.elastic.axes import Axes, Axis, Size, factors, leaves, quotient, units
-from supernet.elastic.tracing import Trace, arguments, operator
-from supernet.elastic.unification import regroup
+from supernet.elastic.axes.axes import Axes, Axis, Size, factors, leaves, quotient, units
+from supernet.elastic.axes.tracing import Trace, arguments, operator
+from supernet.elastic.axes.unification import regroup
 
 __all__ = ["Cuts", "cut_size", "is_cut", "resize", "stays"]
 

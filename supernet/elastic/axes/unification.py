@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from supernet.elastic.axes import Axes, Axis, Size, factors, fix, quotient
+from supernet.elastic.axes.axes import Axes, Axis, Size, factors, fix, quotient
 
 __all__ = ["regroup", "section", "unify"]
 

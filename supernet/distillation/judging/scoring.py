@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from supernet.distillation.losses import Kind
-from supernet.distillation.quality import Measure, agreement
-from supernet.distillation.teacher import Teacher
+from supernet.distillation.judging.quality import Measure, agreement
+from supernet.distillation.learning.losses import Kind
+from supernet.distillation.learning.teacher import Teacher
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 

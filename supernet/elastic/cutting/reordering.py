@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from supernet.elastic.anatomy import Anatomy
-from supernet.elastic.attention import Attentions, map_names
-from supernet.elastic.axes import Axis, units
+from supernet.elastic.attention.attentions import Attentions, map_names
+from supernet.elastic.axes.axes import Axis, units
 
 __all__ = ["reorder"]
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from supernet.distillation.batches import distinct_rows
+from supernet.distillation.learning.teacher import Teacher
 from supernet.distillation.settings import DistillConfig
-from supernet.distillation.teacher import Teacher
 from supernet.elastic.supernet import Supernet
 
 __all__ = ["ambition", "check_weights"]

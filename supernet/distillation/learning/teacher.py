@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from supernet.distillation.batches import Batch, Corpus, real
-from supernet.distillation.graphs import PartGraph, dims_of_node, watching
-from supernet.distillation.losses import Spread, mean_over, spread_of
+from supernet.distillation.learning.graphs import PartGraph, dims_of_node, watching
+from supernet.distillation.learning.losses import Spread, mean_over, spread_of
 from supernet.elastic.supernet import Supernet
 
 __all__ = ["LayerValues", "Teacher", "Teachers"]

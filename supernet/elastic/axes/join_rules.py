@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from supernet.elastic.axes import Axes, Axis, dims_of, factors, fix
-from supernet.elastic.product_rules import broadcast
-from supernet.elastic.tracing import Dims, Trace, arguments, operator
+from supernet.elastic.axes.axes import Axes, Axis, dims_of, factors, fix
+from supernet.elastic.axes.product_rules import broadcast
+from supernet.elastic.axes.tracing import Dims, Trace, arguments, operator
 
 __all__ = ["RULES"]
 

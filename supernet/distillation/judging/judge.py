@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from supernet.distillation.losses import Kind
-from supernet.distillation.quality import (
+from supernet.distillation.judging.quality import (
     ConfidenceInterval,
     Measure,
     Outcome,
@@ -21,7 +20,8 @@ from supernet.distillation.quality import (
     ask,
     paired_bootstrap,
 )
-from supernet.distillation.teacher import Teacher
+from supernet.distillation.learning.losses import Kind
+from supernet.distillation.learning.teacher import Teacher
 from supernet.elastic.subnet import SubnetSpec
 from supernet.elastic.supernet import Supernet
 

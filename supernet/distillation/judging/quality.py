@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet.distillation.batches import real
-from supernet.distillation.losses import Kind, mean_over
-from supernet.distillation.teacher import Teacher
+from supernet.distillation.learning.losses import Kind, mean_over
+from supernet.distillation.learning.teacher import Teacher
 from supernet.signature import Signature, TensorSpec
 
 __all__ = [

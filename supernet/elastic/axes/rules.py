@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from supernet.elastic import join_rules, norm_rules, product_rules, view_rules
-from supernet.elastic.axes import Axes, dims_of, fix, size_of
-from supernet.elastic.product_rules import broadcast
-from supernet.elastic.tracing import Dims, Trace, arguments, operator, tensors
-from supernet.elastic.unification import section, unify
+from supernet.elastic.axes import join_rules, norm_rules, product_rules, view_rules
+from supernet.elastic.axes.axes import Axes, dims_of, fix, size_of
+from supernet.elastic.axes.product_rules import broadcast
+from supernet.elastic.axes.tracing import Dims, Trace, arguments, operator, tensors
+from supernet.elastic.axes.unification import section, unify
 
 __all__ = ["trace"]
 

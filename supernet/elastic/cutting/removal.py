@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from supernet.elastic.axes import Size
-from supernet.elastic.tracing import arguments, operator
+from supernet.elastic.axes.axes import Size
+from supernet.elastic.axes.tracing import arguments, operator
 
 __all__ = ["put_bias", "simplify"]
 

@@ -17,7 +17,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
 
-from supernet.elastic.axes import Axes, dims_of, fix
+from supernet.elastic.axes.axes import Axes, dims_of, fix
 
 __all__ = [
     "Dims",

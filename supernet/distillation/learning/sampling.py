@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from supernet.elastic.narrowing import narrow
+from supernet.elastic.cutting.narrowing import narrow
 from supernet.elastic.space import Choice, Space
 from supernet.elastic.subnet import LayerSpec, SubnetSpec
 from supernet.elastic.supernet import Supernet

@@ -22,8 +22,8 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from profiler.flops import flops_per_row
 from profiler.shapes import Shape
-from supernet.elastic.narrowing import Narrowed
-from supernet.elastic.tracing import copied, parameters_of, weight_name
+from supernet.elastic.axes.tracing import copied, parameters_of, weight_name
+from supernet.elastic.cutting.narrowing import Narrowed
 from supernet.signature import TensorSpec
 
 __all__ = ["assemble", "module_of", "products"]

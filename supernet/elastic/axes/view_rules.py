@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx
 
-from supernet.elastic.axes import Axis, dims_of, fix, size_of
-from supernet.elastic.tracing import Dims, Trace, arguments, operator
-from supernet.elastic.unification import regroup, section, unify
+from supernet.elastic.axes.axes import Axis, dims_of, fix, size_of
+from supernet.elastic.axes.tracing import Dims, Trace, arguments, operator
+from supernet.elastic.axes.unification import regroup, section, unify
 
 __all__ = ["RULES"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
-from supernet.elastic.attention import Core
-from supernet.elastic.linear_attention import (
+from supernet.elastic.attention.attentions import Core
+from supernet.elastic.attention.linear import (
     causal_linear_attention,
     feature_map,
     linear_attention,

@@ -1,0 +1,1 @@
+"""How far sub-networks agree with the original, on inputs that teach nothing."""

@@ -1,0 +1,1 @@
+"""From a spec to a smaller graph, its weights, and a program."""
