@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from evolve.demo.load import Outcome, Phase, arrivals, drive
+from supernet.capture.calls.pytree import flatten
 
 if TYPE_CHECKING:
     from evolve.runtime import Runtime
@@ -97,10 +98,10 @@ def agrees(model: torch.nn.Module, request: Request, answer: Any) -> float:
     """The least cosine of an answer's outputs with the model's own, from 0."""
     with torch.no_grad():
         own = model(**request)
-    cosines = (
+    cosines = [
         torch.cosine_similarity(got.reshape(1, -1), want.reshape(1, -1)).item()
-        for got, want in zip(answer.to_tuple(), own.to_tuple(), strict=True)
-    )
+        for got, want in zip(flatten(answer)[0], flatten(own)[0], strict=True)
+    ]
     return max(0.0, min(cosines))
 
 
