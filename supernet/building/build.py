@@ -41,12 +41,13 @@ __all__ = ["BuildLimits", "build_plan", "compare_plans", "find_fusions", "known_
 OnProgress: TypeAlias = Callable[[str, float], None]
 """Called with a stage in words and the share of it that is done."""
 
+_EXPORTED = ("torch._dynamo",)
+_AS_ONNX = (*_EXPORTED, "torch.onnx", "onnxscript")
 _IMPORTS = {
-    "onnxruntime": ("torch._dynamo", "torch.onnx", "onnxscript"),
-    "openvino": ("torch._dynamo", "torch.onnx", "onnxscript"),
-}
-_USUAL_IMPORTS = ("torch._dynamo",)
-"""Of a build: what takes longest to import, and starts no thread."""
+    "eager": _EXPORTED, "aoti": _EXPORTED, "fused": _EXPORTED,
+    "onnxruntime": _AS_ONNX, "openvino": _AS_ONNX,
+}  # fmt: skip
+"""Of a build, by backend: what takes longest to import, and starts no thread."""
 _TRIES = 2  # a process killed from outside is tried once more
 
 
@@ -236,7 +237,7 @@ class _Steps:
     def run(self, step: str, **more: Any) -> dict[str, Any]:
         """What the step found; `more` is asked of it beside what is asked of all."""
         # Of the other steps memory or time is measured, which a copy would tell wrongly.
-        imports = _IMPORTS.get(str(self.request.spec["backend"]), _USUAL_IMPORTS)
+        imports = _IMPORTS.get(str(self.request.spec["backend"]), ())
         terms = replace(self.terms, imports=imports) if step == "build" else self.terms
         try:
             with as_build_errors():

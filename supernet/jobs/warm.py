@@ -42,7 +42,7 @@ NAME = "job_server"
 IDLE_S = 10.0
 _POLL_MS = 100
 _LONGEST = 1 << 20
-_OWN = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
+_OWN = ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "PYTEST_CURRENT_TEST")
 """What differs from job to job: read when it is used, and not when something is imported."""
 
 
