@@ -84,7 +84,7 @@ def test_it_serves_under_load_alone_with_the_sub_networks_answers(
     until(runtime, "full")
     walked = [state for state, _ in said(runtime, "half")]
     assert walked == ["deriving", "building", "shadow", "canary", "full"]
-    assert eventually(lambda: runtime.parts.serving.stats.window.arrival_per_s() == 0)
+    assert eventually(lambda: runtime.parts.serving.stats.window.arrival_per_s() < 1e-3)
     before = rows_by(runtime, "half")
     x = usual(2)
     exact, small = two_layers()(x), answers(without(1), x)

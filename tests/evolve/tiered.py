@@ -72,11 +72,16 @@ def without(layer: int) -> SubnetSpec:
     return full.replace(full.layers[layer].name, skipped=True)
 
 
+@functools.cache
+def module(spec: SubnetSpec) -> nn.Module:
+    return net().module(spec)
+
+
 def answers(spec: SubnetSpec, x: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
     """Of the sub-network itself."""
-    own = net() if weights is None else net().with_weights(weights)
+    own = module(spec) if weights is None else net().with_weights(weights).module(spec)
     with torch.no_grad():
-        found: Tensor = own.module(spec)(x)[0]
+        found: Tensor = own(x)[0]
     return found
 
 
