@@ -76,6 +76,7 @@ ROOMS: dict[str, set[str]] = {
         "evolve.config", "evolve.data_plane", "evolve.evolution", "evolve.journal",
         "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",
     },
+    "evolve.control_plane.generations": set(),
     "evolve.lifecycle": {
         "evolve.config", "evolve.control_plane", "evolve.data_plane", "evolve.evolution",
         "evolve.journal", "evolve.monitoring", "evolve.rollout", "evolve.watch", "evolve.workers",

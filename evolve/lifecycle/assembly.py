@@ -16,8 +16,8 @@ import psutil
 import torch
 
 from evolve.control_plane.controller import Controlled, Controller
-from evolve.control_plane.evolving import Evolving, why_not
-from evolve.control_plane.generation import Generations
+from evolve.control_plane.generations.evolving import Evolving, why_not
+from evolve.control_plane.generations.generation import Generations
 from evolve.control_plane.low_quality import remember_low
 from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
 from evolve.control_plane.plan_loading import PlanLoading, warm_batches

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evolve.control_plane.controller import Controller
-    from evolve.control_plane.generation import Generations
+    from evolve.control_plane.generations.generation import Generations
     from evolve.control_plane.plan_builder import PlanBuilder
     from evolve.control_plane.plan_loading import PlanLoading
     from evolve.control_plane.recovery import Recovery

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 import evolve
 from evolve.control_plane.adoption import Adoptions
-from evolve.control_plane.evolving import Evolving, why_not
-from evolve.control_plane.findings import MOST_POINTS
-from evolve.control_plane.generation import Generations
-from evolve.control_plane.generation_state import GenerationState
+from evolve.control_plane.generations.evolving import Evolving, why_not
+from evolve.control_plane.generations.findings import MOST_POINTS
+from evolve.control_plane.generations.generation import Generations
+from evolve.control_plane.generations.state import GenerationState
 from evolve.control_plane.tiers import Tier
 from evolve.evolution.generation_job import GenerationRequest
 from evolve.journal.decision import Decision

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.control_plane.generation_state import BadProposal, Proposal
+from evolve.control_plane.generations.state import BadProposal, Proposal
 
 if TYPE_CHECKING:
     from evolve.control_plane.retraining import RawTwin

@@ -13,11 +13,11 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evolve.control_plane.generation_state import InUse, Refusal
+from evolve.control_plane.generations.state import InUse, Refusal
 
 if TYPE_CHECKING:
     from evolve.control_plane.adoption import Adoptions
-    from evolve.control_plane.generation_state import GenerationState, Proposal, Record
+    from evolve.control_plane.generations.state import GenerationState, Proposal, Record
     from evolve.control_plane.tiers import Tier, Tiers
 
 __all__ = ["FoundTiers"]

@@ -15,7 +15,7 @@ from supernet.jobs.process import Terms, run_job
 if TYPE_CHECKING:
     from evolve.config import Config
     from evolve.control_plane.adoption import Adoptions
-    from evolve.control_plane.generation_state import GenerationState
+    from evolve.control_plane.generations.state import GenerationState
     from evolve.control_plane.plan_builder import BuildSetup, PlanBuilder
     from evolve.control_plane.retraining import RawTwin
     from evolve.control_plane.tiers import Tiers

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evolve.control_plane.evolving import why_not
-from evolve.control_plane.findings import Findings, what_was_seen
-from evolve.control_plane.found_tiers import FoundTiers
-from evolve.control_plane.generation_state import GenerationState, InUse
+from evolve.control_plane.generations.evolving import why_not
+from evolve.control_plane.generations.findings import Findings, what_was_seen
+from evolve.control_plane.generations.found_tiers import FoundTiers
+from evolve.control_plane.generations.state import GenerationState, InUse
 from evolve.evolution.generation_job import limit_s
 from evolve.journal.journal import JournalError
 from evolve.monitoring.reservoir import handed_over
@@ -27,7 +27,7 @@ from supernet.jobs.errors import JobCancelled, JobRefused
 from supernet.jobs.process import Terms
 
 if TYPE_CHECKING:
-    from evolve.control_plane.evolving import Evolving
+    from evolve.control_plane.generations.evolving import Evolving
     from evolve.monitoring.reservoir import Inputs
     from supernet.cache import ArtifactCache
     from supernet.jobs.progress import Stage

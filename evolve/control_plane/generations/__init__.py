@@ -1,0 +1,1 @@
+"""Every few minutes: smaller sub-networks found, adopted, and let go."""
