@@ -18,15 +18,17 @@ from supernet.capture.calls.pytree import flatten
 if TYPE_CHECKING:
     from evolve.runtime import Runtime
 
-__all__ = ["HOURS", "Day", "Lived", "live", "part"]
+__all__ = ["BEGINS", "HOURS", "Day", "Lived", "live", "part"]
 
 Request = Mapping[str, torch.Tensor]
 
+BEGINS = 21
 HOURS = (
-    0.05, 0.03, 0.03, 0.03, 0.03, 0.05, 0.12, 0.30, 0.60, 0.85, 0.95, 1.00,
-    0.90, 0.85, 0.95, 1.00, 0.90, 0.75, 0.65, 0.75, 0.80, 0.55, 0.25, 0.10,
+    0.15, 0.08, 0.04, 0.03, 0.02, 0.02, 0.02, 0.02, 0.03, 0.05, 0.15, 0.45,
+    0.85, 0.95, 1.00, 0.90, 0.80, 0.95, 1.00, 0.90, 0.75, 0.60, 0.40, 0.25,
 )  # fmt: skip
-"""Load of each hour from midnight on, as a share of the busiest: a quiet night, two peaks."""
+"""Load of each hour from nine in the evening on, as a share of the busiest: a quiet night, in which
+there is time to learn, and two peaks by day."""
 _SAMPLES = 800
 """Answers that are held against the model's own."""
 

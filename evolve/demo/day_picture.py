@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evolve.demo.day import BEGINS
+
 if TYPE_CHECKING:
     from evolve.demo.day import Day, Lived
     from evolve.journal.decision import Decision
@@ -43,6 +45,7 @@ def draw(
     _who(who, lived, edges, hours)
     _agreement(agreement, lived, day, slo.min_quality)
     agreement.set(xlabel="hour of the day", xlim=(0, _HOURS), xticks=range(0, 25, 3))
+    agreement.set_xticklabels([f"{(BEGINS + hour) % 24}" for hour in range(0, 25, 3)])
     _mark(who, decisions, day.seconds)
     for axes in (load, latency, who, agreement):
         axes.legend(loc="upper left", fontsize=8, framealpha=0.9)

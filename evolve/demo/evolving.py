@@ -14,7 +14,7 @@ from rich.table import Table
 
 import evolve
 from evolve.demo import minilm
-from evolve.demo.day import Day, live, part
+from evolve.demo.day import BEGINS, Day, live, part
 from evolve.demo.day_picture import draw
 from evolve.demo.main import EXAMPLES, wait
 from evolve.demo.text import sentences
@@ -32,10 +32,10 @@ BURST_S = 8.0
 FIRST_PER_S = 50.0
 ENOUGH = 0.9  # of what is offered: a service that answers so much in time carries more
 GENERATIONS = 10  # in the day, at most
-BUDGET_S = 100.0
+BUDGET_S = 80.0
 TEXTS = 4000
-PARTS = (("night, 0 to 6 h", 0, 6), ("morning, 6 to 12 h", 6, 12),
-         ("afternoon, 12 to 18 h", 12, 18), ("evening, 18 to 24 h", 18, 24))  # fmt: skip
+PARTS = (("night, 21 to 7 h", 0, 10), ("morning, 7 to 12 h", 10, 15),
+         ("afternoon, 12 to 17 h", 15, 20), ("evening, 17 to 21 h", 20, 24))  # fmt: skip
 
 
 def main(
@@ -132,7 +132,8 @@ def _teller(runtime: evolve.Runtime, console: Console, day_s: float) -> Callable
 
     def tell(elapsed_s: float) -> None:
         nonlocal told
-        clock = f"{int(elapsed_s / day_s * 24):02}:{int(elapsed_s / day_s * 1440) % 60:02}"
+        minutes = int(elapsed_s / day_s * 1440) + 60 * BEGINS
+        clock = f"{minutes // 60 % 24:02}:{minutes % 60:02}"
         for d in runtime.decisions(50):
             if d.seq > told and d.kind in ("generation", "tier"):
                 state = d.after.get("state", "") if d.kind == "tier" else ""
