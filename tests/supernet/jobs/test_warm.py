@@ -22,6 +22,7 @@ from supernet.jobs.errors import JobCancelled, JobKilled
 from supernet.jobs.process import Terms, run_job
 from supernet.jobs.progress import Stage
 from tests.supernet.jobs.errand import Request
+from tests.supernet.jobs.test_jobs import has_ended
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process descriptors are Linux's")
@@ -82,7 +83,7 @@ def test_a_server_that_is_killed_takes_its_job_along_and_the_next_finds_another(
     with pytest.raises(JobKilled):
         run_job(Request("hang", str(tmp_path)), dying)
     for pid in json.loads((tmp_path / "pids").read_text()):
-        assert eventually(lambda: not psutil.pid_exists(pid))  # noqa: B023
+        assert eventually(lambda: has_ended(pid))  # noqa: B023
     assert run_job(Request("parent"), terms)["parent"] == servers()[0].pid
 
 
@@ -109,6 +110,7 @@ def test_it_ends_with_its_parent_though_a_fork_of_that_lives(tmp_path: Path) -> 
         from pathlib import Path
         from supernet.jobs.process import Terms, run_job
         from tests.supernet.jobs.errand import Request
+from tests.supernet.jobs.test_jobs import has_ended
         found = run_job(Request("parent"), Terms(Path({str(tmp_path)!r}), 60.0, imports=("json",)))
         fork = os.fork()
         if fork == 0:
@@ -128,6 +130,6 @@ def test_it_ends_with_its_parent_though_a_fork_of_that_lives(tmp_path: Path) -> 
         assert lines[0] == ["fork", "True"], "a fork has a server of its own"
         fork, server = (int(number) for number in lines[1][1:])
         parent.kill()
-        assert eventually(lambda: not psutil.pid_exists(server))
-        assert psutil.pid_exists(fork)
+        assert eventually(lambda: has_ended(server))
+        assert not has_ended(fork)
         os.kill(fork, signal.SIGKILL)
