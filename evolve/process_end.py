@@ -72,11 +72,16 @@ def drain_on_sigterm(seconds: float = 10.0) -> None:
 
     For a process whose SIGTERM nobody else handles; a server that does (uvicorn, gunicorn) should
     call `Runtime.close(drain_s=…)` where it shuts down. Call it on the main thread; elsewhere it is
-    a `ValueError`, as by `signal.signal`.
+    a `ValueError`, as by `signal.signal`. Python runs handlers on the main thread once it is awake:
+    have it wake now and then rather than wait for ever, since a signal that comes in the moment
+    before it falls asleep does not wake it.
     """
     if not seconds >= 0:
         raise ValueError(f"seconds must be at least 0, got {seconds}")
     signal.signal(signal.SIGTERM, _Drain(seconds, signal.getsignal(signal.SIGTERM)))
+
+
+_AGAIN_S = 0.5
 
 
 class _Drain:
@@ -87,14 +92,16 @@ class _Drain:
         self._seconds, self._before = seconds, before
         self._thread: threading.Thread | None = None
         self._is_done = False
+        self._heard = threading.Event()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="drain")
             self._thread.start()
         elif self._is_done or not self._thread.is_alive():  # the latter in a fork
+            self._heard.set()
             signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)  # type: ignore[arg-type]
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     def _run(self) -> None:
         ends = [
@@ -106,7 +113,14 @@ class _Drain:
         for thread in ends:
             thread.join()
         self._is_done = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        # One that comes just before the main thread falls asleep is heard when it wakes, perhaps
+        # never: it is sent until it is heard, unless somebody else has taken the signal over.
+        main = threading.main_thread().ident
+        heard = self._heard
+        while main is not None and signal.getsignal(signal.SIGTERM) is self:
+            signal.pthread_kill(main, signal.SIGTERM)
+            if heard.wait(_AGAIN_S):
+                break
 
 
 @atexit.register

@@ -129,7 +129,7 @@ def test_a_runtime_that_nobody_holds_ends(
     runtime = evolve.wrap(mlp, (X,), slo=LATE, config=config)
     runtime.wait_for_plans(60)
     scheduler = weakref.ref(runtime.parts.serving.scheduler)
-    assert set(threading.enumerate()) > threads
+    assert set(threading.enumerate()) - threads
     del runtime
     assert eventually(lambda: set(threading.enumerate()) <= threads)
     assert eventually(lambda: set(psutil.Process().children()) <= children)
@@ -171,7 +171,8 @@ def told(future):
 for _ in range(300):
     runtime.submit(X).add_done_callback(told)
 os.write(1, b"sent\\n")
-threading.Event().wait(60)
+for _ in range(600):  # Python has handlers wait for a main thread that just falls asleep
+    threading.Event().wait(0.1)
 os.write(1, b"went on")
 """
 
@@ -202,6 +203,28 @@ def test_the_handler_from_before_is_called_once_all_is_drained() -> None:
         told = sent.replace("sent\n", "") + process.stdout.read()
         assert told == "." * 300
     assert process.returncode == 4
+
+
+def test_the_signal_after_draining_is_sent_until_it_is_heard() -> None:
+    """The main thread sleeps through one that comes just before it falls asleep."""
+    loses_one = """
+import signal
+send, lost = signal.pthread_kill, []
+
+def sends_the_second(thread, number):
+    if lost:
+        send(thread, number)
+    lost.append(number)
+
+signal.pthread_kill = sends_the_second
+"""
+    with serve(loses_one + SERVES) as process:
+        assert process.stdout is not None
+        sent = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        told = sent.replace("sent\n", "") + process.stdout.read()
+        assert told == "." * 300
+    assert process.returncode == -signal.SIGTERM
 
 
 def test_draining_needs_a_number_of_seconds() -> None:
