@@ -110,7 +110,6 @@ def test_it_ends_with_its_parent_though_a_fork_of_that_lives(tmp_path: Path) -> 
         from pathlib import Path
         from supernet.jobs.process import Terms, run_job
         from tests.supernet.jobs.errand import Request
-from tests.supernet.jobs.test_jobs import has_ended
         found = run_job(Request("parent"), Terms(Path({str(tmp_path)!r}), 60.0, imports=("json",)))
         fork = os.fork()
         if fork == 0:
