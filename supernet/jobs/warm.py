@@ -148,33 +148,27 @@ class _Server:
 
     def start(self, asked: _Asked, errors: IO[bytes]) -> Copy:
         """Raises `_Gone`, or `NoCopy` where it says that it can't."""
-        stdin_there, stdin = os.pipe()
-        stdout, stdout_there = os.pipe()
-        theirs = (stdin_there, stdout_there)
-        try:
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            (stdin_there, stdin), (stdout, stdout_there) = _pipe(), _pipe()
+            for file in (stdin_there, stdout_there):
+                theirs.enter_context(file)
+            for file in (stdin, stdout):
+                ours.enter_context(file)
             reply = self._ask(
                 {
                     "module": asked.module, "argument": asked.argument, "folder": _folder(),
                     "own": {k: v for k, v in asked.environment.items() if k in _OWN},
                 },
-                (*theirs, errors.fileno()),
+                (stdin_there.fileno(), stdout_there.fileno(), errors.fileno()),
             )  # fmt: skip
             if "why" in reply:
                 raise NoCopy(reply["why"])
-            with contextlib.ExitStack() as streams:
-                files = os.fdopen(stdin, "wb", buffering=0), os.fdopen(stdout, "rb")
-                for file in files:
-                    streams.enter_context(file)
-                made = Copy(reply["pid"], self, *files)
-                streams.pop_all()
-                return made
-        except (NoCopy, _Gone):
-            os.close(stdin)
-            os.close(stdout)
-            raise
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
+            try:
+                made = Copy(reply["pid"], self, stdin, stdout)
+            except ProcessLookupError:  # not even a zombie is left: the server itself has ended
+                raise _Gone from None
+            ours.pop_all()
+            return made
 
     def status_of(self, pid: int) -> int:
         """Of a job that has ended; where nobody knows it any more, the likeliest."""
@@ -190,6 +184,8 @@ class _Server:
             return self._receive()
 
     def _hear_of_imports(self, up_to_ms: int | None) -> None:
+        if self.is_gone:
+            raise _Gone
         if not self._importing:
             return
         poll = select.poll()
@@ -220,6 +216,7 @@ class _Server:
 
     def end(self) -> None:
         """End it, and with it the jobs that are its copies."""
+        self._process.kill()  # whoever waits for its answer hears of that, and lets go of the lock
         with self._lock:
             if not self.is_gone:
                 self._let_go()
@@ -245,6 +242,12 @@ def _server(asked: _Asked) -> _Server:
         if asked.common not in _servers:
             _servers[asked.common] = _Server(dict(asked.common))
         return _servers[asked.common]
+
+
+def _pipe() -> tuple[IO[bytes], IO[bytes]]:
+    """Its ends to read and to write."""
+    reads, writes = os.pipe()
+    return os.fdopen(reads, "rb"), os.fdopen(writes, "wb", buffering=0)
 
 
 def _folder() -> str:

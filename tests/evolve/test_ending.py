@@ -184,25 +184,24 @@ def serve(body: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_sigterm_is_obeyed_once_what_waits_is_answered() -> None:
-    with serve(SERVES) as process:
+def status_once_drained(body: str) -> int | None:
+    """The exit status after a SIGTERM, by when every request was answered."""
+    with serve(body) as process:
         assert process.stdout is not None
         sent = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         told = sent.replace("sent\n", "") + process.stdout.read()
         assert told == "." * 300
-    assert process.returncode == -signal.SIGTERM
+    return process.returncode
+
+
+def test_sigterm_is_obeyed_once_what_waits_is_answered() -> None:
+    assert status_once_drained(SERVES) == -signal.SIGTERM
 
 
 def test_the_handler_from_before_is_called_once_all_is_drained() -> None:
     before = "import signal\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(4))\n"
-    with serve(before + SERVES) as process:
-        assert process.stdout is not None
-        sent = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        told = sent.replace("sent\n", "") + process.stdout.read()
-        assert told == "." * 300
-    assert process.returncode == 4
+    assert status_once_drained(before + SERVES) == 4
 
 
 def test_the_signal_after_draining_is_sent_until_it_is_heard() -> None:
@@ -218,13 +217,7 @@ def sends_the_second(thread, number):
 
 signal.pthread_kill = sends_the_second
 """
-    with serve(loses_one + SERVES) as process:
-        assert process.stdout is not None
-        sent = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        told = sent.replace("sent\n", "") + process.stdout.read()
-        assert told == "." * 300
-    assert process.returncode == -signal.SIGTERM
+    assert status_once_drained(loses_one + SERVES) == -signal.SIGTERM
 
 
 def test_draining_needs_a_number_of_seconds() -> None:

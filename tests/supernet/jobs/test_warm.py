@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -85,6 +86,21 @@ def test_a_server_that_is_killed_takes_its_job_along_and_the_next_finds_another(
     for pid in json.loads((tmp_path / "pids").read_text()):
         assert eventually(lambda: has_ended(pid))  # noqa: B023
     assert run_job(Request("parent"), terms)["parent"] == servers()[0].pid
+
+
+def test_a_server_that_dies_while_it_imports_is_replaced(terms: Terms) -> None:
+    """Nobody is told: another is asked, and where that dies, too, the job is a fresh process."""
+    never = ("tests.supernet.jobs.never_imported",)
+
+    def kills() -> bool:
+        for server in servers():
+            server.kill()
+        return False
+
+    dying = Terms(terms.scratch, 60.0, imports=never, cancelled=kills)
+    with ThreadPoolExecutor(2) as both:  # who waits for the other's imports hears of it, too
+        jobs = [both.submit(run_job, Request("parent"), dying) for _ in range(2)]
+        assert [job.result(60)["parent"] for job in jobs] == [os.getpid()] * 2
 
 
 def test_it_can_be_cancelled_while_it_imports(terms: Terms) -> None:
